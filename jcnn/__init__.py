@@ -1,0 +1,25 @@
+"""Convolutional networks as pure JAX functions."""
+
+from .combine import parallel as parallel
+from .combine import residual as residual
+from .combine import serial as serial
+from .conv import conv as conv
+from .conv import conv_transpose as conv_transpose
+from .conv import depthwise_conv as depthwise_conv
+from .dense import dense as dense
+from .dense import flatten as flatten
+from .dropout import dropout as dropout
+from .im2col import col2im as col2im
+from .im2col import im2col as im2col
+from .layers import Layer as Layer
+from .norm import batch_norm as batch_norm
+from .norm import group_norm as group_norm
+from .norm import layer_norm as layer_norm
+from .pool import avg_pool as avg_pool
+from .pool import global_avg_pool as global_avg_pool
+from .pool import global_max_pool as global_max_pool
+from .pool import max_pool as max_pool
+from .pool import min_pool as min_pool
+from .summary import summarize as summarize
+
+__version__ = "0.1.0"

@@ -1,0 +1,133 @@
+"""Canonical forms of the arguments that describe windows, and the sizes they imply."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+Pairs = tuple[tuple[int, int], ...]
+Padding = str | int | Sequence[int | Sequence[int]]
+
+_PADDINGS = (
+    '"SAME", "SAME_LOWER", "VALID", an int, '
+    "or one int or (low, high) pair per spatial dimension"
+)
+
+
+def image(x: ArrayLike) -> tuple[jax.Array, int]:
+    """x as an array [N, *spatial, C] of floats, and its spatial rank."""
+    x = floating("x", x)
+    rank = x.ndim - 2
+    if rank not in (1, 2, 3):
+        raise ValueError(
+            "x must be [N, *spatial, C] with 1 to 3 spatial dimensions, "
+            f"got shape {x.shape}"
+        )
+    return x, rank
+
+
+def floating(name: str, value: ArrayLike) -> jax.Array:
+    """`value` as an array of floating-point (or complex) numbers."""
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        raise TypeError(
+            f"{name} must be floating point, got {array.dtype}: convert images first, "
+            f"for example {name}.astype(jnp.float32) / 255"
+        )
+    return array
+
+
+def to_rank(rank: int, array: jax.Array) -> jax.Array:
+    """The array with axes of 1 put before its own, as broadcasting would."""
+    return array.reshape((1,) * (rank - array.ndim) + array.shape)
+
+
+def integer(name: str, value: Any, *, minimum: int | None = None) -> int:
+    """`value` as a Python int, not less than `minimum`."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        result = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if minimum is not None and result < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
+    return result
+
+
+def sizes(name: str, value: Any, rank: int, *, minimum: int = 1) -> tuple[int, ...]:
+    """One int per spatial dimension from an int or a sequence of `rank` ints."""
+    if not isinstance(value, Sequence):
+        return (integer(name, value, minimum=minimum),) * rank
+    if len(value) != rank:
+        raise ValueError(
+            f"{name} must be an int or a sequence of {rank} ints, got {value!r}"
+        )
+    return tuple(integer(name, v, minimum=minimum) for v in value)
+
+
+def dilated(size: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
+    """Sizes after `dilation - 1` holes are put between neighbours."""
+    return tuple((n - 1) * d + 1 if n else 0 for n, d in zip(size, dilation))
+
+
+def pad_pairs(
+    padding: Any, size: Sequence[int], window: Sequence[int], strides: Sequence[int]
+) -> Pairs:
+    """The (low, high) padding of each spatial dimension.
+
+    `size` and `window` are the sizes after dilation. "SAME" pads so that the output
+    has ceil(size / stride) positions, an odd rest behind ("SAME_LOWER": before).
+    """
+    rank = len(size)
+    if isinstance(padding, str):
+        kind = padding.upper()
+        if kind == "VALID":
+            return ((0, 0),) * rank
+        if kind not in ("SAME", "SAME_LOWER"):
+            raise ValueError(f"padding must be {_PADDINGS}, got {padding!r}")
+        totals = [
+            max((-(-n // s) - 1) * s + k - n, 0)
+            for n, k, s in zip(size, window, strides)
+        ]
+        if kind == "SAME":
+            return tuple((total // 2, total - total // 2) for total in totals)
+        return tuple((total - total // 2, total // 2) for total in totals)
+    if not isinstance(padding, Sequence):
+        amount = integer("padding", padding)
+        return ((amount, amount),) * rank
+    if len(padding) != rank:
+        raise ValueError(
+            f"padding must be {_PADDINGS}; there are {rank} spatial dimensions, "
+            f"got {padding!r}"
+        )
+    pairs = []
+    for entry in padding:
+        pair = entry if isinstance(entry, Sequence) else (entry, entry)
+        if isinstance(pair, str) or len(pair) != 2:
+            raise ValueError(f"padding must be {_PADDINGS}, got {padding!r}")
+        pairs.append((integer("padding", pair[0]), integer("padding", pair[1])))
+    return tuple(pairs)
+
+
+def output_size(
+    size: Sequence[int], window: Sequence[int], strides: Sequence[int], pads: Pairs
+) -> tuple[int, ...]:
+    """Positions of a window: floor((size + low + high - window) / stride) + 1.
+
+    Raises:
+      ValueError: if the window does not fit into the padded input.
+    """
+    for axis, (n, k, (lo, hi)) in enumerate(zip(size, window, pads)):
+        if n + lo + hi < k:
+            raise ValueError(
+                f"the window of {k} (after dilation) is larger than the input of {n} "
+                f"padded by {(lo, hi)} in spatial dimension {axis}"
+            )
+    return tuple(
+        (n + lo + hi - k) // s + 1
+        for n, k, s, (lo, hi) in zip(size, window, strides, pads)
+    )

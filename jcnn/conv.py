@@ -1,0 +1,371 @@
+"""Convolution, transposed and depthwise convolution of arrays, channels last."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from ._shapes import (
+    Padding,
+    Pairs,
+    dilated,
+    image,
+    integer,
+    output_size,
+    pad_pairs,
+    sizes,
+)
+from .dense import add_bias
+from .engine.mirror import spread, turned
+from .engine.planner import ALGORITHMS
+from .engine.primitive import convolve
+from .engine.problem import Problem
+
+_MODES = {"ZEROS": None, "CIRCULAR": "wrap", "REFLECT": "reflect", "EDGE": "edge"}
+
+
+def conv(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    padding_mode: str = "ZEROS",
+    kernel_dilation: int | Sequence[int] = 1,
+    input_dilation: int | Sequence[int] = 1,
+    feature_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: DTypeLike | None = None,
+    impl: str = "lax",
+) -> jax.Array:
+    """Convolution (cross-correlation) in 1 to 3 spatial dimensions.
+
+    y[n, o, f] = bias[f] + sum over k, c of x[n, o*s + k*d - low, c] kernel[k, c, f]
+
+    Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016),
+    sections 2 to 5, has pictures of every argument.
+
+    Args:
+      x: [N, *spatial, C], floating point.
+      kernel: [*size, C // feature_group_count, O], of x's dtype.
+      bias: [O] or None.
+      strides: distance of neighbouring windows; one int or one per spatial dimension.
+      padding: "SAME" (ceil(n / stride) outputs, an odd rest behind), "SAME_LOWER" (an
+        odd rest before), "VALID" (none), an int for every side, or for each spatial
+        dimension an int or a (low, high) pair; a negative one crops.
+      padding_mode: what stands outside: "ZEROS", "CIRCULAR" (the other side),
+        "REFLECT" (mirrored, without repeating the edge) or "EDGE" (the edge repeated).
+      kernel_dilation: distance of neighbouring taps of the kernel.
+      input_dilation: distance of neighbouring pixels of x, with zeros between.
+      feature_group_count: in how many groups channels and features are split, each
+        group of features seeing its own group of channels only.
+      precision: of the products, as for `jax.lax.dot`.
+      preferred_element_type: dtype of the result; None is x's.
+      impl: "lax" for `lax.conv_general_dilated`, or "im2col".
+
+    Returns:
+      [N, *out, O], out = floor((n + low + high - window) / stride) + 1.
+
+    Raises:
+      ValueError: if shapes do not fit one another, the window is larger than the
+        padded input, or an argument is none of what is listed above.
+      TypeError: if x is not floating point, or the dtypes differ.
+
+    >>> edge = jnp.array([1.0, -1.0]).reshape(2, 1, 1)
+    >>> conv(jnp.array([0.0, 0, 5, 5]).reshape(1, 4, 1), edge, padding="VALID").ravel()
+    Array([ 0., -5.,  0.], dtype=float32)
+    """
+    x, kernel, rank = _operands(x, kernel)
+    strides = sizes("strides", strides, rank)
+    kernel_dilation = sizes("kernel_dilation", kernel_dilation, rank)
+    input_dilation = sizes("input_dilation", input_dilation, rank)
+    _check_groups(x, kernel, feature_group_count)
+    window = dilated(kernel.shape[:-2], kernel_dilation)
+    size = dilated(x.shape[1:-1], input_dilation)
+    pads = pad_pairs(padding, size, window, strides)
+    output_size(size, window, strides, pads)
+    x, pads = _pad_by_mode(x, pads, padding_mode, input_dilation)
+    y = _convolve(
+        x,
+        kernel,
+        strides=strides,
+        pads=pads,
+        input_dilation=input_dilation,
+        kernel_dilation=kernel_dilation,
+        groups=feature_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        impl=impl,
+    )
+    return add_bias(y, bias)
+
+
+def depthwise_conv(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    padding_mode: str = "ZEROS",
+    kernel_dilation: int | Sequence[int] = 1,
+    input_dilation: int | Sequence[int] = 1,
+    precision: Any = None,
+    preferred_element_type: DTypeLike | None = None,
+    impl: str = "lax",
+) -> jax.Array:
+    """Convolution of every channel with kernels of its own: `conv` in C groups.
+
+    Args:
+      x: [N, *spatial, C].
+      kernel: [*size, 1, C * M]: features c*M to c*M + M - 1 see channel c.
+      bias: [C * M] or None.
+      strides, padding, padding_mode, kernel_dilation, input_dilation, precision,
+        preferred_element_type, impl: as for `conv`.
+
+    Returns:
+      [N, *out, C * M].
+
+    Raises:
+      ValueError, TypeError: as `conv`.
+
+    >>> x = jnp.array([[1.0, 10.0], [2.0, 20.0]])[None]
+    >>> depthwise_conv(x, jnp.ones((2, 1, 2)), padding="VALID")
+    Array([[[ 3., 30.]]], dtype=float32)
+    """
+    x, _ = image(x)
+    return conv(
+        x,
+        kernel,
+        bias,
+        strides=strides,
+        padding=padding,
+        padding_mode=padding_mode,
+        kernel_dilation=kernel_dilation,
+        input_dilation=input_dilation,
+        feature_group_count=x.shape[-1],
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        impl=impl,
+    )
+
+
+def conv_transpose(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    kernel_dilation: int | Sequence[int] = 1,
+    feature_group_count: int = 1,
+    transpose_kernel: bool = False,
+    precision: Any = None,
+    preferred_element_type: DTypeLike | None = None,
+    impl: str = "lax",
+) -> jax.Array:
+    """Transposed ("fractionally strided") convolution: enlarges x by the strides.
+
+    It is the convolution of x with stride - 1 zeros put between neighbours, as
+    `lax.conv_transpose` defines it. With `transpose_kernel` it is the gradient to the
+    input of the `conv` that has this kernel, strides and "SAME" or "VALID" padding.
+
+    Args:
+      x: [N, *spatial, C].
+      kernel: [*size, C // feature_group_count, O]; with `transpose_kernel`
+        [*size, O // feature_group_count, C], turned round in space.
+      bias: [O] or None.
+      strides: the factors of enlargement.
+      padding: "SAME" (n * stride outputs), "SAME_LOWER", "VALID", or the padding of
+        the spread x: an int, ints or pairs. PyTorch's `padding=p` is window - 1 - p
+        here, its `output_padding` an addition to the high side.
+      kernel_dilation, feature_group_count, precision, preferred_element_type, impl:
+        as for `conv`.
+
+    Returns:
+      [N, *out, O].
+
+    Raises:
+      ValueError, TypeError: as `conv`.
+
+    >>> x = jnp.array([1.0, 2.0]).reshape(1, 2, 1)
+    >>> conv_transpose(x, jnp.ones((2, 1, 1)), strides=2).ravel()
+    Array([1., 1., 2., 2.], dtype=float32)
+    """
+    x, kernel, rank = _operands(x, kernel)
+    strides = sizes("strides", strides, rank)
+    dilation = sizes("kernel_dilation", kernel_dilation, rank)
+    if transpose_kernel:
+        groups = integer("feature_group_count", feature_group_count, minimum=1)
+        if kernel.shape[-1] % groups:
+            raise ValueError(
+                f"feature_group_count={groups} must divide the kernel's last "
+                f"axis, got kernel {kernel.shape}"
+            )
+        kernel = turned(kernel, groups)
+    return conv(
+        x,
+        kernel,
+        bias,
+        padding=_transposed_pads(
+            padding, dilated(kernel.shape[:-2], dilation), strides
+        ),
+        kernel_dilation=dilation,
+        input_dilation=strides,
+        feature_group_count=feature_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        impl=impl,
+    )
+
+
+def _operands(x: ArrayLike, kernel: ArrayLike) -> tuple[jax.Array, jax.Array, int]:
+    (x, rank), kernel = image(x), jnp.asarray(kernel)
+    if kernel.ndim != x.ndim:
+        raise ValueError(
+            f"kernel must be [*size, C // feature_group_count, O] with {rank} spatial "
+            f"dimensions as x {x.shape} has, got shape {kernel.shape}"
+        )
+    if kernel.dtype != x.dtype:
+        raise TypeError(f"kernel must be of x's dtype {x.dtype}, got {kernel.dtype}")
+    if 0 in kernel.shape[:-2]:
+        raise ValueError(f"kernel must not be empty in space, got {kernel.shape}")
+    return x, kernel, rank
+
+
+def _check_groups(x: jax.Array, kernel: jax.Array, feature_group_count: int) -> None:
+    groups = integer("feature_group_count", feature_group_count, minimum=1)
+    channels, inputs, features = x.shape[-1], *kernel.shape[-2:]
+    if channels % groups or features % groups:
+        raise ValueError(
+            f"feature_group_count={groups} must divide the {channels} channels of x "
+            f"and the {features} features of kernel"
+        )
+    if inputs * groups != channels:
+        raise ValueError(
+            f"kernel must have {channels // groups} input channels (x has {channels} "
+            f"in {groups} groups), got kernel {kernel.shape}"
+        )
+
+
+def _pad_by_mode(
+    x: jax.Array, pads: Pairs, padding_mode: str, input_dilation: tuple[int, ...]
+) -> tuple[jax.Array, Pairs]:
+    """Puts what is not zero round x; the padding that is left is of zeros."""
+    mode = padding_mode.upper() if isinstance(padding_mode, str) else padding_mode
+    if mode not in _MODES:
+        raise ValueError(
+            f"padding_mode must be one of {', '.join(_MODES)}, got {padding_mode!r}"
+        )
+    if mode == "ZEROS":
+        return x, pads
+    if any(d > 1 for d in input_dilation):
+        raise ValueError(
+            f"padding_mode={padding_mode!r} needs input_dilation 1, "
+            f"got {input_dilation}"
+        )
+    if 0 in x.shape[1:-1]:
+        raise ValueError(
+            f"padding_mode={padding_mode!r} needs a non-empty image, got x {x.shape}"
+        )
+    around = [(max(low, 0), max(high, 0)) for low, high in pads]
+    x = jnp.pad(x, ((0, 0), *around, (0, 0)), mode=_MODES[mode])
+    return x, tuple((min(low, 0), min(high, 0)) for low, high in pads)
+
+
+def _convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    strides: tuple[int, ...],
+    pads: Pairs,
+    input_dilation: tuple[int, ...],
+    kernel_dilation: tuple[int, ...],
+    groups: int,
+    precision: Any,
+    preferred_element_type: DTypeLike | None,
+    impl: str,
+) -> jax.Array:
+    if impl not in ALGORITHMS:
+        raise ValueError(f"impl must be one of {', '.join(ALGORITHMS)}, got {impl!r}")
+    window = dilated(kernel.shape[:-2], kernel_dilation)
+    x, pads, input_dilation = _settle(x, pads, window, input_dilation)
+    if impl == "lax":
+        spatial = "DHW"[-len(pads) :]
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            strides,
+            pads,
+            input_dilation,
+            kernel_dilation,
+            (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+            feature_group_count=groups,
+            precision=precision,
+            preferred_element_type=preferred_element_type,
+        )
+    x = spread(x, input_dilation)
+    problem = Problem(
+        face="y",
+        batch=x.shape[0],
+        input_size=x.shape[1:-1],
+        output_size=output_size(x.shape[1:-1], window, strides, pads),
+        kernel_size=kernel.shape[:-2],
+        in_channels=x.shape[-1],
+        out_channels=kernel.shape[-1],
+        strides=strides,
+        padding=pads,
+        dilation=kernel_dilation,
+        groups=groups,
+        dtype=x.dtype,
+        output_dtype=jnp.dtype(preferred_element_type or x.dtype),
+        precision=lax.Precision(precision) if isinstance(precision, str) else precision,
+        impl=impl,
+    )
+    return convolve(problem, x, kernel)
+
+
+def _settle(
+    x: jax.Array,
+    pads: Pairs,
+    window: tuple[int, ...],
+    input_dilation: tuple[int, ...],
+) -> tuple[jax.Array, Pairs, tuple[int, ...]]:
+    """Leaves to the convolution only padding between 0 and the window less one.
+
+    XLA's float32 convolution on CPUs reads outside its buffer where low padding is
+    negative (openxla/xla issue 48713), and padding beyond the window makes it negative
+    in the gradient. Both are rare: they are cropped or padded by an operation of
+    their own.
+    """
+    left = tuple(
+        (min(max(low, 0), k - 1), min(max(high, 0), k - 1))
+        for (low, high), k in zip(pads, window)
+    )
+    if left == pads:
+        return x, pads, input_dilation
+    here = [
+        (low - low_left, high - high_left, d - 1)
+        for (low, high), (low_left, high_left), d in zip(pads, left, input_dilation)
+    ]
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *here, (0, 0, 0)))
+    return x, left, (1,) * len(left)
+
+
+def _transposed_pads(
+    padding: Padding, window: tuple[int, ...], strides: tuple[int, ...]
+) -> Padding:
+    """Padding of the spread input that inverts "SAME" and "VALID" of `conv`."""
+    if not isinstance(padding, str):
+        return padding
+    # The convolution to be inverted sees n * stride pixels, a multiple of its stride.
+    inverse = pad_pairs(padding, strides, window, strides)
+    pairs = []
+    for k, s, (low, high) in zip(window, strides, inverse):
+        rest = max(s - k, 0)  # pixels behind the last window, which none has seen
+        pairs.append((k - 1 - low, k - 1 - high + rest))
+    return tuple(pairs)

@@ -1,0 +1,63 @@
+"""`lax.conv_general_dilated` as it is, each face written as one call of it."""
+
+import jax
+from jax import lax
+
+from ..mirror import mirrored, turned
+from ..problem import Problem
+
+
+def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        w,
+        window_strides=problem.strides,
+        padding=problem.padding,
+        rhs_dilation=problem.dilation,
+        feature_group_count=problem.groups,
+        dimension_numbers=_numbers(problem, "N*C", "*IO", "N*C"),
+        precision=problem.precision,
+    )
+
+
+def input_gradient(problem: Problem, w: jax.Array, y: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(
+        y,
+        turned(w, problem.groups),
+        window_strides=(1,) * problem.rank,
+        padding=mirrored(problem).padding,
+        lhs_dilation=problem.strides,
+        rhs_dilation=problem.dilation,
+        feature_group_count=problem.groups,
+        dimension_numbers=_numbers(problem, "N*C", "*IO", "N*C"),
+        precision=problem.precision,
+    )
+
+
+def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
+    """The convolution of x with y as its window; batch and channels change places."""
+    padding = []
+    for n, o, s, k, (low, _) in zip(
+        problem.input_size,
+        problem.output_size,
+        problem.strides,
+        problem.window,
+        problem.padding,
+    ):
+        padding.append((low, (o - 1) * s + k - n - low))
+    return lax.conv_general_dilated(
+        x,
+        y,
+        window_strides=problem.dilation,
+        padding=padding,
+        rhs_dilation=problem.strides,
+        batch_group_count=problem.groups,
+        dimension_numbers=_numbers(problem, "C*N", "I*O", "*NC"),
+        precision=problem.precision,
+    )
+
+
+def _numbers(problem: Problem, x: str, w: str, y: str) -> tuple[str, str, str]:
+    """Dimension numbers with the spatial letters in place of the star."""
+    spatial = "DHW"[-problem.rank :]
+    return x.replace("*", spatial), w.replace("*", spatial), y.replace("*", spatial)

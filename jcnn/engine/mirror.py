@@ -1,0 +1,53 @@
+"""The gradient to the input, seen as a convolution.
+
+Spread y by the strides (holes of zeros between neighbours), turn the kernel round,
+exchange its inputs and outputs: the stride-1 convolution of the two is the gradient.
+"""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .._shapes import dilated
+from .problem import Problem
+
+
+def mirrored(problem: Problem) -> Problem:
+    """The convolution that gives x from the spread y and the turned kernel."""
+    spread_size = dilated(problem.output_size, problem.strides)
+    before = [k - 1 - low for k, (low, _) in zip(problem.window, problem.padding)]
+    after = [
+        n - 1 + k - size - low
+        for n, k, size, low in zip(
+            problem.input_size, problem.window, spread_size, before
+        )
+    ]
+    return replace(
+        problem,
+        face="y",
+        input_size=spread_size,
+        output_size=problem.input_size,
+        in_channels=problem.out_channels,
+        out_channels=problem.in_channels,
+        strides=(1,) * problem.rank,
+        padding=tuple(zip(before, after)),
+        dtype=problem.output_dtype,
+        output_dtype=problem.dtype,
+    )
+
+
+def spread(y: jax.Array, strides: tuple[int, ...]) -> jax.Array:
+    """y: [N, *spatial, O] with stride - 1 zeros between neighbours."""
+    holes = [(0, 0, stride - 1) for stride in strides]
+    return lax.pad(y, jnp.zeros((), y.dtype), ((0, 0, 0), *holes, (0, 0, 0)))
+
+
+def turned(w: jax.Array, groups: int) -> jax.Array:
+    """The kernel reversed in space, its inputs and outputs exchanged in each group."""
+    *size, inputs, outputs = w.shape
+    w = w.reshape(*size, inputs, groups, outputs // groups)
+    w = jnp.moveaxis(w, (-3, -2, -1), (-1, -2, -3))
+    w = w.reshape(*size, outputs // groups, groups * inputs)
+    return lax.rev(w, range(len(size)))

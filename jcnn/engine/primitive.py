@@ -1,0 +1,147 @@
+"""The convolution as a JAX primitive that is closed under differentiation.
+
+One primitive with three faces: the derivative of a face along an operand is the same
+face again (it is bilinear), and its transpose with respect to an operand is the face
+that gives that operand. So `grad`, `jvp`, `linearize`, `hessian` and higher orders
+follow from the two rules below, and every convolution among them is planned anew.
+"""
+
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
+
+from .algorithms import lax as lax_algorithm
+from .planner import plan
+from .problem import Face, Problem
+from .varying import vary_alike
+
+
+def convolve(problem: Problem, first: jax.Array, second: jax.Array) -> jax.Array:
+    """The tensor `problem.face`, from the other two in the order x, w, y."""
+    first, second = vary_alike(first, second)
+    return _convolution.bind(first, second, problem=problem)
+
+
+_convolution = Primitive("jcnn_convolution")
+
+
+@_convolution.def_impl
+def _eager(first, second, *, problem):
+    return _jitted(problem)(first, second)
+
+
+@lru_cache(1024)
+def _jitted(problem):
+    return jax.jit(partial(_convolution.bind, problem=problem))
+
+
+@_convolution.def_abstract_eval
+def _abstract(first, second, *, problem: Problem):
+    shape = problem.shape(problem.face)
+    replicated = PartitionSpec(*[None] * len(shape))
+    return ShapedArray(
+        shape,
+        problem.face_dtype(problem.face),
+        sharding=NamedSharding(first.sharding.mesh, replicated),
+        manual_axis_type=first.manual_axis_type,
+    )
+
+
+# --- what it computes: the planner's choice on a CPU, lax's convolution elsewhere ---
+
+
+def _run(algorithm, problem: Problem, first, second):
+    if problem.models is not None:
+        one = partial(_run, algorithm, problem.one_model())
+        return lax.map(lambda operands: one(*operands), (first, second))
+    first, second = _promote(first, second)
+    result = getattr(algorithm, _METHODS[problem.face])(problem, first, second)
+    return result.astype(problem.face_dtype(problem.face))
+
+
+_METHODS = {"y": "forward", "x": "input_gradient", "w": "kernel_gradient"}
+
+
+def _promote(first, second):
+    dtype = jnp.promote_types(first.dtype, second.dtype)
+    return first.astype(dtype), second.astype(dtype)
+
+
+def _on_cpu(first, second, *, problem: Problem):
+    return _run(plan(problem).algorithm, problem, first, second)
+
+
+def _elsewhere(first, second, *, problem: Problem):
+    if problem.impl != "auto":
+        return _on_cpu(first, second, problem=problem)
+    if problem.models is not None:
+        one = partial(_elsewhere, problem=problem.one_model())
+        return jax.vmap(one)(first, second)
+    return _run(lax_algorithm, problem, first, second)
+
+
+mlir.register_lowering(_convolution, mlir.lower_fun(_elsewhere, multiple_results=False))
+mlir.register_lowering(
+    _convolution, mlir.lower_fun(_on_cpu, multiple_results=False), platform="cpu"
+)
+
+
+# --- how it differentiates ---
+
+
+def _transpose(operand: int, cotangent, first, second, *, problem: Problem):
+    """The face that gives the operand, from the cotangent and the other operand."""
+    face = problem.operands[operand]
+    known = second if operand == 0 else first
+    tensors = {problem.face: cotangent, problem.operands[1 - operand]: known}
+    problem = problem.for_face(face)
+    return convolve(problem, *(tensors[name] for name in problem.operands))
+
+
+ad.defbilinear(_convolution, partial(_transpose, 0), partial(_transpose, 1))
+
+
+# --- how it batches ---
+
+
+def _batch(operands, axes, *, problem: Problem):
+    """Folds what was mapped into the batch, or counts it as models of their own."""
+    size = next(a.shape[axis] for a, axis in zip(operands, axes) if axis is not None)
+    mapped = {face for face, axis in zip(problem.operands, axes) if axis is not None}
+    operands = [
+        a if axis is None else jnp.moveaxis(a, axis, 0)
+        for a, axis in zip(operands, axes)
+    ]
+    if problem.models is None and problem.face != "w" and mapped <= {"x", "y"}:
+        return _fold_into_batch(problem, size, operands), 0
+    operands = [
+        jnp.broadcast_to(a, (size, *a.shape)) if axis is None else a
+        for a, axis in zip(operands, axes)
+    ]
+    if problem.models is None:
+        return convolve(replace(problem, models=size), *operands), 0
+    models = size * problem.models
+    flat = [a.reshape(models, *a.shape[2:]) for a in operands]
+    result = convolve(replace(problem, models=models), *flat)
+    return result.reshape(size, problem.models, *result.shape[1:]), 0
+
+
+def _fold_into_batch(problem: Problem, size: int, operands: list[Any]):
+    faces: tuple[Face, Face] = problem.operands
+    flat = [
+        a if face == "w" else a.reshape(size * problem.batch, *a.shape[2:])
+        for face, a in zip(faces, operands)
+    ]
+    result = convolve(replace(problem, batch=size * problem.batch), *flat)
+    return result.reshape(size, problem.batch, *result.shape[1:])
+
+
+batching.primitive_batchers[_convolution] = _batch

@@ -1,0 +1,134 @@
+"""Patches of an image as rows of a matrix, by slices, and the way back."""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import product
+from math import prod
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ._shapes import Padding, dilated, image, output_size, pad_pairs, sizes
+
+
+def im2col(
+    x: jax.Array,
+    kernel_size: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "VALID",
+    kernel_dilation: int | Sequence[int] = 1,
+) -> jax.Array:
+    """The patch under every position of a window, flattened.
+
+    A convolution is `im2col(x, size) @ kernel.reshape(-1, features)`.
+
+    Args:
+      x: [N, *spatial, C], 1 to 3 spatial dimensions.
+      kernel_size: the window, one int or one per spatial dimension.
+      strides: distance of neighbouring windows.
+      padding: "SAME" | "SAME_LOWER" | "VALID" | int | ints or pairs; with zeros.
+      kernel_dilation: distance of neighbouring taps of the window.
+
+    Returns:
+      [N, *positions, prod(kernel_size) * C]; the last axis runs over the window's taps
+      in row-major order, then over channels, as in a kernel [*kernel_size, C, O].
+
+    Raises:
+      ValueError: if an argument does not fit the rank of x, or the window is larger
+        than the padded input.
+
+    >>> x = jnp.arange(9.0).reshape(1, 3, 3, 1)
+    >>> im2col(x, 2)[0, 0, 0]
+    Array([0., 1., 3., 4.], dtype=float32)
+    """
+    x, rank = image(x)
+    size = sizes("kernel_size", kernel_size, rank)
+    strides = sizes("strides", strides, rank)
+    dilation = sizes("kernel_dilation", kernel_dilation, rank)
+    window = dilated(size, dilation)
+    pads = pad_pairs(padding, x.shape[1:-1], window, strides)
+    output_size(x.shape[1:-1], window, strides, pads)
+    zero = jnp.zeros((), x.dtype)
+    x = lax.pad(x, zero, ((0, 0, 0), *((*pair, 0) for pair in pads), (0, 0, 0)))
+    taps = window_taps(x, size, strides, dilation)
+    return jnp.stack(taps, axis=-2).reshape(*taps[0].shape[:-1], -1)
+
+
+def col2im(
+    patches: jax.Array,
+    spatial_shape: Sequence[int],
+    kernel_size: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "VALID",
+    kernel_dilation: int | Sequence[int] = 1,
+) -> jax.Array:
+    """Adds every patch back to where `im2col` took it from: its exact adjoint.
+
+    Args:
+      patches: [N, *positions, prod(kernel_size) * C].
+      spatial_shape: the spatial sizes of the image.
+      kernel_size, strides, padding, kernel_dilation: as for `im2col`.
+
+    Returns:
+      [N, *spatial_shape, C].
+
+    Raises:
+      ValueError: if patches is not of the shape that `im2col` gives.
+
+    >>> x = jnp.ones((1, 3, 3, 1))
+    >>> col2im(im2col(x, 2), (3, 3), 2)[0, :, :, 0]
+    Array([[1., 2., 1.],
+           [2., 4., 2.],
+           [1., 2., 1.]], dtype=float32)
+    """
+    patches = jnp.asarray(patches)
+    rank = len(spatial_shape)
+    spatial_shape = sizes("spatial_shape", spatial_shape, rank)
+    taps = prod(sizes("kernel_size", kernel_size, rank))
+    if patches.ndim != rank + 2 or patches.shape[-1] % taps:
+        raise ValueError(
+            f"patches must be [N, *positions, C * {taps}] with {rank} spatial "
+            f"dimensions, got shape {patches.shape}"
+        )
+    image = jax.ShapeDtypeStruct(
+        (patches.shape[0], *spatial_shape, patches.shape[-1] // taps), patches.dtype
+    )
+    unfold = partial(
+        im2col,
+        kernel_size=kernel_size,
+        strides=strides,
+        padding=padding,
+        kernel_dilation=kernel_dilation,
+    )
+    expected = jax.eval_shape(unfold, image).shape
+    if patches.shape != expected:
+        raise ValueError(f"patches must be {expected}, got {patches.shape}")
+    (x,) = jax.linear_transpose(unfold, image)(patches)
+    return x
+
+
+def window_taps(
+    x: jax.Array,
+    kernel_size: Sequence[int],
+    strides: Sequence[int],
+    dilation: Sequence[int],
+) -> list[jax.Array]:
+    """For each tap of the window what it sees at all positions: [N, *positions, C]."""
+    window = dilated(kernel_size, dilation)
+    positions = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], window, strides)]
+    taps = []
+    for tap in product(*map(range, kernel_size)):
+        start = [i * d for i, d in zip(tap, dilation)]
+        stop = [b + (o - 1) * s + 1 for b, o, s in zip(start, positions, strides)]
+        taps.append(
+            lax.slice(
+                x,
+                (0, *start, 0),
+                (x.shape[0], *stop, x.shape[-1]),
+                (1, *strides, 1),
+            )
+        )
+    return taps

@@ -1,0 +1,142 @@
+"""Networks for small images, as functions that return a Layer. Logits come out."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from .combine import residual, serial
+from .dense import flatten
+from .layers import AvgPool, BatchNorm, Conv, Dense, Dropout, Layer, MaxPool
+from .pool import global_avg_pool
+
+
+def lenet5(num_classes: int = 10) -> Layer:
+    """LeNet-5 for [N, 28, 28, C]: LeCun et al., "Gradient-Based Learning" (1998), II.B.
+
+    With the changes that have become usual: "SAME" padding instead of 32x32 images, all
+    maps connected, plain average pools, and a linear last layer.
+
+    >>> params, _ = lenet5().init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    >>> sum(p.size for p in jax.tree.leaves(params))
+    61706
+    """
+    return serial(
+        conv1=Conv(6, 5),
+        tanh1=jnp.tanh,
+        pool1=AvgPool(2),
+        conv2=Conv(16, 5, padding="VALID"),
+        tanh2=jnp.tanh,
+        pool2=AvgPool(2),
+        flatten=flatten,
+        fc1=Dense(120),
+        tanh3=jnp.tanh,
+        fc2=Dense(84),
+        tanh4=jnp.tanh,
+        head=Dense(num_classes),
+    )
+
+
+def small_cnn(
+    num_classes: int = 10,
+    *,
+    widths: tuple[int, int] = (32, 64),
+    hidden: int = 256,
+    dropout: float = 0.0,
+) -> Layer:
+    """Two 3x3 convolutions with max pools, then two dense layers.
+
+    >>> params, _ = small_cnn().init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    >>> params["fc1"]["kernel"].shape
+    (3136, 256)
+    """
+    return serial(
+        conv1=Conv(widths[0], 3),
+        relu1=jax.nn.relu,
+        pool1=MaxPool(2),
+        conv2=Conv(widths[1], 3),
+        relu2=jax.nn.relu,
+        pool2=MaxPool(2),
+        flatten=flatten,
+        fc1=Dense(hidden),
+        relu3=jax.nn.relu,
+        dropout=Dropout(dropout),
+        head=Dense(num_classes),
+    )
+
+
+def vgg(num_classes: int = 10, *, widths: Sequence[int] = (64, 128, 256)) -> Layer:
+    """Stages of two 3x3 convolutions with batch norm and a max pool; a global mean.
+
+    After Simonyan and Zisserman, "Very Deep Convolutional Networks" (2014), section 2.
+
+    >>> params, _ = vgg().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    >>> params["stage3"]["unit2"]["conv"]["kernel"].shape
+    (3, 3, 256, 256)
+    """
+    stages = {
+        f"stage{i}": serial(
+            unit1=_conv_norm_relu(width), unit2=_conv_norm_relu(width), pool=MaxPool(2)
+        )
+        for i, width in enumerate(widths, 1)
+    }
+    return serial(**stages, mean=global_avg_pool, head=Dense(num_classes))
+
+
+def resnet20(num_classes: int = 10) -> Layer:
+    """ResNet-20 for CIFAR: He et al., "Deep Residual Learning" (2015), section 4.2.
+
+    Where a stage begins with half the size, the shortcut is a 1x1 convolution.
+
+    >>> params, _ = resnet20().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    >>> sum(p.size for p in jax.tree.leaves(params))
+    272474
+    """
+    return _resnet(num_classes, widths=(16, 32, 64), blocks=3)
+
+
+def resnet18(num_classes: int = 10) -> Layer:
+    """ResNet-18 (He et al., 2015, table 1) in its form for CIFAR: a 3x3 stem, no pool.
+
+    >>> params, _ = resnet18().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    >>> sum(p.size for p in jax.tree.leaves(params))
+    11173962
+    """
+    return _resnet(num_classes, widths=(64, 128, 256, 512), blocks=2)
+
+
+def _resnet(num_classes: int, *, widths: Sequence[int], blocks: int) -> Layer:
+    inputs, stages = widths[0], {}
+    for i, width in enumerate(widths, 1):
+        for j in range(1, blocks + 1):
+            strides = 2 if i > 1 and j == 1 else 1
+            stages[f"stage{i}_block{j}"] = _basic_block(inputs, width, strides)
+            inputs = width
+    return serial(
+        stem=_conv_norm_relu(widths[0]),
+        **stages,
+        mean=global_avg_pool,
+        head=Dense(num_classes),
+    )
+
+
+def _basic_block(inputs: int, width: int, strides: int) -> Layer:
+    body = serial(
+        conv1=Conv(width, 3, strides=strides, use_bias=False),
+        norm1=BatchNorm(),
+        relu=jax.nn.relu,
+        conv2=Conv(width, 3, use_bias=False),
+        norm2=BatchNorm(),
+    )
+    if inputs == width and strides == 1:
+        return serial(sum=residual(body), relu=jax.nn.relu)
+    shortcut = serial(
+        conv=Conv(width, 1, strides=strides, use_bias=False), norm=BatchNorm()
+    )
+    return serial(sum=residual(body, shortcut), relu=jax.nn.relu)
+
+
+def _conv_norm_relu(width: int) -> Layer:
+    return serial(
+        conv=Conv(width, 3, use_bias=False), norm=BatchNorm(), relu=jax.nn.relu
+    )

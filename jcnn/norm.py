@@ -1,0 +1,186 @@
+"""Normalisation of arrays, channels last; statistics in float32 or wider."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from ._shapes import floating, integer, to_rank
+
+
+def batch_norm(
+    x: ArrayLike,
+    scale: ArrayLike | None,
+    bias: ArrayLike | None,
+    mean: ArrayLike,
+    var: ArrayLike,
+    *,
+    train: bool,
+    momentum: float = 0.9,
+    epsilon: float = 1e-5,
+    axis_name: str | Sequence[str] | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Batch normalisation: each channel by its statistics over everything else.
+
+    Ioffe and Szegedy, "Batch Normalization" (2015), algorithms 1 and 2. In training by
+    the batch's own mean and biased variance, which also move the running ones:
+    `new = momentum * old + (1 - momentum) * batch`. Otherwise by the running ones.
+
+    Args:
+      x: [N, *anything, C], floating point.
+      scale, bias: [C] or None.
+      mean, var: [C], the running statistics.
+      train: whether the batch's statistics are used.
+      momentum: weight of the old running statistics.
+      epsilon: added to the variance.
+      axis_name: mapped axes (of `vmap` or `shard_map`) that hold more of the batch.
+
+    Returns:
+      y of x's shape and dtype, the new mean [C], the new variance [C].
+
+    Raises:
+      ValueError: if in training there is no value to take statistics of, or a
+        parameter is not [C].
+
+    >>> x = jnp.array([[1.0], [3.0]])
+    >>> zero, one = jnp.zeros(1), jnp.ones(1)
+    >>> y, mean, var = batch_norm(x, one, zero, zero, one, train=True, epsilon=0.0)
+    >>> y.ravel(), mean
+    (Array([-1.,  1.], dtype=float32), Array([0.2], dtype=float32))
+    """
+    x = floating("x", x)
+    mean, var = _parameter("mean", mean, x), _parameter("var", var, x)
+    scale, bias = _affine(scale, bias, x)
+    if not train:
+        return _normalise(x, mean, var, epsilon, scale, bias), mean, var
+    if x.size == 0:
+        raise ValueError(f"x must not be empty in training, got shape {x.shape}")
+    axes = tuple(range(x.ndim - 1))
+    batch_mean, batch_var = _statistics(x, axes, axis_name)
+    y = _normalise(x, batch_mean, batch_var, epsilon, scale, bias)
+    return y, _moved(mean, batch_mean, momentum), _moved(var, batch_var, momentum)
+
+
+def layer_norm(
+    x: ArrayLike,
+    scale: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    axis: int | Sequence[int] = -1,
+    epsilon: float = 1e-5,
+) -> jax.Array:
+    """Layer normalisation: each example by its own statistics over `axis`.
+
+    Ba, Kiros and Hinton, "Layer Normalization" (2016), section 3.
+
+    Args:
+      x: any shape, floating point.
+      scale, bias: of a shape that broadcasts to x, [C] as a rule, or None.
+      axis: the axes that are normalised together.
+      epsilon: added to the variance.
+
+    Returns:
+      y of x's shape and dtype.
+
+    >>> layer_norm(jnp.array([1.0, 3.0]), epsilon=0.0)
+    Array([-1.,  1.], dtype=float32)
+    """
+    x = floating("x", x)
+    mean, var = _statistics(x, axis)
+    scale, bias = (None if p is None else jnp.asarray(p) for p in (scale, bias))
+    return _normalise(x, mean, var, epsilon, scale, bias)
+
+
+def group_norm(
+    x: ArrayLike,
+    scale: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    num_groups: int,
+    epsilon: float = 1e-5,
+) -> jax.Array:
+    """Group normalisation: each example's groups of channels by their own statistics.
+
+    Wu and He, "Group Normalization" (2018), section 3.1. With one group per channel it
+    is instance normalisation.
+
+    Args:
+      x: [N, *spatial, C], floating point.
+      scale, bias: [C] or None.
+      num_groups: a divisor of C.
+      epsilon: added to the variance.
+
+    Returns:
+      y of x's shape and dtype.
+
+    Raises:
+      ValueError: if num_groups does not divide C, or a parameter is not [C].
+
+    >>> group_norm(jnp.array([[1.0, 3.0, 5.0, 9.0]]), num_groups=2, epsilon=0.0)
+    Array([[-1.,  1., -1.,  1.]], dtype=float32)
+    """
+    x = floating("x", x)
+    groups = integer("num_groups", num_groups, minimum=1)
+    if x.shape[-1] % groups:
+        raise ValueError(
+            f"num_groups={groups} must divide the {x.shape[-1]} channels of x"
+        )
+    grouped = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    mean, var = _statistics(grouped, (*range(1, x.ndim - 1), x.ndim))
+    per_group = (groups, x.shape[-1] // groups)
+    scale, bias = (
+        None if p is None else p.reshape(per_group) for p in _affine(scale, bias, x)
+    )
+    return _normalise(grouped, mean, var, epsilon, scale, bias).reshape(x.shape)
+
+
+def _statistics(
+    x: jax.Array, axes: int | Sequence[int], axis_name: Any = None
+) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance in float32 or wider, the reduced axes kept."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = jnp.mean(x, axes, keepdims=True)
+    if axis_name is not None:
+        mean = lax.pmean(mean, axis_name)
+    # Not mean(x^2) - mean^2: it cancels where the mean is large.
+    var = jnp.mean(jnp.square(x - mean), axes, keepdims=True)
+    if axis_name is not None:
+        var = lax.pmean(var, axis_name)
+    return mean, var
+
+
+def _normalise(x, mean, var, epsilon, scale, bias):
+    def matched(parameter):
+        return to_rank(x.ndim, parameter.astype(mean.dtype))
+
+    mean, var = to_rank(x.ndim, mean), to_rank(x.ndim, var)
+    y = (x.astype(mean.dtype) - mean) * lax.rsqrt(var + epsilon)
+    if scale is not None:
+        y = y * matched(scale)
+    if bias is not None:
+        y = y + matched(bias)
+    return y.astype(x.dtype)
+
+
+def _moved(old: jax.Array, batch: jax.Array, momentum: float) -> jax.Array:
+    batch = lax.stop_gradient(batch).reshape(old.shape).astype(old.dtype)
+    return momentum * old + (1 - momentum) * batch
+
+
+def _affine(
+    scale: ArrayLike | None, bias: ArrayLike | None, x: jax.Array
+) -> tuple[jax.Array | None, jax.Array | None]:
+    return (
+        None if scale is None else _parameter("scale", scale, x),
+        None if bias is None else _parameter("bias", bias, x),
+    )
+
+
+def _parameter(name: str, value: ArrayLike, x: jax.Array) -> jax.Array:
+    value = jnp.asarray(value)
+    if value.shape != x.shape[-1:]:
+        raise ValueError(f"{name} must be of shape {x.shape[-1:]}, got {value.shape}")
+    return value

@@ -1,0 +1,70 @@
+"""The order of the data as a pure function of a key and the step.
+
+Examples come as an endless stream of epochs, each a permutation of the whole set drawn
+anew; batch k is the stream's k-th piece, and may reach over the end of an epoch. So
+there is no iterator to save: any batch of a run can be computed, inside jit too.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ._shapes import integer
+
+_ROUNDS = 96  # six for each bit of a set of 65,536: Hoang et al., theorem 2
+
+
+def batch_indices(
+    key: jax.Array, step: jax.Array | int, *, num_examples: int, batch_size: int
+) -> jax.Array:
+    """The examples of batch `step`.
+
+    Args:
+      key: of `jax.random.key`; the same for all steps of a run.
+      step: int32 scalar, from 0.
+      num_examples: of the data set.
+      batch_size: of every step.
+
+    Returns:
+      int32 [batch_size], values from 0 to num_examples - 1.
+
+    Raises:
+      ValueError: if a size is less than 1.
+
+    >>> key = jax.random.key(0)
+    >>> epoch = [batch_indices(key, k, num_examples=6, batch_size=2) for k in range(3)]
+    >>> sorted(jnp.concatenate(epoch).tolist())
+    [0, 1, 2, 3, 4, 5]
+    """
+    n = integer("num_examples", num_examples, minimum=1)
+    batch = integer("batch_size", batch_size, minimum=1)
+    # In this order nothing overflows while n * batch < 2^32, however long the run.
+    whole, step = jnp.divmod(jnp.asarray(step, jnp.uint32), jnp.uint32(n))
+    place = step * batch + jnp.arange(batch, dtype=jnp.uint32)
+    epoch = whole * batch + place // n
+    order = jax.vmap(lambda e, p: _permuted(jax.random.fold_in(key, e), p, n))
+    return order(epoch, place % n).astype(jnp.int32)
+
+
+def _permuted(key: jax.Array, place: jax.Array, n: int) -> jax.Array:
+    """Where a random permutation of 0 to n - 1 sends `place`, without the rest of it.
+
+    The swap-or-not shuffle: Hoang, Morris and Rogaway, "An Enciphering Scheme Based on
+    a Card Shuffle" (2012), figure 1. Each round pairs all places, i with shift - i, and
+    a coin of the pair decides whether the two change places.
+    """
+    shifts, salts = jax.random.bits(key, (2, _ROUNDS), jnp.uint32)
+
+    def swap_or_not(i, place):
+        partner = (shifts[i] % n + (n - place)) % n
+        coin = _mixed(jnp.maximum(place, partner) ^ salts[i]) & 1
+        return jnp.where(coin, partner, place)
+
+    return lax.fori_loop(0, _ROUNDS, swap_or_not, place, unroll=8)
+
+
+def _mixed(bits: jax.Array) -> jax.Array:
+    """A hash of 32 bits: the finaliser of MurmurHash3 (Appleby, 2011)."""
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
+    bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
+    return bits ^ (bits >> 16)

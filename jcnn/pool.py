@@ -1,0 +1,181 @@
+"""Pooling over windows of arrays, channels last, by `lax.reduce_window`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from ._shapes import Padding, Pairs, image, output_size, pad_pairs, sizes
+
+
+def max_pool(
+    x: ArrayLike,
+    window_shape: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] | None = None,
+    padding: Padding = "VALID",
+    ceil_mode: bool = False,
+) -> jax.Array:
+    """The maximum of each window.
+
+    Args:
+      x: [N, *spatial, C], floating point.
+      window_shape: one int or one per spatial dimension.
+      strides: distance of neighbouring windows; None is the window's own shape.
+      padding: "SAME" | "SAME_LOWER" | "VALID" | int | ints or pairs, from 0 to the
+        window less one; what is outside never wins.
+      ceil_mode: keep also a last window that covers x only in part, if it starts inside
+        x or its low padding, as PyTorch does.
+
+    Returns:
+      [N, *out, C], out = floor((n + low + high - window) / stride) + 1, or ceil.
+
+    Raises:
+      ValueError: if an argument does not fit x.
+      TypeError: if x is not floating point.
+
+    >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0]
+    Array([[ 5.,  7.],
+           [13., 15.]], dtype=float32)
+    """
+    x, windows = _windows(x, window_shape, strides, padding, ceil_mode)
+    return _reduce(x, windows, -np.inf, lax.max)
+
+
+def min_pool(
+    x: ArrayLike,
+    window_shape: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] | None = None,
+    padding: Padding = "VALID",
+    ceil_mode: bool = False,
+) -> jax.Array:
+    """The minimum of each window; arguments, result and errors as for `max_pool`.
+
+    >>> min_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0]
+    Array([[ 0.,  2.],
+           [ 8., 10.]], dtype=float32)
+    """
+    x, windows = _windows(x, window_shape, strides, padding, ceil_mode)
+    return _reduce(x, windows, np.inf, lax.min)
+
+
+def avg_pool(
+    x: ArrayLike,
+    window_shape: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] | None = None,
+    padding: Padding = "VALID",
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
+) -> jax.Array:
+    """The mean of each window.
+
+    Args:
+      x, window_shape, strides, padding, ceil_mode: as for `max_pool`.
+      count_include_pad: count the zeros of the padding as values. What `ceil_mode` adds
+        beyond the padding is never counted, as in PyTorch.
+
+    Returns, Raises: as for `max_pool`.
+
+    >>> x = jnp.arange(4.0).reshape(1, 4, 1)
+    >>> avg_pool(x, 2, padding=1).ravel()
+    Array([0. , 1.5, 3. ], dtype=float32)
+    >>> avg_pool(x, 2, padding=1, count_include_pad=True).ravel()
+    Array([0. , 1.5, 1.5], dtype=float32)
+    """
+    x, windows = _windows(x, window_shape, strides, padding, ceil_mode)
+    total = _reduce(x, windows, 0.0, lax.add)
+    counts = windows.counts(x.shape[1:-1], count_include_pad)
+    return total / jnp.asarray(counts, total.dtype)[None, ..., None]
+
+
+def global_avg_pool(x: ArrayLike) -> jax.Array:
+    """The mean over all positions: [N, *spatial, C] to [N, C].
+
+    >>> global_avg_pool(jnp.arange(8.0).reshape(1, 2, 2, 2))
+    Array([[3., 4.]], dtype=float32)
+    """
+    x, rank = _non_empty_image(x)
+    return jnp.mean(x, axis=range(1, rank + 1))
+
+
+def global_max_pool(x: ArrayLike) -> jax.Array:
+    """The maximum over all positions: [N, *spatial, C] to [N, C].
+
+    >>> global_max_pool(jnp.arange(8.0).reshape(1, 2, 2, 2))
+    Array([[6., 7.]], dtype=float32)
+    """
+    x, rank = _non_empty_image(x)
+    return jnp.max(x, axis=range(1, rank + 1))
+
+
+class _Windows(NamedTuple):
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: Pairs  # as asked for
+    excess: tuple[int, ...]  # what `ceil_mode` adds on the high side
+
+    def counts(self, size: Sequence[int], include_pad: bool) -> np.ndarray:
+        """How many values each window holds, [*out]: a product over the axes."""
+        counts = np.ones((), np.int64)
+        for n, k, s, (low, high), more in zip(
+            size, self.shape, self.strides, self.pads, self.excess
+        ):
+            start = np.arange(0, n + low + high + more - k + 1, s) - low
+            first, last = (-low, n + high) if include_pad else (0, n)
+            inside = np.minimum(start + k, last) - np.maximum(start, first)
+            counts = counts[..., None] * inside
+        return counts
+
+
+def _windows(
+    x: ArrayLike,
+    window_shape: int | Sequence[int],
+    strides: int | Sequence[int] | None,
+    padding: Padding,
+    ceil_mode: bool,
+) -> tuple[jax.Array, _Windows]:
+    x, rank = image(x)
+    size = x.shape[1:-1]
+    shape = sizes("window_shape", window_shape, rank)
+    steps = shape if strides is None else sizes("strides", strides, rank)
+    pads = pad_pairs(padding, size, shape, steps)
+    for k, pair in zip(shape, pads):
+        if not all(0 <= p < k for p in pair):
+            raise ValueError(
+                "padding must be from 0 to the window less one, "
+                f"got {pair} for a window of {k}"
+            )
+    outputs = output_size(size, shape, steps, pads)
+    excess = []
+    for n, k, s, o, (low, high) in zip(size, shape, steps, outputs, pads):
+        end = (o - 1) * s + k  # of the last whole window
+        another = ceil_mode and end < n + low + high and o * s < n + low
+        excess.append(o * s + k - (n + low + high) if another else 0)
+    return x, _Windows(shape, steps, pads, tuple(excess))
+
+
+def _reduce(
+    x: jax.Array, windows: _Windows, start: float, combine: Callable[..., Any]
+) -> jax.Array:
+    pads = [(low, high + e) for (low, high), e in zip(windows.pads, windows.excess)]
+    return lax.reduce_window(
+        x,
+        np.asarray(start, x.dtype),
+        combine,
+        (1, *windows.shape, 1),
+        (1, *windows.strides, 1),
+        ((0, 0), *pads, (0, 0)),
+    )
+
+
+def _non_empty_image(x: ArrayLike) -> tuple[jax.Array, int]:
+    x, rank = image(x)
+    if 0 in x.shape[1:-1]:
+        raise ValueError(f"x must not be empty in space, got shape {x.shape}")
+    return x, rank

@@ -1,0 +1,263 @@
+"""Training as pure functions: a state, a step made of a loss and an optimiser.
+
+    loss_fn(params, model_state, batch, key) -> (loss, (model_state, metrics))
+
+is all that a step asks for; `classification` makes one of a layer. The key of step k is
+`fold_in(run_key, k)` and the data of step k are a function of (run_key, k), so a state
+is all that there is to save, and one step a call gives what many steps a call give.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ._shapes import integer
+from .layers import Layer, Params, State, child_key
+from .order import batch_indices
+
+if TYPE_CHECKING:  # optax takes longer to import than all of jcnn
+    from optax import GradientTransformation
+
+Batch = Any  # pytree of arrays [N, …], as a rule {"image": …, "label": …}
+Metrics = dict[str, jax.Array]
+LossFn = Callable[
+    [Params, State, Batch, jax.Array], tuple[jax.Array, tuple[State, Metrics]]
+]
+ExampleMetrics = Callable[[Params, State, Batch], Metrics]
+
+
+class TrainState(NamedTuple):
+    """All that a run needs to go on."""
+
+    step: jax.Array  # shape=(), dtype=int32: steps done
+    key: jax.Array  # the run's key, the same all along
+    params: Params
+    model_state: State
+    opt_state: Any
+
+
+def create(
+    layer: Layer, tx: "GradientTransformation", key: jax.Array, x: Any
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      layer: the model.
+      tx: the optimiser.
+      key: the run's key, of `jax.random.key`.
+      x: inputs like those to come, an array or `jax.ShapeDtypeStruct`.
+
+    Returns:
+      A state with parameters drawn from `fold_in(key, crc32("init"))`.
+
+    >>> import optax
+    >>> from jcnn.layers import Dense
+    >>> state = create(Dense(2), optax.sgd(0.1), jax.random.key(0), jnp.zeros((1, 3)))
+    >>> state.step, state.params["kernel"].shape
+    (Array(0, dtype=int32), (3, 2))
+    """
+    params, model_state = layer.init(child_key(key, "init"), x)
+    # A copy, since steps donate the state and the caller may go on with the key.
+    return TrainState(jnp.int32(0), jnp.copy(key), params, model_state, tx.init(params))
+
+
+def make_step(
+    loss_fn: LossFn, tx: "GradientTransformation"
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """`step(state, batch) -> (state, metrics)`, jitted; the old state is donated.
+
+    >>> import optax
+    >>> from jcnn.layers import Dense
+    >>> loss_fn, _ = classification(Dense(2), lambda images, key: images)
+    >>> tx = optax.sgd(0.1)
+    >>> state = create(Dense(2), tx, jax.random.key(0), jnp.zeros((1, 3)))
+    >>> batch = {"image": jnp.ones((4, 3)), "label": jnp.zeros(4, jnp.int32)}
+    >>> state, metrics = make_step(loss_fn, tx)(state, batch)
+    >>> state.step, sorted(metrics)
+    (Array(1, dtype=int32), ['accuracy', 'loss'])
+    """
+    return jax.jit(_step(loss_fn, tx), donate_argnums=0)
+
+
+def make_scan(
+    loss_fn: LossFn,
+    tx: "GradientTransformation",
+    *,
+    batch_size: int,
+    num_steps: int,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """`steps(state, data) -> (state, metrics)`: `num_steps` steps in one jitted call.
+
+    `data` is the whole set, a pytree of arrays [N, …] on the device; each step takes
+    the batch that `batch_at` gives. Metrics come as [num_steps]. The old state is
+    donated.
+
+    >>> import optax
+    >>> from jcnn.layers import Dense
+    >>> loss_fn, _ = classification(Dense(2), lambda images, key: images)
+    >>> tx = optax.sgd(0.1)
+    >>> state = create(Dense(2), tx, jax.random.key(0), jnp.zeros((1, 3)))
+    >>> data = {"image": jnp.ones((9, 3)), "label": jnp.zeros(9, jnp.int32)}
+    >>> state, metrics = make_scan(loss_fn, tx, batch_size=4, num_steps=5)(state, data)
+    >>> state.step, metrics["loss"].shape
+    (Array(5, dtype=int32), (5,))
+    """
+    num_steps = integer("num_steps", num_steps, minimum=1)
+    step = _step(loss_fn, tx)
+
+    def steps(state: TrainState, data: Batch):
+        def body(state, _):
+            return step(state, batch_at(state.key, state.step, data, batch_size))
+
+        return lax.scan(body, state, length=num_steps)
+
+    return jax.jit(steps, donate_argnums=0)
+
+
+def batch_at(
+    key: jax.Array, step: jax.Array | int, data: Batch, batch_size: int
+) -> Batch:
+    """The batch of a step: a function of the run's key and the step alone.
+
+    Args:
+      key: the run's key.
+      step: from 0.
+      data: pytree of arrays [N, …].
+      batch_size: examples a step.
+
+    Returns:
+      data's pytree with arrays [batch_size, …].
+
+    >>> batch_at(jax.random.key(0), 0, {"label": jnp.arange(3)}, 2)["label"].shape
+    (2,)
+    """
+    indices = batch_indices(
+        child_key(key, "order"),
+        step,
+        num_examples=_num_examples(data),
+        batch_size=batch_size,
+    )
+    return jax.tree.map(lambda a: jnp.take(a, indices, axis=0), data)
+
+
+def make_evaluate(
+    example_metrics: ExampleMetrics, *, batch_size: int
+) -> Callable[[TrainState, Batch], dict[str, float]]:
+    """`evaluate(state, data) -> means`: every example counts, and counts once.
+
+    The last batch is filled up with copies of the last example, which are left out of
+    the sum.
+
+    Args:
+      example_metrics: (params, model_state, batch) -> {name: [batch_size]}.
+      batch_size: examples computed at a time; does not change what is counted.
+
+    >>> import optax
+    >>> from jcnn.layers import Dense
+    >>> _, example_metrics = classification(Dense(2), lambda images, key: images)
+    >>> state = create(Dense(2), optax.sgd(0.1), jax.random.key(0), jnp.zeros((1, 3)))
+    >>> data = {"image": jnp.zeros((7, 3)), "label": jnp.zeros(7, jnp.int32)}
+    >>> make_evaluate(example_metrics, batch_size=4)(state, data)["accuracy"]
+    1.0
+    """
+    batch_size = integer("batch_size", batch_size, minimum=1)
+
+    @jax.jit
+    def values(params, model_state, data):
+        n = _num_examples(data)
+        batches = -(-n // batch_size)
+        indices = jnp.minimum(jnp.arange(batches * batch_size), n - 1)
+
+        def one(indices):
+            batch = jax.tree.map(lambda a: jnp.take(a, indices, axis=0), data)
+            return example_metrics(params, model_state, batch)
+
+        metrics = lax.map(one, indices.reshape(batches, batch_size))
+        return {name: value.reshape(-1)[:n] for name, value in metrics.items()}
+
+    def evaluate(state: TrainState, data: Batch) -> dict[str, float]:
+        metrics = jax.device_get(values(state.params, state.model_state, data))
+        return {
+            name: float(value.mean(dtype="float64")) for name, value in metrics.items()
+        }
+
+    return evaluate
+
+
+def classification(
+    layer: Layer, prepare: Callable[[jax.Array, jax.Array | None], jax.Array]
+) -> tuple[LossFn, ExampleMetrics]:
+    """Softmax cross-entropy and accuracy for a layer that gives logits.
+
+    Args:
+      layer: from what `prepare` gives to logits [N, classes].
+      prepare: (images, key) -> inputs; key is None outside training, so what is random
+        (augmentation) is left away there.
+
+    Returns:
+      loss_fn for `make_step` and example_metrics for `make_evaluate`, both for batches
+      {"image": …, "label": int [N]} and with the metrics "loss" and "accuracy".
+
+    >>> from jcnn.layers import Dense
+    >>> _, metrics = classification(Dense(2), lambda images, key: images)
+    >>> params = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
+    >>> batch = {"image": jnp.eye(2), "label": jnp.array([0, 0])}
+    >>> metrics(params, {}, batch)["accuracy"]
+    Array([1., 0.], dtype=float32)
+    """
+
+    def per_example(logits, labels):
+        from optax.losses import softmax_cross_entropy_with_integer_labels
+
+        return {
+            "loss": softmax_cross_entropy_with_integer_labels(logits, labels),
+            "accuracy": (jnp.argmax(logits, -1) == labels).astype(jnp.float32),
+        }
+
+    def loss_fn(params, model_state, batch, key):
+        x = prepare(batch["image"], child_key(key, "prepare"))
+        logits, model_state = layer.apply(
+            params, model_state, x, train=True, key=child_key(key, "layer")
+        )
+        metrics = per_example(logits.astype(jnp.float32), batch["label"])
+        means = jax.tree.map(jnp.mean, metrics)
+        return means["loss"], (model_state, means)
+
+    def example_metrics(params, model_state, batch):
+        logits, _ = layer.apply(params, model_state, prepare(batch["image"], None))
+        return per_example(logits.astype(jnp.float32), batch["label"])
+
+    return loss_fn, example_metrics
+
+
+def _step(loss_fn: LossFn, tx: "GradientTransformation"):
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (_, (model_state, metrics)), grads = grad_fn(
+            state.params, state.model_state, batch, key
+        )
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(_updated, state.params, updates)
+        return TrainState(
+            state.step + 1, state.key, params, model_state, opt_state
+        ), metrics
+
+    return step
+
+
+def _updated(param: jax.Array, update: jax.Array) -> jax.Array:
+    return (param + update).astype(param.dtype)
+
+
+def _num_examples(data: Batch) -> int:
+    lengths = {a.shape[0] if a.ndim else 0 for a in jax.tree.leaves(data)}
+    if len(lengths) != 1 or 0 in lengths:
+        shapes = jax.tree.map(lambda a: a.shape, data)
+        raise ValueError(
+            f"data must be arrays of one length, at least 1; got shapes {shapes}"
+        )
+    return lengths.pop()
