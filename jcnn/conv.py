@@ -19,10 +19,9 @@ from ._shapes import (
     sizes,
 )
 from .dense import add_bias
-from .engine.mirror import spread, turned
+from .engine.general import Convolution, convolve_general
+from .engine.mirror import turned
 from .engine.planner import ALGORITHMS
-from .engine.primitive import convolve
-from .engine.problem import Problem
 
 _MODES = {"ZEROS": None, "CIRCULAR": "wrap", "REFLECT": "reflect", "EDGE": "edge"}
 
@@ -290,70 +289,22 @@ def _convolve(
     preferred_element_type: DTypeLike | None,
     impl: str,
 ) -> jax.Array:
-    if impl not in ALGORITHMS:
-        raise ValueError(f"impl must be one of {', '.join(ALGORITHMS)}, got {impl!r}")
-    window = dilated(kernel.shape[:-2], kernel_dilation)
-    x, pads, input_dilation = _settle(x, pads, window, input_dilation)
-    if impl == "lax":
-        spatial = "DHW"[-len(pads) :]
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            strides,
-            pads,
-            input_dilation,
-            kernel_dilation,
-            (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
-            feature_group_count=groups,
-            precision=precision,
-            preferred_element_type=preferred_element_type,
-        )
-    x = spread(x, input_dilation)
-    problem = Problem(
-        face="y",
-        batch=x.shape[0],
-        input_size=x.shape[1:-1],
-        output_size=output_size(x.shape[1:-1], window, strides, pads),
-        kernel_size=kernel.shape[:-2],
-        in_channels=x.shape[-1],
-        out_channels=kernel.shape[-1],
-        strides=strides,
-        padding=pads,
-        dilation=kernel_dilation,
-        groups=groups,
-        dtype=x.dtype,
-        output_dtype=jnp.dtype(preferred_element_type or x.dtype),
-        precision=lax.Precision(precision) if isinstance(precision, str) else precision,
-        impl=impl,
+    if impl != "auto" and impl not in ALGORITHMS:
+        known = ", ".join(("auto", *ALGORITHMS))
+        raise ValueError(f"impl must be one of {known}, got {impl!r}")
+    spatial = "DHW"[-len(pads) :]
+    layouts = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+    convolution = Convolution(
+        strides,
+        pads,
+        input_dilation,
+        kernel_dilation,
+        lax.conv_dimension_numbers(x.shape, kernel.shape, layouts),
+        feature_group_count=groups,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
     )
-    return convolve(problem, x, kernel)
-
-
-def _settle(
-    x: jax.Array,
-    pads: Pairs,
-    window: tuple[int, ...],
-    input_dilation: tuple[int, ...],
-) -> tuple[jax.Array, Pairs, tuple[int, ...]]:
-    """Leaves to the convolution only padding between 0 and the window less one.
-
-    XLA's float32 convolution on CPUs reads outside its buffer where low padding is
-    negative (openxla/xla issue 48713), and padding beyond the window makes it negative
-    in the gradient. Both are rare: they are cropped or padded by an operation of
-    their own.
-    """
-    left = tuple(
-        (min(max(low, 0), k - 1), min(max(high, 0), k - 1))
-        for (low, high), k in zip(pads, window)
-    )
-    if left == pads:
-        return x, pads, input_dilation
-    here = [
-        (low - low_left, high - high_left, d - 1)
-        for (low, high), (low_left, high_left), d in zip(pads, left, input_dilation)
-    ]
-    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *here, (0, 0, 0)))
-    return x, left, (1,) * len(left)
+    return convolve_general(x, kernel, convolution, impl)
 
 
 def _transposed_pads(

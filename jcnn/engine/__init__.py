@@ -1,5 +1,8 @@
-"""Convolution as an engine: a problem, a plan, an algorithm.
+"""Convolution as an engine: one problem, one plan, one algorithm.
 
-Reading order: `problem` (what is to be computed), `primitive` (how JAX sees it),
-`planner` (who computes it), `algorithms/` (the ways to compute it).
+Reading order: `problem` (what is to be computed), `general` (which problem a convolution
+is), `primitive` (how JAX sees it), `lowering` (what becomes of it), `planner` (who
+computes it), `algorithms/` (how).
 """
+
+from . import lowering as lowering

@@ -12,14 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .algorithms import lax as lax_algorithm
-from .planner import plan
 from .problem import Face, Problem
 from .varying import vary_alike
 
@@ -27,23 +24,23 @@ from .varying import vary_alike
 def convolve(problem: Problem, first: jax.Array, second: jax.Array) -> jax.Array:
     """The tensor `problem.face`, from the other two in the order x, w, y."""
     first, second = vary_alike(first, second)
-    return _convolution.bind(first, second, problem=problem)
+    return convolution_p.bind(first, second, problem=problem)
 
 
-_convolution = Primitive("jcnn_convolution")
+convolution_p = Primitive("jcnn_convolution")
 
 
-@_convolution.def_impl
+@convolution_p.def_impl
 def _eager(first, second, *, problem):
     return _jitted(problem)(first, second)
 
 
 @lru_cache(1024)
 def _jitted(problem):
-    return jax.jit(partial(_convolution.bind, problem=problem))
+    return jax.jit(partial(convolution_p.bind, problem=problem))
 
 
-@_convolution.def_abstract_eval
+@convolution_p.def_abstract_eval
 def _abstract(first, second, *, problem: Problem):
     shape = problem.shape(problem.face)
     replicated = PartitionSpec(*[None] * len(shape))
@@ -53,45 +50,6 @@ def _abstract(first, second, *, problem: Problem):
         sharding=NamedSharding(first.sharding.mesh, replicated),
         manual_axis_type=first.manual_axis_type,
     )
-
-
-# --- what it computes: the planner's choice on a CPU, lax's convolution elsewhere ---
-
-
-def _run(algorithm, problem: Problem, first, second):
-    if problem.models is not None:
-        one = partial(_run, algorithm, problem.one_model())
-        return lax.map(lambda operands: one(*operands), (first, second))
-    first, second = _promote(first, second)
-    result = getattr(algorithm, _METHODS[problem.face])(problem, first, second)
-    return result.astype(problem.face_dtype(problem.face))
-
-
-_METHODS = {"y": "forward", "x": "input_gradient", "w": "kernel_gradient"}
-
-
-def _promote(first, second):
-    dtype = jnp.promote_types(first.dtype, second.dtype)
-    return first.astype(dtype), second.astype(dtype)
-
-
-def _on_cpu(first, second, *, problem: Problem):
-    return _run(plan(problem).algorithm, problem, first, second)
-
-
-def _elsewhere(first, second, *, problem: Problem):
-    if problem.impl != "auto":
-        return _on_cpu(first, second, problem=problem)
-    if problem.models is not None:
-        one = partial(_elsewhere, problem=problem.one_model())
-        return jax.vmap(one)(first, second)
-    return _run(lax_algorithm, problem, first, second)
-
-
-mlir.register_lowering(_convolution, mlir.lower_fun(_elsewhere, multiple_results=False))
-mlir.register_lowering(
-    _convolution, mlir.lower_fun(_on_cpu, multiple_results=False), platform="cpu"
-)
 
 
 # --- how it differentiates ---
@@ -106,7 +64,7 @@ def _transpose(operand: int, cotangent, first, second, *, problem: Problem):
     return convolve(problem, *(tensors[name] for name in problem.operands))
 
 
-ad.defbilinear(_convolution, partial(_transpose, 0), partial(_transpose, 1))
+ad.defbilinear(convolution_p, partial(_transpose, 0), partial(_transpose, 1))
 
 
 # --- how it batches ---
@@ -144,4 +102,4 @@ def _fold_into_batch(problem: Problem, size: int, operands: list[Any]):
     return result.reshape(size, problem.batch, *result.shape[1:])
 
 
-batching.primitive_batchers[_convolution] = _batch
+batching.primitive_batchers[convolution_p] = _batch

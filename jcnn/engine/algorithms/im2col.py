@@ -17,20 +17,24 @@ from ..problem import Problem
 PATCH_BYTES = 4 << 20  # of one block: more does not stay in a core's cache
 
 
+def refusal(problem: Problem) -> str | None:
+    """It serves everything."""
+    return None
+
+
 def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
-    matrix = w.reshape(-1, w.shape[-2], problem.groups, w.shape[-1] // problem.groups)
+    groups, blocks = problem.groups, _blocks(problem, x.dtype)
 
     def block(x):
-        y = jnp.einsum(
-            "n...kgc,kcgo->n...go",
-            _patches(problem, x),
-            matrix,
-            precision=problem.precision,
-            preferred_element_type=_accumulator(x.dtype),
-        )
-        return y.reshape(*y.shape[:-2], problem.out_channels)
+        patches = _patches(problem, x)
+        if groups == 1:
+            y = _dot("pk,ko->po", problem, patches, w.reshape(-1, w.shape[-1]))
+        else:
+            matrix = w.reshape(-1, w.shape[-2], groups, w.shape[-1] // groups)
+            y = _dot("pkgc,kcgo->pgo", problem, _grouped(problem, patches), matrix)
+        return y.reshape(x.shape[0], blocks.rows, *problem.output_size[1:], w.shape[-1])
 
-    return _blocks(problem, x.dtype).map(block, x)
+    return blocks.map(block, x)
 
 
 def input_gradient(problem: Problem, w: jax.Array, y: jax.Array) -> jax.Array:
@@ -40,31 +44,52 @@ def input_gradient(problem: Problem, w: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
-    def block(x, y):
-        return jnp.einsum(
-            "n...kgc,n...go->kcgo",
-            _patches(problem, x),
-            y.reshape(*y.shape[:-1], problem.groups, -1),
-            precision=problem.precision,
-            preferred_element_type=_accumulator(x.dtype),
-        )
+    groups = problem.groups
 
-    return _blocks(problem, x.dtype).sum(block, x, y).reshape(problem.shape("w"))
+    def block(x, y):
+        patches = _patches(problem, x)
+        if groups == 1:  # y first: the narrow matrix as the one that is walked along
+            return _dot(
+                "po,pk->ok",
+                problem,
+                y.reshape(prod(y.shape[:-1]), y.shape[-1]),
+                patches,
+            )
+        y = y.reshape(prod(y.shape[:-1]), groups, y.shape[-1] // groups)
+        return _dot("pkgc,pgo->kcgo", problem, _grouped(problem, patches), y)
+
+    total = _blocks(problem, x.dtype).sum(block, x, y)
+    return (total.T if groups == 1 else total).reshape(problem.shape("w"))
 
 
 def _patches(problem: Problem, x):
-    """[N, *positions, taps, groups, C / groups] of an input that is padded already."""
+    """[positions, taps * C] of a block that is padded already."""
     taps = window_taps(x, problem.kernel_size, problem.strides, problem.dilation)
-    patches = jnp.stack(taps, axis=-2)
-    channels = problem.in_channels // problem.groups
-    return patches.reshape(*patches.shape[:-1], problem.groups, channels)
+    patches = jnp.concatenate(taps, axis=-1)
+    return patches.reshape(prod(patches.shape[:-1]), patches.shape[-1])
+
+
+def _grouped(problem: Problem, patches):
+    """[positions, taps, groups, C / groups]."""
+    return patches.reshape(
+        patches.shape[0],
+        prod(problem.kernel_size),
+        problem.groups,
+        problem.in_channels // problem.groups,
+    )
+
+
+def _dot(equation: str, problem: Problem, a, b):
+    return jnp.einsum(
+        equation,
+        a,
+        b,
+        precision=problem.precision,
+        # Short floats are summed in float32, as lax does.
+        preferred_element_type=jnp.promote_types(a.dtype, jnp.float32),
+    )
 
 
 def _blocks(problem: Problem, dtype) -> Blocks:
     patch = prod(problem.kernel_size) * problem.in_channels * dtype.itemsize
     return blocks_of(problem, PATCH_BYTES // max(patch, 1))
-
-
-def _accumulator(dtype):
-    """Short floats are summed in float32, as lax does."""
-    return jnp.promote_types(dtype, jnp.float32)

@@ -7,6 +7,11 @@ from ..mirror import mirrored, turned
 from ..problem import Problem
 
 
+def refusal(problem: Problem) -> str | None:
+    """It serves everything."""
+    return None
+
+
 def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(
         x,

@@ -1,0 +1,37 @@
+"""Times of competing functions, taken in turn, so that noise hits all alike."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Times(NamedTuple):
+    """Milliseconds of many calls."""
+
+    minimum: float
+    median: float
+
+
+def interleaved(
+    functions: dict[str, Callable[[], object]], *, seconds: float, least: int = 5
+) -> dict[str, Times]:
+    """Calls every function in turn for `seconds` in all, at least `least` rounds.
+
+    The first call of each, which compiles, is not counted.
+    """
+    for function in functions.values():
+        function()
+        function()
+    samples: dict[str, list[float]] = {name: [] for name in functions}
+    end, rounds = time.perf_counter() + seconds, 0
+    while rounds < least or time.perf_counter() < end:
+        rounds += 1
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            samples[name].append(1e3 * (time.perf_counter() - start))
+    return {
+        name: Times(min(values), statistics.median(values))
+        for name, values in samples.items()
+    }

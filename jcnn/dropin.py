@@ -1,0 +1,53 @@
+"""`lax.conv_general_dilated` to the letter, computed by jcnn's engine."""
+
+from functools import partial
+from typing import Any
+
+import jax
+from jax import lax
+
+from .engine.general import Convolution, convolve_general
+
+
+def conv_general_dilated(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Any,
+    padding: Any,
+    lhs_dilation: Any = None,
+    rhs_dilation: Any = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+) -> jax.Array:
+    """What `jax.lax.conv_general_dilated` computes, on a CPU by faster algorithms.
+
+    Arguments, result and errors are lax's own. What no fast algorithm covers goes to
+    lax. Pass it to Flax as `nnx.Conv(…, conv_general_dilated=…)`, or call it.
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.arange(4.0).reshape(1, 1, 4)
+    >>> conv_general_dilated(x, jnp.ones((1, 1, 2)), (1,), "VALID")
+    Array([[[1., 3., 5.]]], dtype=float32)
+    """
+    as_lax_does = partial(
+        lax.conv_general_dilated,
+        window_strides=window_strides,
+        padding=padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        batch_group_count=batch_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
+    if out_sharding is not None:
+        return as_lax_does(lhs, rhs, out_sharding=out_sharding)
+    # lax itself checks the arguments and brings them to one form.
+    program = jax.make_jaxpr(as_lax_does)(lhs, rhs)
+    convolution = Convolution.of(program.eqns[-1].params)
+    return convolve_general(lhs, rhs, convolution)

@@ -1,0 +1,102 @@
+"""Grouped convolution group by group, each planned as a convolution of its own.
+
+Groups of few channels are joined first: a product over 32 channels with a kernel that
+is zero between the groups takes no longer than one over 4, and there are fewer of them.
+"""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from ..primitive import convolve
+from ..problem import Problem
+
+FULL_CHANNELS = 32  # fewer do not fill a vector product
+MOST_PARTS = 16  # more make a long program
+
+
+def refusal(problem: Problem) -> str | None:
+    if problem.groups == 1:
+        return "it needs more than 1 group"
+    parts = problem.groups // _joined(problem)
+    if parts > MOST_PARTS:
+        return f"it would be {parts} convolutions, more than {MOST_PARTS}"
+    return None
+
+
+def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
+    part, join = _part(problem), _joined(problem)
+    parts = problem.groups // join
+    kernels = jnp.split(w, parts, axis=-1)
+    return jnp.concatenate(
+        [
+            convolve(part, x, _block_diagonal(kernel, join))
+            for x, kernel in zip(jnp.split(x, parts, axis=-1), kernels)
+        ],
+        axis=-1,
+    )
+
+
+def input_gradient(problem: Problem, w: jax.Array, y: jax.Array) -> jax.Array:
+    part, join = _part(problem), _joined(problem)
+    parts = problem.groups // join
+    kernels = jnp.split(w, parts, axis=-1)
+    return jnp.concatenate(
+        [
+            convolve(part, _block_diagonal(kernel, join), y)
+            for kernel, y in zip(kernels, jnp.split(y, parts, axis=-1))
+        ],
+        axis=-1,
+    )
+
+
+def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
+    part, join = _part(problem), _joined(problem)
+    parts = problem.groups // join
+    return jnp.concatenate(
+        [
+            _diagonal_blocks(convolve(part, x, y), join)
+            for x, y in zip(jnp.split(x, parts, axis=-1), jnp.split(y, parts, axis=-1))
+        ],
+        axis=-1,
+    )
+
+
+def _joined(problem: Problem) -> int:
+    """How many groups make one part: a divisor of all, of at most 32 channels."""
+    channels = max(problem.in_channels, problem.out_channels) // problem.groups
+    most = max(FULL_CHANNELS // channels, 1)
+    return max(n for n in range(1, most + 1) if problem.groups % n == 0)
+
+
+def _part(problem: Problem) -> Problem:
+    parts = problem.groups // _joined(problem)
+    return replace(
+        problem,
+        in_channels=problem.in_channels // parts,
+        out_channels=problem.out_channels // parts,
+        groups=1,
+        impl="auto" if problem.impl == "grouped" else problem.impl,
+    )
+
+
+def _block_diagonal(w, join: int):
+    """[*size, I, join * O] to [*size, join * I, join * O], zero between groups."""
+    if join == 1:
+        return w
+    *size, inputs, outputs = w.shape
+    w = w.reshape(*size, 1, inputs, join, outputs // join)
+    same = jnp.eye(join, dtype=bool)[:, None, :, None]
+    same = same.reshape((1,) * len(size) + same.shape)
+    return jnp.where(same, w, 0).reshape(*size, join * inputs, outputs)
+
+
+def _diagonal_blocks(w, join: int):
+    """[*size, join * I, join * O] to [*size, I, join * O]: the inverse."""
+    if join == 1:
+        return w
+    *size, inputs, outputs = w.shape
+    w = w.reshape(*size, join, inputs // join, join, outputs // join)
+    blocks = [w[..., i, :, i, :] for i in range(join)]
+    return jnp.concatenate(blocks, axis=-1)

@@ -1,0 +1,51 @@
+"""What the primitive computes: the plan's choice on a CPU, lax's convolution elsewhere.
+
+An algorithm that is asked for by name is taken on every platform.
+"""
+
+from functools import partial
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.interpreters import mlir
+
+from .algorithms import lax as as_lax_does
+from .planner import plan
+from .primitive import convolution_p
+from .problem import Problem
+
+
+def solve(first: jax.Array, second: jax.Array, *, problem: Problem) -> jax.Array:
+    """The face, by the algorithm that the planner takes."""
+    if problem.models is not None:
+        one = partial(solve, problem=problem.one_model())
+        return lax.map(lambda operands: one(*operands), (first, second))
+    return _by(plan(problem).algorithm, problem, first, second)
+
+
+def _solve_elsewhere(first, second, *, problem: Problem):
+    if problem.impl != "auto":
+        return solve(first, second, problem=problem)
+    if problem.models is not None:
+        one = partial(_solve_elsewhere, problem=problem.one_model())
+        return jax.vmap(one)(first, second)
+    return _by(as_lax_does, problem, first, second)
+
+
+def _by(algorithm: ModuleType, problem: Problem, first, second):
+    dtype = jnp.promote_types(first.dtype, second.dtype)
+    compute = getattr(algorithm, _FUNCTIONS[problem.face])
+    result = compute(problem, first.astype(dtype), second.astype(dtype))
+    return result.astype(problem.face_dtype(problem.face))
+
+
+_FUNCTIONS = {"y": "forward", "x": "input_gradient", "w": "kernel_gradient"}
+
+mlir.register_lowering(
+    convolution_p, mlir.lower_fun(_solve_elsewhere, multiple_results=False)
+)
+mlir.register_lowering(
+    convolution_p, mlir.lower_fun(solve, multiple_results=False), platform="cpu"
+)
