@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from ._dtypes import wide
 from ._shapes import floating, integer, to_rank
 
 
@@ -141,7 +142,7 @@ def _statistics(
     x: jax.Array, axes: int | Sequence[int], axis_name: Any = None
 ) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance in float32 or wider, the reduced axes kept."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(wide(x.dtype))
     mean = jnp.mean(x, axes, keepdims=True)
     if axis_name is not None:
         mean = lax.pmean(mean, axis_name)
@@ -154,10 +155,9 @@ def _statistics(
 
 def _normalise(x, mean, var, epsilon, scale, bias):
     def matched(parameter):
-        return to_rank(x.ndim, parameter.astype(mean.dtype))
+        return to_rank(x.ndim, parameter.astype(wide(x.dtype)))
 
-    mean, var = to_rank(x.ndim, mean), to_rank(x.ndim, var)
-    y = (x.astype(mean.dtype) - mean) * lax.rsqrt(var + epsilon)
+    y = (x.astype(wide(x.dtype)) - matched(mean)) * lax.rsqrt(matched(var) + epsilon)
     if scale is not None:
         y = y * matched(scale)
     if bias is not None:

@@ -1,7 +1,7 @@
 """Pooling over windows of arrays, channels last, by `lax.reduce_window`."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,9 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from ._dtypes import wide
 from ._shapes import Padding, Pairs, image, output_size, pad_pairs, sizes
+from .max_windows import Windows, max_windows
 
 
 def max_pool(
@@ -43,7 +45,7 @@ def max_pool(
            [13., 15.]], dtype=float32)
     """
     x, windows = _windows(x, window_shape, strides, padding, ceil_mode)
-    return _reduce(x, windows, -np.inf, lax.max)
+    return max_windows(x, windows.over_all_axes())
 
 
 def min_pool(
@@ -61,7 +63,7 @@ def min_pool(
            [ 8., 10.]], dtype=float32)
     """
     x, windows = _windows(x, window_shape, strides, padding, ceil_mode)
-    return _reduce(x, windows, np.inf, lax.min)
+    return -max_windows(-x, windows.over_all_axes())
 
 
 def avg_pool(
@@ -89,9 +91,15 @@ def avg_pool(
     Array([0. , 1.5, 1.5], dtype=float32)
     """
     x, windows = _windows(x, window_shape, strides, padding, ceil_mode)
-    total = _reduce(x, windows, 0.0, lax.add)
+    total = lax.reduce_window(
+        x.astype(wide(x.dtype)),
+        np.zeros((), wide(x.dtype)),
+        lax.add,
+        *windows.over_all_axes(),
+    )
     counts = windows.counts(x.shape[1:-1], count_include_pad)
-    return total / jnp.asarray(counts, total.dtype)[None, ..., None]
+    mean = total / jnp.asarray(counts, total.dtype)[None, ..., None]
+    return mean.astype(x.dtype)
 
 
 def global_avg_pool(x: ArrayLike) -> jax.Array:
@@ -120,6 +128,12 @@ class _Windows(NamedTuple):
     pads: Pairs  # as asked for
     excess: tuple[int, ...]  # what `ceil_mode` adds on the high side
 
+    def over_all_axes(self) -> Windows:
+        pads = [(low, high + e) for (low, high), e in zip(self.pads, self.excess)]
+        return Windows(
+            (1, *self.shape, 1), (1, *self.strides, 1), ((0, 0), *pads, (0, 0))
+        )
+
     def counts(self, size: Sequence[int], include_pad: bool) -> np.ndarray:
         """How many values each window holds, [*out]: a product over the axes."""
         counts = np.ones((), np.int64)
@@ -140,7 +154,7 @@ def _windows(
     padding: Padding,
     ceil_mode: bool,
 ) -> tuple[jax.Array, _Windows]:
-    x, rank = image(x)
+    x, rank = _non_empty_image(x)
     size = x.shape[1:-1]
     shape = sizes("window_shape", window_shape, rank)
     steps = shape if strides is None else sizes("strides", strides, rank)
@@ -158,20 +172,6 @@ def _windows(
         another = ceil_mode and end < n + low + high and o * s < n + low
         excess.append(o * s + k - (n + low + high) if another else 0)
     return x, _Windows(shape, steps, pads, tuple(excess))
-
-
-def _reduce(
-    x: jax.Array, windows: _Windows, start: float, combine: Callable[..., Any]
-) -> jax.Array:
-    pads = [(low, high + e) for (low, high), e in zip(windows.pads, windows.excess)]
-    return lax.reduce_window(
-        x,
-        np.asarray(start, x.dtype),
-        combine,
-        (1, *windows.shape, 1),
-        (1, *windows.strides, 1),
-        ((0, 0), *pads, (0, 0)),
-    )
 
 
 def _non_empty_image(x: ArrayLike) -> tuple[jax.Array, int]:

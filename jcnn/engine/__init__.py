@@ -1,8 +1,8 @@
 """Convolution as an engine: one problem, one plan, one algorithm.
 
-Reading order: `problem` (what is to be computed), `general` (which problem a convolution
-is), `primitive` (how JAX sees it), `lowering` (what becomes of it), `planner` (who
-computes it), `algorithms/` (how).
+Reading order: `problem` (what is to be computed), `general` (which problem it is that
+arguments of lax describe), `primitive` (how JAX sees it), `lowering` (what becomes of
+it), `planner` (who computes it), `algorithms/` (how).
 """
 
 from . import lowering as lowering

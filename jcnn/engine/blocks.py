@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .meshes import vary_alike
 from .problem import Problem
-from .varying import vary_alike
 
 
 @dataclass(frozen=True)

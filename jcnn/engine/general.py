@@ -15,6 +15,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from .._shapes import Pairs, dilated
+from .meshes import sharded_by_type
 from .mirror import turned
 from .padding import pad_now, split
 from .planner import ALGORITHMS
@@ -71,7 +72,7 @@ def convolve_general(
     Raises:
       ValueError: if the algorithm that is named cannot serve it.
     """
-    if impl == "lax" or _sharded_by_type(lhs, rhs):
+    if impl == "lax" or sharded_by_type(jax.typeof(lhs), jax.typeof(rhs)):
         return convolution.by_lax(lhs, rhs)
     posed = pose(lhs, rhs, convolution, impl)
     if impl != "auto" and (posed is None or _refusal(posed.problem)):
@@ -153,7 +154,7 @@ def _as_it_is(lhs, rhs, c: Convolution, outputs, impl) -> Posed:
 
 
 def _as_input_gradient(lhs, rhs, c: Convolution, outputs, impl) -> Posed | None:
-    """An input spread by strides: they are those of a convolution that is transposed."""
+    """An input spread by strides: those of the convolution that is transposed."""
     if any(s > 1 for s in c.window_strides) or c.batch_group_count > 1:
         return None
     if c.preferred_element_type not in (None, lhs.dtype):
@@ -251,13 +252,6 @@ def _spread(lhs: jax.Array, c: Convolution) -> tuple[jax.Array, Convolution]:
 
 def _refusal(problem: Problem) -> str | None:
     return ALGORITHMS[problem.impl].refusal(problem)
-
-
-def _sharded_by_type(*operands: jax.Array) -> bool:
-    """Whether a mesh with explicit axes says in the types how operands are laid out."""
-    return any(
-        axis is not None for a in operands for axis in jax.typeof(a).sharding.spec
-    )
 
 
 def _image(spec: Sequence[int]) -> tuple[int, ...]:

@@ -7,7 +7,6 @@ from functools import partial
 from types import ModuleType
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import mlir
 
@@ -35,7 +34,7 @@ def _solve_elsewhere(first, second, *, problem: Problem):
 
 
 def _by(algorithm: ModuleType, problem: Problem, first, second):
-    dtype = jnp.promote_types(first.dtype, second.dtype)
+    dtype = max(first.dtype, second.dtype, key=lambda dtype: dtype.itemsize)
     compute = getattr(algorithm, _FUNCTIONS[problem.face])
     result = compute(problem, first.astype(dtype), second.astype(dtype))
     return result.astype(problem.face_dtype(problem.face))

@@ -17,8 +17,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 from jax.sharding import NamedSharding, PartitionSpec
 
+from .meshes import vary_alike
 from .problem import Face, Problem
-from .varying import vary_alike
 
 
 def convolve(problem: Problem, first: jax.Array, second: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ..._dtypes import wide
 from ...im2col import window_taps
 from ..blocks import blocks_of
 from ..mirror import mirrored
@@ -84,4 +85,4 @@ def _weighted_sum(taps: list[jax.Array], w: jax.Array) -> jax.Array:
 
 def _wide(a):
     """Short floats are summed in float32."""
-    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
+    return a.astype(wide(a.dtype))

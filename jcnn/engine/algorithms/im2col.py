@@ -9,6 +9,7 @@ from math import prod
 import jax
 import jax.numpy as jnp
 
+from ..._dtypes import wide
 from ...im2col import window_taps
 from ..blocks import Blocks, blocks_of
 from ..mirror import mirrored, spread, turned
@@ -86,7 +87,7 @@ def _dot(equation: str, problem: Problem, a, b):
         b,
         precision=problem.precision,
         # Short floats are summed in float32, as lax does.
-        preferred_element_type=jnp.promote_types(a.dtype, jnp.float32),
+        preferred_element_type=wide(a.dtype),
     )
 
 

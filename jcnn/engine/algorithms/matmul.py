@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ..._dtypes import wide
 from ..mirror import turned
 from ..problem import Problem
 
@@ -63,5 +64,5 @@ def _dot(problem: Problem, a, b, contracted: tuple[int, int]):
         b,
         (((contracted[0],), (contracted[1],)), ((), ())),
         precision=problem.precision,
-        preferred_element_type=jnp.promote_types(a.dtype, jnp.float32),
+        preferred_element_type=wide(a.dtype),
     )

@@ -1,0 +1,190 @@
+"""Times of convolutions and their gradients: jcnn, lax, lax with options, PyTorch.
+
+Each row is one convolution (f), or its gradient to the input (gx) or kernel (gw), in
+milliseconds, minimum / median, and in brackets the ratio of medians to jcnn's. All
+candidates of a row are called in turn, so that noise hits them alike. "lax+" is lax with
+the XLA option that switches its slow path for convolutions off; jcnn has it too.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from jcnn import conv, conv_transpose
+
+from .shapes import CHECKED_ON, CHOSEN_ON, Shape
+from .timing import Times, interleaved
+
+NAMES = ("jcnn", "lax", "lax+", "torch")
+FACES = ("f", "gx", "gw")
+SETS = {"chosen": CHOSEN_ON, "checked": CHECKED_ON}
+LAX_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+
+
+@dataclass(frozen=True)
+class Config:
+    shapes: tuple[Literal["chosen", "checked"], ...] = ("chosen", "checked")
+    """Shapes that the planner's constants were chosen on, or checked on."""
+    seconds: float = 2.0
+    """Time for each row."""
+    only: str = ""
+    """Only rows that contain this text, such as "g4" or "1000"."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of inputs and kernels."""
+
+
+def main(config: Config) -> None:
+    peak = matmul_peak()
+    print(f"A 2048x2048 matrix product runs at {peak:.0f} GFLOP/s.\n")
+    for name in config.shapes:
+        print(f"| {name} | {' | '.join(NAMES)} | of peak |")
+        print("|---|" + "---|" * (len(NAMES) + 1))
+        ratios: dict[tuple[str, str], list[float]] = {}
+        for shape in SETS[name]:
+            for face in FACES:
+                if config.only in f"{shape} {face}":
+                    functions = candidates(shape, face, config.dtype)
+                    times = interleaved(functions, seconds=config.seconds)
+                    print(row(shape, face, times, peak), flush=True)
+                    for other in times:
+                        ratio = times[other].median / times["jcnn"].median
+                        ratios.setdefault((face, other), []).append(ratio)
+        for face in FACES:
+            means = [geometric_mean(ratios.get((face, name), [])) for name in NAMES]
+            print(f"| geometric mean of {face} / jcnn | {' | '.join(means)} | |")
+        print()
+
+
+def row(shape: Shape, face: str, times: dict[str, Times], peak: float) -> str:
+    cells = []
+    for name in NAMES:
+        if name not in times:
+            cells.append("")
+            continue
+        ratio = times[name].median / times["jcnn"].median
+        cells.append(f"{times[name].minimum:.2f} / {times[name].median:.2f}")
+        if name != "jcnn":
+            cells[-1] += f" ({ratio:.2f})"
+    share = work(shape) / times["jcnn"].minimum / 1e6 / peak
+    return f"| {shape} {face} | {' | '.join(cells)} | {share:.0%} |"
+
+
+def geometric_mean(values: list[float]) -> str:
+    return f"{math.exp(np.mean(np.log(values))):.2f}" if values else ""
+
+
+def candidates(shape: Shape, face: str, dtype: str) -> dict[str, Callable[[], object]]:
+    """Compiled functions without arguments, by name."""
+    random = np.random.default_rng(0)
+    rank, channels = len(shape.size), shape.in_channels // shape.groups
+    x = random.standard_normal((shape.batch, *shape.size, shape.in_channels))
+    size = (shape.kernel,) * rank
+    w = random.standard_normal((*size, channels, shape.out_channels))
+    x, w = jnp.asarray(x, dtype), jnp.asarray(w, dtype)
+    outputs = jax.eval_shape(partial(_convolve, shape, "lax"), x, w)
+    y = jnp.asarray(random.standard_normal(outputs.shape), dtype)
+    functions = {}
+    for name, impl, options in (
+        ("jcnn", "auto", LAX_OPTIONS),
+        ("lax", "lax", None),
+        ("lax+", "lax", LAX_OPTIONS),
+    ):
+        function = jax.jit(_face(shape, face, impl), compiler_options=options)
+        compiled = function.lower(x, w, y).compile()
+        functions[name] = _blocking(compiled, x, w, y)
+    if torch_function := _torch(shape, face, *map(np.asarray, (x, w, y)), dtype):
+        functions["torch"] = torch_function
+    return functions
+
+
+def _convolve(shape: Shape, impl: str, x, w):
+    if shape.transposed:
+        return conv_transpose(x, w, strides=shape.strides, impl=impl)
+    return conv(
+        x,
+        w,
+        strides=shape.strides,
+        kernel_dilation=shape.dilation,
+        feature_group_count=shape.groups,
+        impl=impl,
+    )
+
+
+def _face(shape: Shape, face: str, impl: str):
+    function = partial(_convolve, shape, impl)
+    if face == "f":
+        return lambda x, w, y: function(x, w)
+    if face == "gx":
+        return lambda x, w, y: jax.vjp(lambda x: function(x, w), x)[1](y)[0]
+    return lambda x, w, y: jax.vjp(lambda w: function(x, w), w)[1](y)[0]
+
+
+def _blocking(function: Callable[..., object], *args: jax.Array):
+    return lambda: jax.block_until_ready(function(*args))
+
+
+def _torch(shape: Shape, face: str, x, w, y, dtype) -> Callable[[], object] | None:
+    """PyTorch's channels_last convolution with the same padding; None without it."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    rank = len(shape.size)
+    if shape.transposed or rank == 1 or dtype != "float32":
+        return None
+    to_torch = (0, rank + 1, *range(1, rank + 1))
+    layout = torch.channels_last if rank == 2 else torch.channels_last_3d
+    tx = torch.tensor(np.ascontiguousarray(x.transpose(to_torch)))
+    tw = torch.tensor(np.ascontiguousarray(w.transpose(rank + 1, rank, *range(rank))))
+    ty = torch.tensor(np.ascontiguousarray(y.transpose(to_torch)))
+    tx, ty = tx.contiguous(memory_format=layout), ty.contiguous(memory_format=layout)
+    tw = tw.contiguous(memory_format=layout)
+    window = (shape.kernel - 1) * shape.dilation + 1
+    # PyTorch pads alike on both sides: sizes agree, windows may lie one pixel off.
+    pads = [
+        max((-(-n // shape.strides) - 1) * shape.strides + window - n + 1, 0) // 2
+        for n in shape.size
+    ]
+    strides, dilation = [shape.strides] * rank, [shape.dilation] * rank
+    if face == "f":
+        functions = {2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}
+
+        def forward():
+            with torch.no_grad():
+                return functions[rank](
+                    tx, tw, None, strides, pads, dilation, shape.groups
+                )
+
+        return forward
+    mask = [face == "gx", face == "gw", False]
+    zeros = [0] * rank
+    return lambda: torch.ops.aten.convolution_backward(
+        ty, tx, tw, None, strides, pads, dilation, False, zeros, shape.groups, mask
+    )
+
+
+def matmul_peak() -> float:
+    """GFLOP/s of a large matrix product on this machine."""
+    a = jnp.asarray(np.random.default_rng(0).standard_normal((2048, 2048)), "float32")
+    product = jax.jit(jnp.dot).lower(a, a).compile()
+    times = interleaved({"dot": _blocking(product, a, a)}, seconds=2.0)
+    return 2 * 2048**3 / times["dot"].minimum / 1e6
+
+
+def work(shape: Shape) -> int:
+    """Floating-point operations of the definition."""
+    taps = shape.kernel ** len(shape.size) * shape.in_channels // shape.groups
+    steps = 1 if shape.transposed else shape.strides
+    positions = math.prod(-(-n // steps) for n in shape.size)
+    return 2 * shape.batch * positions * shape.out_channels * taps
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,93 @@
+"""A small convolutional network for the 8x8 digits of scikit-learn.
+
+1,437 digits to train on, the 360 last ones, by other writers, to test on. The set comes
+with scikit-learn, so this runs without a download, in less than a minute on two cores.
+"""
+
+import sys
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jcnn import Layer, flatten, serial
+from jcnn.augment import random_crop
+from jcnn.data import load
+from jcnn.experiment import (
+    Count,
+    NonNegative,
+    Positive,
+    Rate,
+    Recipe,
+    RunConfig,
+    count_steps,
+    main,
+)
+from jcnn.layers import Conv, Dense, Dropout, MaxPool
+from jcnn.train import classification
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW; the rate rises for a tenth of the run, then falls along a cosine."""
+
+    learning_rate: Positive = 4e-3
+    """Highest learning rate, without unit."""
+    weight_decay: NonNegative = 1e-2
+    """Part of a weight that a step takes off, per learning rate."""
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    epochs: Count = 60
+    batch_size: Count = 64
+    dropout: Rate = 0.3
+    """Part of the features that a training step leaves out."""
+    optimizer: Optimizer = Optimizer()
+
+
+def model(dropout: float) -> Layer:
+    return serial(
+        conv1=Conv(32, 3),
+        relu1=jax.nn.relu,
+        conv2=Conv(32, 3),
+        relu2=jax.nn.relu,
+        pool1=MaxPool(2),
+        conv3=Conv(64, 3),
+        relu3=jax.nn.relu,
+        pool2=MaxPool(2),
+        flatten=flatten,
+        dropout1=Dropout(dropout),
+        fc1=Dense(128),
+        relu4=jax.nn.relu,
+        dropout2=Dropout(dropout),
+        head=Dense(10),
+    )
+
+
+def prepare(images: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Pixels from 0 to 1; in training, each digit moved by up to one pixel."""
+    if key is not None:
+        images = random_crop(key, images, padding=1)
+    return images.astype(jnp.float32) / 255
+
+
+def recipe(config: Config) -> Recipe:
+    train, test = (load("digits", split) for split in ("train", "test"))
+    layer = model(config.dropout)
+    num_steps = count_steps(
+        len(train.label), batch_size=config.batch_size, epochs=config.epochs
+    )
+    rate = optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=config.optimizer.learning_rate,
+        warmup_steps=num_steps // 10,
+        decay_steps=num_steps,
+    )
+    tx = optax.adamw(rate, weight_decay=config.optimizer.weight_decay)
+    return Recipe(layer, tx, *classification(layer, prepare), train, test)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Config, recipe))

@@ -1,0 +1,143 @@
+"""Pictures of a run: its learning curves and the filters of its first convolution.
+
+Drawn on `matplotlib.figure.Figure` itself: no window, no backend, no global state.
+"""
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from .run_folder import write_file
+
+_TRAIN_COLOUR = "#7aa6d8"
+_TEST_COLOUR = "#c8501e"
+
+
+def draw_curves(metrics: list[dict[str, Any]], *, title: str = "") -> Figure:
+    """Draw loss and accuracy over the epochs, of training and of testing.
+
+    Args:
+        metrics: The lines of a run's `metrics.jsonl`. Drawn are `loss`,
+            `accuracy`, `test_loss` and `test_accuracy` where a line has them.
+        title: What stands above the picture.
+
+    Returns:
+        The picture.
+
+    >>> metrics = [{"epoch": 1, "loss": 0.5, "accuracy": 0.9, "test_accuracy": 0.8}]
+    >>> [axes.get_ylabel() for axes in draw_curves(metrics).axes]
+    ['loss', 'accuracy (%)']
+    """
+    figure = Figure(figsize=(8, 3.4), dpi=150, layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    _draw_curve_pair(loss_axes, metrics, "loss", unit=1)
+    loss_axes.set(yscale="log", ylabel="loss")
+    loss_axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    loss_axes.yaxis.set_major_formatter("{x:g}")
+    loss_axes.yaxis.set_minor_formatter(NullFormatter())
+    _draw_curve_pair(accuracy_axes, metrics, "accuracy", unit=100)
+    accuracy_axes.set(ylabel="accuracy (%)", ylim=(_least_accuracy(metrics), 100))
+    for axes in (loss_axes, accuracy_axes):
+        axes.set_xlabel("epochs")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    return figure
+
+
+def draw_filters(kernel: np.ndarray, *, title: str = "") -> Figure:
+    """Draw the filters of a convolution, in colour if it sees three channels.
+
+    Filters of three channels are drawn as the picture they answer to most, each
+    stretched to its own range; of other kernels the first channel is drawn,
+    blue below zero and red above, all on one scale.
+
+    Args:
+        kernel: Kernel of the convolution, `[KH, KW, C, O]`.
+        title: What stands above the picture.
+
+    Returns:
+        The picture.
+
+    Raises:
+        ValueError: If `kernel` has no four axes.
+
+    >>> import numpy as np
+    >>> len(draw_filters(np.ones((3, 3, 3, 6))).axes)
+    6
+    """
+    if kernel.ndim != 4:
+        raise ValueError(f"kernel must be [KH, KW, C, O], got shape {kernel.shape}")
+    num_filters = kernel.shape[-1]
+    columns = min(8, num_filters)
+    rows = math.ceil(num_filters / columns)
+    figure = Figure(figsize=(columns + 1, rows + 0.5), dpi=150, layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[num_filters:]:
+        axes.remove()
+    grid = list(grid[:num_filters])
+    limit = float(np.abs(kernel[:, :, 0]).max())
+    image = None
+    for index, axes in enumerate(grid):
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_color("lightgrey")
+        if kernel.shape[2] == 3:
+            axes.imshow(_stretch(kernel[..., index]))
+        else:
+            weights = kernel[:, :, 0, index]
+            image = axes.imshow(weights, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    if image is not None:
+        figure.colorbar(image, ax=grid, label="weight", shrink=0.9)
+    return figure
+
+
+def write_picture(path: Path, figure: Figure) -> None:
+    """Write a picture as a PNG file.
+
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "curves.png")
+    ...     write_picture(file, draw_curves([]))
+    ...     file.read_bytes()[1:4]
+    b'PNG'
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    write_file(path, content.getvalue())
+
+
+def _draw_curve_pair(
+    axes: Axes, metrics: list[dict[str, Any]], name: str, *, unit: float
+) -> None:
+    styles = {
+        name: {"label": "train", "color": _TRAIN_COLOUR, "linewidth": 1},
+        f"test_{name}": {"label": "test", "color": _TEST_COLOUR, "linewidth": 1.5},
+    }
+    for key, style in styles.items():
+        lines = [line for line in metrics if line.get(key) is not None]
+        epochs = [line["epoch"] for line in lines]
+        # A run of a few epochs has so few points that a line alone would hide them.
+        marker = "o" if len(lines) <= 20 else None
+        values = [line[key] * unit for line in lines]
+        axes.plot(epochs, values, marker=marker, markersize=3, **style)
+
+
+def _least_accuracy(metrics: list[dict[str, Any]]) -> float:
+    """Where the axis begins: at five times the errors of the end, which shows those."""
+    tested = [line["test_accuracy"] for line in metrics if "test_accuracy" in line]
+    errors = 1 - tested[-1] if tested else 1.0
+    return 100 * max(0.0, 1 - 5 * max(errors, 0.01))
+
+
+def _stretch(values: np.ndarray) -> np.ndarray:
+    low, high = values.min(), values.max()
+    return (values - low) / max(high - low, np.finfo(np.float32).tiny)

@@ -1,0 +1,342 @@
+"""Models: counts from the papers, forward passes by PyTorch, gradients, export."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import export
+
+from jcnn import train
+from jcnn.models import lenet5, resnet18, resnet20, small_cnn, vgg
+
+KEY = jax.random.key(3)
+
+# Each model with the smallest image it is meant for, to be quick.
+MODELS = {
+    "lenet5": (lenet5, (28, 28, 1)),
+    "small_cnn": (small_cnn, (8, 8, 1)),
+    "vgg": (vgg, (8, 8, 3)),
+    "resnet20": (resnet20, (8, 8, 3)),
+    "resnet18": (resnet18, (8, 8, 3)),
+}
+EACH = pytest.mark.parametrize("name", MODELS)
+NORMALISED = ("vgg", "resnet20", "resnet18")
+
+
+def _shapes(layer, image):
+    x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+    return jax.eval_shape(layer.init, KEY, x)
+
+
+def _count(tree):
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def _shaken(rng, tree):
+    """He-normal kernels, and random numbers where zeros and ones are initialised."""
+
+    def draw(path, leaf):
+        values = rng.normal(size=leaf.shape)
+        if path[-1].key == "kernel":
+            return values * np.sqrt(2 / np.prod(leaf.shape[:-1]))
+        return np.abs(1 + 0.2 * values) if path[-1].key in ("scale", "var") else values
+
+    return jax.tree.map(
+        lambda a: jnp.asarray(a, jnp.float32),
+        jax.tree_util.tree_map_with_path(draw, tree),
+    )
+
+
+# --- parameters ---
+
+
+def _conv(size, inputs, outputs, bias):
+    return size * size * inputs * outputs + bias * outputs
+
+
+def _resnet(widths, blocks, image_channels, classes):
+    """Two 3x3 convolutions a block, norms of two parameters, 1x1 where it widens."""
+    total = _conv(3, image_channels, widths[0], False) + 2 * widths[0]
+    inputs = widths[0]
+    for width in widths:
+        for _ in range(blocks):
+            total += _conv(3, inputs, width, False) + _conv(3, width, width, False)
+            total += 4 * width
+            if inputs != width:
+                total += _conv(1, inputs, width, False) + 2 * width
+            inputs = width
+    return total + widths[-1] * classes + classes
+
+
+def _vgg(widths, image_channels, classes):
+    total, inputs = 0, image_channels
+    for width in widths:
+        for _ in range(2):
+            total += _conv(3, inputs, width, False) + 2 * width
+            inputs = width
+    return total + inputs * classes + classes
+
+
+def _small(height, width, channels, widths, hidden, classes):
+    flat = (height // 4) * (width // 4) * widths[1]
+    convolutions = _conv(3, channels, widths[0], True) + _conv(3, *widths, True)
+    return convolutions + (flat + 1) * hidden + (hidden + 1) * classes
+
+
+_LENET = 156 + 2416 + 48120 + 10164  # C1, C3 with all maps connected, C5, F6
+
+
+@pytest.mark.parametrize(
+    ("layer", "image", "expected"),
+    [
+        (lenet5(), (28, 28, 1), _LENET + 850),
+        (lenet5(7), (28, 28, 3), _LENET + 2 * 25 * 6 + 85 * 7),
+        (small_cnn(), (28, 28, 1), _small(28, 28, 1, (32, 64), 256, 10)),
+        (
+            small_cnn(4, widths=(3, 5), hidden=7),
+            (9, 13, 2),
+            _small(9, 13, 2, (3, 5), 7, 4),
+        ),
+        (vgg(), (32, 32, 3), _vgg((64, 128, 256), 3, 10)),
+        (vgg(5, widths=(4, 6)), (8, 8, 1), _vgg((4, 6), 1, 5)),
+        (resnet20(), (32, 32, 3), _resnet((16, 32, 64), 3, 3, 10)),
+        (resnet20(100), (32, 32, 3), _resnet((16, 32, 64), 3, 3, 100)),
+        (resnet18(), (32, 32, 3), _resnet((64, 128, 256, 512), 2, 3, 10)),
+        (resnet18(100), (32, 32, 1), _resnet((64, 128, 256, 512), 2, 1, 100)),
+    ],
+)
+def test_parameters_are_counted_by_the_closed_form(layer, image, expected):
+    params, _ = _shapes(layer, image)
+    assert _count(params) == expected
+
+
+@pytest.mark.parametrize(
+    ("layer", "image", "millions"),
+    [
+        (lenet5(), (28, 28, 1), 0.06),  # LeCun et al.: 60,000
+        (resnet20(), (32, 32, 3), 0.27),  # He et al., table 6
+        (resnet18(), (32, 32, 3), 11.17),
+    ],
+)
+def test_parameters_are_as_many_as_in_the_papers(layer, image, millions):
+    params, _ = _shapes(layer, image)
+    assert round(_count(params) / 1e6, 2) == millions
+
+
+@EACH
+def test_the_state_is_a_mean_and_a_variance_for_each_norm(name):
+    model, image = MODELS[name]
+    params, state = _shapes(model(), image)
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    scales = sum(path[-1].key == "scale" for path in paths)
+    assert len(jax.tree.leaves(state)) == 2 * scales
+    norms = {"lenet5": 0, "small_cnn": 0, "vgg": 6, "resnet20": 21, "resnet18": 20}
+    assert scales == norms[name]
+
+
+# --- values, by PyTorch ---
+
+
+class _Torch:
+    """The operations that models are made of, as PyTorch does them."""
+
+    def __init__(self):
+        self.torch = pytest.importorskip("torch")
+        self.f = self.torch.nn.functional
+
+    def tensors(self, tree):
+        return jax.tree.map(lambda a: self.torch.tensor(np.asarray(a)), tree)
+
+    def conv(self, x, p, *, stride=1, same=True):
+        kernel = p["kernel"].permute(3, 2, 0, 1)
+        if same:
+            pads = []
+            for n, k in ((x.shape[3], kernel.shape[3]), (x.shape[2], kernel.shape[2])):
+                total = max((-(-n // stride) - 1) * stride + k - n, 0)
+                pads += [total // 2, total - total // 2]
+            x = self.f.pad(x, pads)
+        return self.f.conv2d(x, kernel, p.get("bias"), stride)
+
+    def norm(self, x, p, s, train):
+        mean, var = (None, None) if train else (s["mean"], s["var"])
+        return self.f.batch_norm(x, mean, var, p["scale"], p["bias"], training=train)
+
+    def dense(self, x, p):
+        return x @ p["kernel"] + p["bias"]
+
+    def flatten(self, x):
+        return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1)
+
+    def unit(self, x, p, s, train):
+        return self.norm(self.conv(x, p["conv"]), p["norm"], s["norm"], train).relu()
+
+    def lenet5(self, x, p, s, train):
+        x = self.f.avg_pool2d(self.conv(x, p["conv1"]).tanh(), 2)
+        x = self.f.avg_pool2d(self.conv(x, p["conv2"], same=False).tanh(), 2)
+        x = self.dense(self.flatten(x), p["fc1"]).tanh()
+        return self.dense(self.dense(x, p["fc2"]).tanh(), p["head"])
+
+    def small_cnn(self, x, p, s, train):
+        for name in ("conv1", "conv2"):
+            x = self.f.max_pool2d(self.conv(x, p[name]).relu(), 2)
+        return self.dense(self.dense(self.flatten(x), p["fc1"]).relu(), p["head"])
+
+    def vgg(self, x, p, s, train):
+        for stage in ("stage1", "stage2", "stage3"):
+            for unit in ("unit1", "unit2"):
+                x = self.unit(x, p[stage][unit], s[stage][unit], train)
+            x = self.f.max_pool2d(x, 2)
+        return self.dense(x.mean((2, 3)), p["head"])
+
+    def block(self, x, p, s, train, stride):
+        p, s = p["sum"], s["sum"]
+        body, state = p["body"], s["body"]
+        y = self.conv(x, body["conv1"], stride=stride)
+        y = self.norm(y, body["norm1"], state["norm1"], train).relu()
+        y = self.conv(y, body["conv2"])
+        y = self.norm(y, body["norm2"], state["norm2"], train)
+        if "shortcut" in p:
+            short, state = p["shortcut"], s["shortcut"]
+            x = self.conv(x, short["conv"], stride=stride)
+            x = self.norm(x, short["norm"], state["norm"], train)
+        return (x + y).relu()
+
+    def resnet20(self, x, p, s, train, stages=3, blocks=3):
+        x = self.unit(x, p["stem"], s["stem"], train)
+        for i in range(1, stages + 1):
+            for j in range(1, blocks + 1):
+                name, stride = f"stage{i}_block{j}", 2 if i > 1 and j == 1 else 1
+                x = self.block(x, p[name], s[name], train, stride)
+        return self.dense(x.mean((2, 3)), p["head"])
+
+    def resnet18(self, x, p, s, train):
+        return self.resnet20(x, p, s, train, stages=4, blocks=2)
+
+
+def _numbers(name, rng, batch=4):
+    model, image = MODELS[name]
+    layer = model()
+    params, state = _shapes(layer, image)
+    x = jnp.asarray(rng.normal(size=(batch, *image)), jnp.float32)
+    return layer, _shaken(rng, params), _shaken(rng, state), x
+
+
+@EACH
+@pytest.mark.parametrize("training", [False, True])
+def test_logits_are_those_of_pytorch(name, training, rng):
+    oracle = _Torch()
+    layer, params, state, x = _numbers(name, rng)
+    y, _ = jax.jit(lambda p, s, x: layer.apply(p, s, x, train=training, key=KEY))(
+        params, state, x
+    )
+    p, s, t = oracle.tensors((params, state, x))
+    expected = getattr(oracle, name)(t.permute(0, 3, 1, 2), p, s, training).numpy()
+    assert y.shape == expected.shape == (4, 10) and y.dtype == jnp.float32
+    # A few float32 roundings in each of up to 20 layers, some of them normalised.
+    np.testing.assert_allclose(y, expected, rtol=0, atol=2e-4 * np.abs(expected).max())
+
+
+@EACH
+def test_logits_are_as_many_as_the_classes(name):
+    model, image = MODELS[name]
+    layer = model(7)
+    x = jax.ShapeDtypeStruct((3, *image), jnp.float32)
+    y, _ = jax.eval_shape(layer.apply, *jax.eval_shape(layer.init, KEY, x), x)
+    assert y.shape == (3, 7)
+
+
+def test_dropout_of_small_cnn_is_before_the_head(rng):
+    layer = small_cnn(dropout=1.0)
+    params, _ = _shapes(layer, (8, 8, 1))
+    params = _shaken(rng, params)
+    x = jnp.asarray(rng.normal(size=(2, 8, 8, 1)), jnp.float32)
+    y, _ = layer.apply(params, {}, x, train=True, key=KEY)
+    assert np.array_equal(y, np.tile(params["head"]["bias"], (2, 1)))
+    assert not np.array_equal(layer.apply(params, {}, x)[0], y)
+    with pytest.raises(ValueError, match="key must be given"):
+        layer.apply(params, {}, x, train=True)
+    with pytest.raises(ValueError, match="rate must be from 0 to 1"):
+        small_cnn(dropout=1.5)
+
+
+def test_lenet5_wants_images_of_its_size():
+    with pytest.raises(ValueError, match="larger than the input"):
+        _shapes(lenet5(), (7, 7, 1))
+
+
+# --- gradients and state ---
+
+
+@EACH
+def test_every_parameter_is_used_and_only_training_moves_the_state(name, rng):
+    layer, params, state, x = _numbers(name, rng, batch=8)
+    labels = jnp.asarray(rng.integers(0, 10, 8))
+
+    @jax.jit
+    def run(params, state, x):
+        def loss(params):
+            y, new = layer.apply(params, state, x, train=True, key=KEY)
+            losses = optax.softmax_cross_entropy_with_integer_labels(y, labels)
+            return losses.mean(), new
+
+        grads, trained = jax.grad(loss, has_aux=True)(params)
+        return grads, trained, layer.apply(params, state, x)[1]
+
+    grads, trained, evaluated = run(params, state, x)
+    for path, grad in jax.tree_util.tree_flatten_with_path(grads)[0]:
+        assert np.isfinite(grad).all() and np.any(grad), jax.tree_util.keystr(path)
+    assert jax.tree.structure(grads) == jax.tree.structure(params)
+    assert jax.tree.structure(trained) == jax.tree.structure(state)
+    for old, new, same in zip(*map(jax.tree.leaves, (state, trained, evaluated))):
+        assert np.isfinite(new).all() and not np.array_equal(old, new)
+        assert np.array_equal(old, same)
+    assert bool(state) == (name in NORMALISED)
+
+
+# --- export ---
+
+
+@EACH
+def test_the_training_step_is_exported_for_all_platforms(name):
+    model, image = MODELS[name]
+    layer, tx = model(), optax.adam(1e-3)
+    x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+    state = jax.eval_shape(lambda key: train.create(layer, tx, key, x), KEY)
+    loss_fn, _ = train.classification(
+        layer, lambda images, key: images.astype(jnp.float32) / 255
+    )
+    batch = {
+        "image": jax.ShapeDtypeStruct((4, *image), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((4,), jnp.int32),
+    }
+    step = train.make_step(loss_fn, tx)
+    exported = export.export(step, platforms=("cpu", "cuda", "tpu"))(state, batch)
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+    new, metrics = outputs
+    for old, out in zip(jax.tree.leaves(state), jax.tree.leaves(new), strict=True):
+        assert (out.shape, out.dtype) == (old.shape, old.dtype)
+    assert sorted(metrics) == ["accuracy", "loss"]
+    assert exported.nr_devices == 1 and "@main" in exported.mlir_module()
+
+
+def test_an_exported_step_computes_what_the_step_does(rng):
+    layer, tx = small_cnn(3, widths=(2, 3), hidden=4), optax.adam(1e-3)
+    x = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
+    loss_fn, _ = train.classification(
+        layer, lambda images, key: images.astype(jnp.float32) / 255
+    )
+    batch = {
+        "image": jnp.asarray(rng.integers(0, 256, (4, 8, 8, 1)), jnp.uint8),
+        "label": jnp.asarray([0, 1, 2, 1], jnp.int32),
+    }
+    step = train.make_step(loss_fn, tx)
+    state = train.create(layer, tx, KEY, x)
+    exported = export.export(step, platforms=("cpu", "cuda", "tpu"))(state, batch)
+    got, metrics = exported.call(state, batch)
+    expected, expected_metrics = step(train.create(layer, tx, KEY, x), batch)
+    assert int(got.step) == 1
+    np.testing.assert_allclose(metrics["loss"], expected_metrics["loss"], rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(got.params), jax.tree.leaves(expected.params)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

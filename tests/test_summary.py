@@ -1,0 +1,317 @@
+"""The summary: rows by hand, counts by closed form and XLA, fields by gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jcnn import flatten, global_avg_pool, parallel, residual, serial, summarize
+from jcnn.layers import (
+    AvgPool,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dense,
+    DepthwiseConv,
+    Dropout,
+    GroupNorm,
+    LayerNorm,
+    MaxPool,
+)
+from jcnn.models import lenet5, resnet18, resnet20, small_cnn, vgg
+
+
+def _image(*shape, dtype="float32"):
+    return jax.ShapeDtypeStruct((1, *shape), jnp.dtype(dtype))
+
+
+def _parameters(layer, x):
+    params, _ = jax.eval_shape(layer.init, jax.random.key(0), x)
+    return sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params))
+
+
+# --- rows by hand ---
+
+
+def test_rows_of_lenet5_are_those_by_hand():
+    # name, output, parameters, products, receptive field
+    expected = [
+        ("conv1", (28, 28, 6), 5 * 5 * 6 + 6, 28 * 28 * 6 * 25, (5, 5)),
+        ("pool1", (14, 14, 6), 0, 0, (6, 6)),
+        ("conv2", (10, 10, 16), 5 * 5 * 6 * 16 + 16, 10 * 10 * 16 * 150, (14, 14)),
+        ("pool2", (5, 5, 16), 0, 0, (16, 16)),
+        ("flatten", (400,), 0, 0, (28, 28)),
+        ("fc1", (120,), 401 * 120, 400 * 120, (28, 28)),
+        ("fc2", (84,), 121 * 84, 120 * 84, (28, 28)),
+        ("head", (10,), 85 * 10, 84 * 10, (28, 28)),
+    ]
+    assert [tuple(row) for row in summarize(lenet5(), _image(28, 28, 1))] == expected
+
+
+def test_rows_of_small_cnn_are_those_by_hand():
+    expected = [
+        ("conv1", (28, 28, 32), 320, 28 * 28 * 32 * 9, (3, 3)),
+        ("pool1", (14, 14, 32), 0, 0, (4, 4)),
+        ("conv2", (14, 14, 64), 9 * 32 * 64 + 64, 14 * 14 * 64 * 288, (8, 8)),
+        ("pool2", (7, 7, 64), 0, 0, (10, 10)),
+        ("flatten", (3136,), 0, 0, (28, 28)),
+        ("fc1", (256,), 3137 * 256, 3136 * 256, (28, 28)),
+        ("head", (10,), 2570, 2560, (28, 28)),
+    ]
+    for net in (small_cnn(), small_cnn(dropout=0.5)):
+        assert [tuple(row) for row in summarize(net, _image(28, 28, 1))] == expected
+
+
+def test_nested_parts_are_known_by_their_paths():
+    net = serial(
+        stem=Conv(4, 3, strides=2),
+        block=residual(serial(conv=Conv(4, 3), norm=BatchNorm()), Conv(4, 1)),
+        fork=parallel(
+            lambda a, b: jnp.concatenate([a, b], -1),
+            pool=MaxPool(3, strides=3),
+            b=_thin,
+        ),
+        mean=global_avg_pool,
+        head=Dense(5, use_bias=False),
+    )
+    rows = summarize(net, _image(18, 18, 2))
+    assert [tuple(row) for row in rows] == [
+        ("stem", (9, 9, 4), 76, 81 * 4 * 18, (3, 3)),
+        ("block/body/conv", (9, 9, 4), 148, 81 * 4 * 36, (7, 7)),
+        ("block/body/norm", (9, 9, 4), 8, 0, (7, 7)),
+        ("block/shortcut", (9, 9, 4), 20, 81 * 16, (3, 3)),
+        ("fork/pool", (3, 3, 4), 0, 0, (11, 11)),
+        ("fork", (3, 3, 8), 0, 0, (11, 11)),
+        ("mean", (8,), 0, 0, (18, 18)),
+        ("head", (5,), 40, 40, (18, 18)),
+    ]
+
+
+def _thin(x):
+    return x[:, ::3, ::3]
+
+
+# --- totals ---
+
+
+@pytest.mark.parametrize(
+    ("model", "image"),
+    [
+        (lenet5(7), (28, 28, 3)),
+        (small_cnn(), (9, 13, 2)),
+        (vgg(widths=(4, 6)), (8, 12, 3)),
+        (resnet20(), (32, 32, 3)),
+        (resnet18(), (32, 32, 3)),
+    ],
+    ids=["lenet5", "small_cnn", "vgg", "resnet20", "resnet18"],
+)
+def test_no_parameter_is_forgotten(model, image):
+    rows = summarize(model, _image(*image))
+    assert sum(row.params for row in rows) == _parameters(model, _image(*image))
+    assert len({row.name for row in rows}) == len(rows)
+
+
+def test_products_of_resnet20_are_the_closed_form():
+    stem = 32 * 32 * 9 * 3 * 16
+    # 18 convolutions of 3x3; where the width doubles the area is a quarter.
+    whole = 32 * 32 * 9 * 16 * 16
+    shortcuts = 16 * 16 * 16 * 32 + 8 * 8 * 32 * 64
+    expected = stem + 16 * whole + 2 * whole // 2 + shortcuts + 64 * 10
+    rows = summarize(resnet20(), _image(32, 32, 3))
+    assert sum(row.multiply_adds for row in rows) == expected
+    assert round(expected / 1e6) == 41
+    assert sum(row.multiply_adds > 0 for row in rows) == 19 + 2 + 1
+
+
+@pytest.mark.parametrize(
+    ("layer", "image"),
+    [
+        (Conv(4, 3, padding="VALID", use_bias=False), (9, 8, 2)),
+        (Conv(4, (3, 2), padding="VALID", strides=2, use_bias=False), (9, 8, 2)),
+        (Conv(6, 3, padding="VALID", kernel_dilation=2, use_bias=False), (9, 8, 3)),
+        (
+            Conv(4, 3, padding="VALID", feature_group_count=2, use_bias=False),
+            (9, 8, 2),
+        ),
+        (DepthwiseConv(3, 3, padding="VALID", use_bias=False), (9, 8, 2)),
+        (Conv(3, 4, padding="VALID", use_bias=False), (11, 2)),
+        (Conv(3, 2, padding="VALID", use_bias=False), (4, 5, 3, 2)),
+        (Dense(7, use_bias=False), (4, 5, 3)),
+        (serial(flat=flatten, fc=Dense(7, use_bias=False)), (4, 5, 3)),
+    ],
+)
+def test_products_are_half_of_xlas_operations(layer, image):
+    x = _image(*image)
+    params, state = jax.eval_shape(layer.init, jax.random.key(0), x)
+    apply = jax.jit(lambda p, s, x: layer.apply(p, s, x)[0])
+    operations = apply.lower(params, state, x).cost_analysis()["flops"]
+    assert 2 * sum(r.multiply_adds for r in summarize(layer, x)) == operations > 0
+
+
+def test_products_of_a_transposed_convolution_are_those_of_its_definition():
+    # Each of the 12 x 10 outputs is a sum over the kernel, holes of zeros included.
+    (row,) = summarize(ConvTranspose(3, 4, strides=2), _image(6, 5, 2))
+    assert row == ("", (12, 10, 3), 99, 120 * 3 * 16 * 2, row.receptive_field)
+
+
+# --- receptive fields, by the gradient of one output ---
+
+
+def _support(layer, x, shift):
+    """Height, width, … of the pixels that an output near the centre depends on."""
+    params, state = layer.init(jax.random.key(1), x)
+    values = jax.random.normal(jax.random.key(2), x.shape)
+
+    @jax.jit
+    def gradient(values, place):
+        def one(values):
+            y, _ = layer.apply(params, state, values)
+            for index in place:
+                y = jax.lax.dynamic_index_in_dim(y, index, 1, keepdims=False)
+            return y.sum()
+
+        return jax.grad(one)(values)
+
+    y, _ = jax.eval_shape(layer.apply, params, state, x)
+    place = jnp.array([n // 2 + shift for n in y.shape[1:-1]])
+    seen = np.argwhere(np.any(np.asarray(gradient(values, place))[0], -1))
+    return tuple(int(n) for n in seen.max(0) - seen.min(0) + 1)
+
+
+@pytest.mark.parametrize(
+    ("net", "image"),
+    [
+        (Conv(2, 3), (15, 16, 1)),
+        (Conv(2, (1, 4), strides=(2, 3)), (15, 16, 1)),
+        (serial(a=Conv(2, 3, strides=2), b=Conv(2, 5)), (31, 33, 1)),
+        (
+            serial(a=Conv(2, 3, strides=2), b=Conv(2, 3, kernel_dilation=(2, 1))),
+            (31, 33, 1),
+        ),
+        (serial(a=Conv(2, 3), b=AvgPool(2), c=Conv(2, 3), d=AvgPool(3)), (48, 48, 1)),
+        (
+            serial(a=AvgPool(3, strides=2, padding="SAME"), b=DepthwiseConv(2, 3)),
+            (31, 33, 2),
+        ),
+        (serial(a=Conv(2, 4, strides=3), b=Conv(2, 3, kernel_dilation=3)), (80, 1)),
+        (
+            serial(a=Conv(1, 2), b=Conv(1, 3, strides=2), c=Conv(1, (1, 2, 3))),
+            (13, 14, 15, 1),
+        ),
+        (
+            serial(a=Conv(2, 3), b=residual(serial(c=Conv(2, 3), d=Conv(2, 5)))),
+            (21, 22, 1),
+        ),
+        (
+            serial(
+                a=parallel(jnp.add, b=Conv(2, (5, 1)), c=Conv(2, (1, 7))), d=Dense(2)
+            ),
+            (21, 22, 1),
+        ),
+        (serial(a=Conv(2, 3, impl="im2col"), b=Conv(2, 3, impl="im2col")), (11, 13, 1)),
+        (serial(a=Conv(2, 3), b=BatchNorm(), c=Dense(3), d=LayerNorm()), (11, 13, 1)),
+        (serial(a=Conv(2, 3, padding_mode="CIRCULAR")), (11, 13, 1)),
+        (serial(a=Conv(2, 3), b=lambda x: x[:, 1:-1], c=Conv(2, 3)), (15, 13, 1)),
+    ],
+)
+def test_receptive_fields_are_the_support_of_the_gradient(net, image):
+    x = _image(*image)
+    field = summarize(net, x)[-1].receptive_field
+    assert _support(net, x, 0) == field
+    assert all(f < n for f, n in zip(field, image))
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        serial(up=ConvTranspose(2, 4, strides=2)),
+        serial(up=ConvTranspose(2, 3, strides=2)),
+        serial(up=ConvTranspose(2, 2, strides=2), conv=Conv(2, 3)),
+        serial(up=ConvTranspose(2, 4, strides=2), conv=Conv(2, 3)),
+        serial(down=Conv(2, 3, strides=2), up=ConvTranspose(2, 4, strides=2)),
+    ],
+)
+def test_after_enlargement_the_field_is_that_of_the_output_that_sees_most(net):
+    x = _image(31, 33, 1)
+    supports = [_support(net, x, shift) for shift in (0, 1)]
+    largest = tuple(max(sizes) for sizes in zip(*supports))
+    assert summarize(net, x)[-1].receptive_field == largest
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        global_avg_pool,
+        lambda x: x.max((1, 2)),
+        serial(norm=GroupNorm(1)),
+        serial(flat=flatten, fc=Dense(3)),
+        lambda x: jax.nn.softmax(x, axis=(1, 2)),
+    ],
+    ids=["mean", "max", "group norm", "dense", "softmax"],
+)
+def test_what_mixes_all_positions_sees_the_whole_image(mix):
+    net = serial(conv=Conv(2, 3), mix=mix, last=Dense(2))
+    rows = summarize(net, _image(9, 10, 1))
+    assert rows[0].receptive_field == (3, 3)
+    assert rows[-1].receptive_field == (9, 10)
+
+
+def test_a_field_is_at_most_the_image():
+    net = serial(a=Conv(2, 3), b=Conv(2, 5, kernel_dilation=3), c=Conv(2, 3))
+    fields = [row.receptive_field for row in summarize(net, _image(40, 9, 1))]
+    assert fields == [(3, 3), (15, 9), (17, 9)]
+
+
+# --- what it does not depend on ---
+
+
+def test_the_batch_and_the_kind_of_x_do_not_matter():
+    net = serial(conv=Conv(3, 3), norm=BatchNorm(), pool=MaxPool(2))
+    expected = summarize(net, _image(9, 8, 2))
+    assert summarize(net, jnp.zeros((5, 9, 8, 2))) == expected
+    assert summarize(net, jax.ShapeDtypeStruct((0, 9, 8, 2), jnp.float32)) == expected
+    assert summarize(net, np.zeros((3, 9, 8, 2), np.float32)) == expected
+    assert summarize(net, _image(9, 8, 2, dtype="bfloat16")) == expected
+
+
+def test_the_algorithm_of_the_convolution_does_not_matter():
+    def rows(impl):
+        net = serial(
+            a=Conv(4, 3, strides=2, impl=impl),
+            b=Conv(6, 3, feature_group_count=2, kernel_dilation=2, impl=impl),
+            c=DepthwiseConv(2, 3, padding="VALID", impl=impl),
+        )
+        return summarize(net, _image(32, 28, 2))
+
+    assert rows("im2col") == rows("lax")
+
+
+def test_nothing_is_run():
+    def never(x):
+        jax.debug.callback(lambda: pytest.fail("it was run"))
+        return x[:, ::2]
+
+    net = serial(conv=Conv(4096, 5), never=never, drop=Dropout(0.5), fc=Dense(4096))
+    rows = summarize(net, _image(4096, 4096, 4096))  # 256 GiB
+    assert [row.name for row in rows] == ["conv", "never", "fc"]
+    assert rows[0].multiply_adds == 4096**4 * 25
+
+
+def test_parts_that_change_nothing_have_no_row():
+    net = serial(
+        conv=Conv(3, 3), relu=jax.nn.relu, drop=Dropout(0.5), same=lambda x: 2 * x
+    )
+    assert [row.name for row in summarize(net, _image(9, 8, 2))] == ["conv"]
+
+
+def test_networks_without_spatial_axes_have_no_field():
+    rows = summarize(serial(a=Dense(3), tanh=jnp.tanh, b=Dense(2)), _image(4))
+    assert [tuple(row) for row in rows] == [
+        ("a", (3,), 15, 12, ()),
+        ("b", (2,), 8, 6, ()),
+    ]
+
+
+def test_images_of_integers_are_refused():
+    with pytest.raises(TypeError, match="x must be floating point, got uint8"):
+        summarize(serial(conv=Conv(2, 3)), _image(4, 4, 1, dtype="uint8"))
