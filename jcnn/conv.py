@@ -83,6 +83,10 @@ def conv(
     kernel_dilation = sizes("kernel_dilation", kernel_dilation, rank)
     input_dilation = sizes("input_dilation", input_dilation, rank)
     _check_groups(x, kernel, feature_group_count)
+    _check_bias(bias, kernel)
+    _check_impl(impl)
+    precision = _precision(precision)
+    result_dtype = _result_dtype(preferred_element_type, x)
     window = dilated(kernel.shape[:-2], kernel_dilation)
     size = dilated(x.shape[1:-1], input_dilation)
     pads = pad_pairs(padding, size, window, strides)
@@ -97,7 +101,7 @@ def conv(
         kernel_dilation=kernel_dilation,
         groups=feature_group_count,
         precision=precision,
-        preferred_element_type=preferred_element_type,
+        preferred_element_type=result_dtype,
         impl=impl,
     )
     return add_bias(y, bias)
@@ -205,6 +209,11 @@ def conv_transpose(
                 f"feature_group_count={groups} must divide the kernel's last "
                 f"axis, got kernel {kernel.shape}"
             )
+        if kernel.shape[-1] != x.shape[-1]:
+            raise ValueError(
+                f"kernel must have x's {x.shape[-1]} channels as its last axis with "
+                f"transpose_kernel, got kernel {kernel.shape}"
+            )
         kernel = turned(kernel, groups)
     return conv(
         x,
@@ -251,6 +260,47 @@ def _check_groups(x: jax.Array, kernel: jax.Array, feature_group_count: int) -> 
         )
 
 
+def _check_bias(bias: ArrayLike | None, kernel: jax.Array) -> None:
+    if bias is not None and jnp.shape(bias) != kernel.shape[-1:]:
+        raise ValueError(
+            f"bias must be of shape {kernel.shape[-1:]}, got {jnp.shape(bias)}"
+        )
+
+
+def _check_impl(impl: str) -> None:
+    known = ("auto", *ALGORITHMS)
+    if impl not in known:
+        raise ValueError(f"impl must be one of {', '.join(known)}, got {impl!r}")
+
+
+def _precision(precision: Any) -> Any:
+    """None, one `lax.Precision`, or one for each operand."""
+    if precision is None:
+        return None
+    if isinstance(precision, Sequence) and not isinstance(precision, str):
+        return tuple(map(_precision, precision))
+    try:
+        return lax.Precision(precision)
+    except ValueError:
+        raise ValueError(
+            "precision must be None, a jax.lax.Precision or its name, or a pair of "
+            f"these, got {precision!r}"
+        ) from None
+
+
+def _result_dtype(preferred: DTypeLike | None, x: jax.Array) -> DTypeLike | None:
+    if preferred is None:
+        return None
+    dtype = jnp.dtype(preferred)
+    kind = jnp.complexfloating if jnp.iscomplexobj(x) else jnp.floating
+    if not jnp.issubdtype(dtype, kind) or dtype.itemsize < x.dtype.itemsize:
+        raise ValueError(
+            f"preferred_element_type must not be narrower than x's {x.dtype} nor of "
+            f"another kind, got {dtype}"
+        )
+    return dtype
+
+
 def _pad_by_mode(
     x: jax.Array, pads: Pairs, padding_mode: str, input_dilation: tuple[int, ...]
 ) -> tuple[jax.Array, Pairs]:
@@ -289,9 +339,6 @@ def _convolve(
     preferred_element_type: DTypeLike | None,
     impl: str,
 ) -> jax.Array:
-    if impl != "auto" and impl not in ALGORITHMS:
-        known = ", ".join(("auto", *ALGORITHMS))
-        raise ValueError(f"impl must be one of {known}, got {impl!r}")
     spatial = "DHW"[-len(pads) :]
     layouts = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
     convolution = Convolution(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._shapes import Padding, dilated, image, output_size, pad_pairs, sizes
+from ._shapes import Padding, dilated, floating, image, output_size, pad_pairs, sizes
 
 
 def im2col(
@@ -53,7 +53,7 @@ def im2col(
     zero = jnp.zeros((), x.dtype)
     x = lax.pad(x, zero, ((0, 0, 0), *((*pair, 0) for pair in pads), (0, 0, 0)))
     taps = window_taps(x, size, strides, dilation)
-    return jnp.stack(taps, axis=-2).reshape(*taps[0].shape[:-1], -1)
+    return jnp.concatenate(taps, axis=-1)
 
 
 def col2im(
@@ -84,7 +84,9 @@ def col2im(
            [2., 4., 2.],
            [1., 2., 1.]], dtype=float32)
     """
-    patches = jnp.asarray(patches)
+    patches = floating("patches", patches)
+    if not isinstance(spatial_shape, Sequence):
+        raise TypeError(f"spatial_shape must be a sequence, got {spatial_shape!r}")
     rank = len(spatial_shape)
     spatial_shape = sizes("spatial_shape", spatial_shape, rank)
     taps = prod(sizes("kernel_size", kernel_size, rank))

@@ -1,5 +1,8 @@
 """Models: counts from the papers, forward passes by PyTorch, gradients, export."""
 
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -214,25 +217,49 @@ class _Torch:
         return self.resnet20(x, p, s, train, stages=4, blocks=2)
 
 
-def _numbers(name, rng, batch=4):
+class _Run(NamedTuple):
+    """What a model was given, and what it made of it out of training and in it."""
+
+    params: Any
+    state: Any
+    x: jax.Array
+    logits: tuple[jax.Array, jax.Array]
+    states: tuple[Any, Any]
+    grads: Any
+
+
+@lru_cache(None)
+def _run(name):
+    """All in one program, since these are slow to compile."""
     model, image = MODELS[name]
     layer = model()
-    params, state = _shapes(layer, image)
-    x = jnp.asarray(rng.normal(size=(batch, *image)), jnp.float32)
-    return layer, _shaken(rng, params), _shaken(rng, state), x
+    rng = np.random.default_rng(list(name.encode()))
+    params, state = _shaken(rng, _shapes(layer, image))
+    x = jnp.asarray(rng.normal(size=(6, *image)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 10, 6))
+
+    @jax.jit
+    def compute(params, state, x):
+        def loss(params):
+            y, new = layer.apply(params, state, x, train=True, key=KEY)
+            losses = optax.softmax_cross_entropy_with_integer_labels(y, labels)
+            return losses.mean(), (y, new)
+
+        grads, (trained, new) = jax.grad(loss, has_aux=True)(params)
+        evaluated, same = layer.apply(params, state, x)
+        return (evaluated, trained), (same, new), grads
+
+    return _Run(params, state, x, *compute(params, state, x))
 
 
 @EACH
 @pytest.mark.parametrize("training", [False, True])
-def test_logits_are_those_of_pytorch(name, training, rng):
-    oracle = _Torch()
-    layer, params, state, x = _numbers(name, rng)
-    y, _ = jax.jit(lambda p, s, x: layer.apply(p, s, x, train=training, key=KEY))(
-        params, state, x
-    )
-    p, s, t = oracle.tensors((params, state, x))
-    expected = getattr(oracle, name)(t.permute(0, 3, 1, 2), p, s, training).numpy()
-    assert y.shape == expected.shape == (4, 10) and y.dtype == jnp.float32
+def test_logits_are_those_of_pytorch(name, training):
+    oracle, run = _Torch(), _run(name)
+    p, s, x = oracle.tensors((run.params, run.state, run.x))
+    expected = getattr(oracle, name)(x.permute(0, 3, 1, 2), p, s, training).numpy()
+    y = run.logits[training]
+    assert y.shape == expected.shape == (6, 10) and y.dtype == jnp.float32
     # A few float32 roundings in each of up to 20 layers, some of them normalised.
     np.testing.assert_allclose(y, expected, rtol=0, atol=2e-4 * np.abs(expected).max())
 
@@ -251,9 +278,9 @@ def test_dropout_of_small_cnn_is_before_the_head(rng):
     params, _ = _shapes(layer, (8, 8, 1))
     params = _shaken(rng, params)
     x = jnp.asarray(rng.normal(size=(2, 8, 8, 1)), jnp.float32)
-    y, _ = layer.apply(params, {}, x, train=True, key=KEY)
+    y, _ = jax.jit(partial(layer.apply, train=True, key=KEY))(params, {}, x)
     assert np.array_equal(y, np.tile(params["head"]["bias"], (2, 1)))
-    assert not np.array_equal(layer.apply(params, {}, x)[0], y)
+    assert not np.array_equal(jax.jit(layer.apply)(params, {}, x)[0], y)
     with pytest.raises(ValueError, match="key must be given"):
         layer.apply(params, {}, x, train=True)
     with pytest.raises(ValueError, match="rate must be from 0 to 1"):
@@ -269,29 +296,22 @@ def test_lenet5_wants_images_of_its_size():
 
 
 @EACH
-def test_every_parameter_is_used_and_only_training_moves_the_state(name, rng):
-    layer, params, state, x = _numbers(name, rng, batch=8)
-    labels = jnp.asarray(rng.integers(0, 10, 8))
-
-    @jax.jit
-    def run(params, state, x):
-        def loss(params):
-            y, new = layer.apply(params, state, x, train=True, key=KEY)
-            losses = optax.softmax_cross_entropy_with_integer_labels(y, labels)
-            return losses.mean(), new
-
-        grads, trained = jax.grad(loss, has_aux=True)(params)
-        return grads, trained, layer.apply(params, state, x)[1]
-
-    grads, trained, evaluated = run(params, state, x)
-    for path, grad in jax.tree_util.tree_flatten_with_path(grads)[0]:
+def test_every_parameter_is_used(name):
+    run = _run(name)
+    assert jax.tree.structure(run.grads) == jax.tree.structure(run.params)
+    for path, grad in jax.tree_util.tree_flatten_with_path(run.grads)[0]:
         assert np.isfinite(grad).all() and np.any(grad), jax.tree_util.keystr(path)
-    assert jax.tree.structure(grads) == jax.tree.structure(params)
-    assert jax.tree.structure(trained) == jax.tree.structure(state)
-    for old, new, same in zip(*map(jax.tree.leaves, (state, trained, evaluated))):
-        assert np.isfinite(new).all() and not np.array_equal(old, new)
-        assert np.array_equal(old, same)
-    assert bool(state) == (name in NORMALISED)
+
+
+@EACH
+def test_training_and_nothing_else_moves_the_state(name):
+    run = _run(name)
+    same, new = run.states
+    assert jax.tree.structure(new) == jax.tree.structure(run.state)
+    for a, b, c in zip(*map(jax.tree.leaves, (run.state, same, new)), strict=True):
+        assert np.array_equal(a, b)
+        assert np.isfinite(c).all() and not np.any(c == a)
+    assert bool(run.state) == (name in NORMALISED)
 
 
 # --- export ---
@@ -319,24 +339,3 @@ def test_the_training_step_is_exported_for_all_platforms(name):
         assert (out.shape, out.dtype) == (old.shape, old.dtype)
     assert sorted(metrics) == ["accuracy", "loss"]
     assert exported.nr_devices == 1 and "@main" in exported.mlir_module()
-
-
-def test_an_exported_step_computes_what_the_step_does(rng):
-    layer, tx = small_cnn(3, widths=(2, 3), hidden=4), optax.adam(1e-3)
-    x = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
-    loss_fn, _ = train.classification(
-        layer, lambda images, key: images.astype(jnp.float32) / 255
-    )
-    batch = {
-        "image": jnp.asarray(rng.integers(0, 256, (4, 8, 8, 1)), jnp.uint8),
-        "label": jnp.asarray([0, 1, 2, 1], jnp.int32),
-    }
-    step = train.make_step(loss_fn, tx)
-    state = train.create(layer, tx, KEY, x)
-    exported = export.export(step, platforms=("cpu", "cuda", "tpu"))(state, batch)
-    got, metrics = exported.call(state, batch)
-    expected, expected_metrics = step(train.create(layer, tx, KEY, x), batch)
-    assert int(got.step) == 1
-    np.testing.assert_allclose(metrics["loss"], expected_metrics["loss"], rtol=1e-6)
-    for a, b in zip(jax.tree.leaves(got.params), jax.tree.leaves(expected.params)):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -55,7 +55,7 @@ def test_every_epoch_is_a_permutation(num_examples, batch_size):
         assert sorted(epoch.tolist()) == list(range(num_examples))
 
 
-@settings(max_examples=6, derandomize=True, deadline=None)
+@settings(max_examples=4, derandomize=True, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 90), st.integers(0, 9))
 def test_every_epoch_is_a_permutation_for_any_sizes(num_examples, batch_size, seed):
     key = jax.random.key(seed)
@@ -201,12 +201,11 @@ def test_a_traced_step_gives_what_a_number_gives():
     _, scanned = jax.lax.scan(body, jnp.int32(0), length=4)
     mapped = jax.vmap(lambda s: batch_indices(KEY, s, **options))(jnp.arange(4))
     assert np.array_equal(scanned, expected) and np.array_equal(mapped, expected)
-    eager = batch_indices(KEY, 3, **options)
-    assert eager.dtype == jnp.int32 and np.array_equal(eager, expected[3])
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64"])
 def test_64_bits_change_nothing(dtype):
+    # Compiled before, and here outside of jit with wider numbers all around.
     expected = _batch(LAST, 7, 5)
     with jax.enable_x64(True):
         step = jnp.asarray(LAST, dtype)

@@ -206,7 +206,7 @@ def _drawn(axes):
 
 
 @pytest.mark.parametrize("pool", [max_pool, min_pool])
-@settings(max_examples=30, derandomize=True, deadline=None)
+@settings(max_examples=20, derandomize=True, deadline=None)
 @given(st.lists(_AXIS, min_size=1, max_size=3), st.booleans(), st.integers(0, 99))
 def test_extremes_are_torchs_for_any_sizes(pool, axes, ceil_mode, seed):
     sizes, window, strides, padding = _drawn(axes)
@@ -218,7 +218,7 @@ def test_extremes_are_torchs_for_any_sizes(pool, axes, ceil_mode, seed):
     assert np.array_equal(got, _from_torch(expected))
 
 
-@settings(max_examples=30, derandomize=True, deadline=None)
+@settings(max_examples=20, derandomize=True, deadline=None)
 @given(
     st.lists(_AXIS, min_size=1, max_size=3),
     st.booleans(),
@@ -246,7 +246,7 @@ def test_means_are_torchs_for_any_sizes(axes, ceil_mode, include, seed):
     np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance)
 
 
-@settings(max_examples=25, derandomize=True, deadline=None)
+@settings(max_examples=20, derandomize=True, deadline=None)
 @given(
     st.integers(1, 8),
     st.integers(1, 5),

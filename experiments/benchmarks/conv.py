@@ -2,8 +2,8 @@
 
 Each row is one convolution (f), or its gradient to the input (gx) or kernel (gw), in
 milliseconds, minimum / median, and in brackets the ratio of medians to jcnn's. All
-candidates of a row are called in turn, so that noise hits them alike. "lax+" is lax with
-the XLA option that switches its slow path for convolutions off; jcnn has it too.
+candidates of a row are called in turn, so that noise hits them alike. "lax+" is lax
+with the XLA option that switches its slow path for convolutions off; jcnn has it too.
 """
 
 import math
@@ -99,8 +99,10 @@ def candidates(shape: Shape, face: str, dtype: str) -> dict[str, Callable[[], ob
         function = jax.jit(_face(shape, face, impl), compiler_options=options)
         compiled = function.lower(x, w, y).compile()
         functions[name] = _blocking(compiled, x, w, y)
-    if torch_function := _torch(shape, face, *map(np.asarray, (x, w, y)), dtype):
-        functions["torch"] = torch_function
+    if dtype == "float32":
+        arrays = np.asarray(x), np.asarray(w), np.asarray(y)
+        if torch_function := _torch(shape, face, *arrays):
+            functions["torch"] = torch_function
     return functions
 
 
@@ -130,14 +132,14 @@ def _blocking(function: Callable[..., object], *args: jax.Array):
     return lambda: jax.block_until_ready(function(*args))
 
 
-def _torch(shape: Shape, face: str, x, w, y, dtype) -> Callable[[], object] | None:
+def _torch(shape: Shape, face: str, x, w, y) -> Callable[[], object] | None:
     """PyTorch's channels_last convolution with the same padding; None without it."""
     try:
         import torch
     except ModuleNotFoundError:
         return None
     rank = len(shape.size)
-    if shape.transposed or rank == 1 or dtype != "float32":
+    if shape.transposed or rank == 1:
         return None
     to_torch = (0, rank + 1, *range(1, rank + 1))
     layout = torch.channels_last if rank == 2 else torch.channels_last_3d

@@ -50,11 +50,11 @@ class Blocks:
         def write(y, index):
             image, row = self._start(index)
             block = compute(self._input_block(x, image, row))
-            return lax.dynamic_update_slice(
-                y, block, (image, row, *[0] * (y.ndim - 2))
-            ), None
+            return lax.dynamic_update_slice(y, block, _corner(y, image, row)), None
 
-        block = jax.eval_shape(lambda: compute(self._input_block(x, 0, 0)))
+        block = jax.eval_shape(
+            lambda: compute(self._input_block(x, jnp.int32(0), jnp.int32(0)))
+        )
         y = jnp.zeros((p.batch, p.output_size[0], *block.shape[2:]), block.dtype)
         y, _ = lax.scan(write, vary_alike(y, x)[0], self._indices())
         return y
@@ -97,7 +97,7 @@ class Blocks:
         """A block of y, zero where the block before has been already."""
         image, row = self._start(index)
         size = (self.images, self.rows, *y.shape[2:])
-        block = lax.dynamic_slice(y, (image, row, *[0] * (y.ndim - 2)), size)
+        block = lax.dynamic_slice(y, _corner(y, image, row), size)
         for axis, start, length, number, total in (
             (0, image, self.images, index // self.row_blocks, y.shape[0]),
             (1, row, self.rows, index % self.row_blocks, y.shape[1]),
@@ -112,7 +112,7 @@ class Blocks:
         if self.row_blocks == 1:
             return self._pad(lax.dynamic_slice_in_dim(x, image, self.images, axis=0))
         rows = (self.rows - 1) * p.strides[0] + p.window[0]
-        start = (image, row * p.strides[0], *[0] * (x.ndim - 2))
+        start = _corner(x, image, row * p.strides[0])
         return lax.dynamic_slice(x, start, (self.images, rows, *x.shape[2:]))
 
     def _pad_rows(self, x):
@@ -128,6 +128,11 @@ class Blocks:
         ):
             around.append((low, (o - 1) * s + k - low - n, 0))
         return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *around, (0, 0, 0)))
+
+
+def _corner(a: jax.Array, image, row) -> tuple:
+    """Where a block begins, all indices of one dtype whatever JAX's default is."""
+    return (image, row, *[jnp.int32(0)] * (a.ndim - 2))
 
 
 def blocks_of(problem: Problem, positions: int) -> Blocks:

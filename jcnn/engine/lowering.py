@@ -7,9 +7,11 @@ from functools import partial
 from types import ModuleType
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import mlir
 
+from .._dtypes import wide
 from .algorithms import lax as as_lax_does
 from .planner import plan
 from .primitive import convolution_p
@@ -34,10 +36,13 @@ def _solve_elsewhere(first, second, *, problem: Problem):
 
 
 def _by(algorithm: ModuleType, problem: Problem, first, second):
+    result_dtype = jnp.dtype(problem.face_dtype(problem.face))
     dtype = max(first.dtype, second.dtype, key=lambda dtype: dtype.itemsize)
+    if result_dtype.itemsize > wide(dtype).itemsize:  # sums are not taken that wide
+        dtype = result_dtype
     compute = getattr(algorithm, _FUNCTIONS[problem.face])
     result = compute(problem, first.astype(dtype), second.astype(dtype))
-    return result.astype(problem.face_dtype(problem.face))
+    return result.astype(result_dtype)
 
 
 _FUNCTIONS = {"y": "forward", "x": "input_gradient", "w": "kernel_gradient"}

@@ -30,14 +30,17 @@ def refusal(problem: Problem) -> str | None:
         return f"it needs 1 group, not {problem.groups}"
     if not 2 <= problem.kernel_size[0] <= 5:
         return f"it needs 2 to 5 taps in the first axis, not {problem.kernel_size[0]}"
-    if jnp.finfo(problem.dtype).bits > 32 or jnp.issubdtype(problem.dtype, complex):
-        return f"it is exact enough for float32 and shorter only, not {problem.dtype}"
+    for dtype in (problem.dtype, problem.output_dtype):
+        if jnp.finfo(dtype).bits > 32 or jnp.issubdtype(dtype, jnp.complexfloating):
+            return f"it is exact enough for float32 and shorter only, not {dtype}"
     return None
 
 
 def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
     maps = transforms(OUTPUTS, problem.kernel_size[0])
-    kernels = jnp.einsum("ak,k...o->a...o", jnp.array(maps.kernel), _float32(w))
+    kernels = jnp.einsum(
+        "ak,k...o->a...o", jnp.array(maps.kernel, jnp.float32), _float32(w)
+    )
     kernels = kernels.reshape(len(maps.kernel), -1, w.shape[-1])
 
     def block(x):
@@ -67,7 +70,7 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
         )
 
     total = _blocks(problem).sum(block, _float32(x), _float32(y))
-    w = jnp.einsum("ak,aop->kpo", jnp.array(maps.kernel), total)
+    w = jnp.einsum("ak,aop->kpo", jnp.array(maps.kernel, jnp.float32), total)
     return w.reshape(problem.shape("w"))
 
 
