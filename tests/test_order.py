@@ -108,8 +108,14 @@ def test_far_steps_do_not_overflow(num_examples, batch_size, step):
 
 
 def _epoch(epoch, num_examples):
-    indices = _compiled(num_examples, num_examples)(KEY, jnp.uint32(epoch))
-    return indices.tolist()
+    indices = _compiled(num_examples, num_examples)(KEY, jnp.uint32(epoch)).tolist()
+    assert sorted(indices) == list(range(num_examples))
+    return indices
+
+
+def test_far_epochs_are_permutations_of_their_own():
+    steps = [0, 1, 2**8, 2**16, 2**24, 2**24 + 1, 2**30, LAST - 1, LAST]
+    assert len({tuple(_epoch(step, 101)) for step in steps}) == len(steps)
 
 
 def test_a_batch_of_many_epochs_holds_every_example_as_often():
