@@ -22,6 +22,13 @@ def cache_of_its_own(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_forgotten():
+    """A module's compiled programs go with it: all together they take gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def strict_promotion():
     """For a module's tests, dtypes that meet must be equal. Optax does not allow it."""

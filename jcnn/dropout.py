@@ -31,7 +31,7 @@ def dropout(x: ArrayLike, rate: float, key: jax.Array) -> jax.Array:
     check_rate(rate)
     if rate == 0:
         return x
-    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+    kept = jax.random.bernoulli(key, 1.0 - rate, x.shape)
     scale = 0 if rate == 1 else 1 / (1 - rate)
     return jnp.where(kept, x * scale, 0).astype(x.dtype)
 

@@ -17,7 +17,7 @@ from jax.nn.initializers import he_normal as _he_normal
 from jax.nn.initializers import ones, zeros
 from jax.typing import DTypeLike
 
-from ._shapes import Padding, sizes
+from ._shapes import Padding, integer, sizes
 from .conv import conv, conv_transpose, depthwise_conv
 from .dense import dense
 from .dropout import check_rate, dropout
@@ -132,6 +132,8 @@ def Conv(
     {'bias': (8,), 'kernel': (3, 3, 2, 8)}
     """
 
+    features = integer("features", features, minimum=1)
+
     def parameters(x):
         size = sizes("kernel_size", kernel_size, len(x.shape) - 2)
         shape = (*size, x.shape[-1] // feature_group_count, features)
@@ -169,6 +171,8 @@ def ConvTranspose(
     >>> jax.tree.map(jnp.shape, params)
     {'bias': (3,), 'kernel': (4, 4, 2, 3)}
     """
+
+    features = integer("features", features, minimum=1)
 
     def parameters(x):
         size = sizes("kernel_size", kernel_size, len(x.shape) - 2)
@@ -236,6 +240,8 @@ def Dense(
     >>> jax.tree.map(jnp.shape, params)
     {'bias': (3,), 'kernel': (2, 3)}
     """
+
+    features = integer("features", features, minimum=1)
 
     def parameters(x):
         shape = (x.shape[-1], features)

@@ -38,12 +38,25 @@ def batch_indices(
     """
     n = integer("num_examples", num_examples, minimum=1)
     batch = integer("batch_size", batch_size, minimum=1)
-    # In this order nothing overflows while n * batch < 2^32, however long the run.
-    whole, step = jnp.divmod(jnp.asarray(step, jnp.uint32), jnp.uint32(n))
-    place = step * batch + jnp.arange(batch, dtype=jnp.uint32)
-    epoch = whole * batch + place // n
+    epoch, place = _position(jnp.asarray(step, jnp.uint32), batch, n)
+    place = place + jnp.arange(batch, dtype=jnp.uint32)
     order = jax.vmap(lambda e, p: _permuted(jax.random.fold_in(key, e), p, n))
-    return order(epoch, place % n).astype(jnp.int32)
+    return order(epoch + place // n, place % n).astype(jnp.int32)
+
+
+def _position(step: jax.Array, batch: int, n: int) -> tuple[jax.Array, jax.Array]:
+    """divmod(step * batch, n), by doubling: the product itself may not fit."""
+    whole, rest = divmod(batch, n)
+
+    def double_and_add(i, position):
+        epoch, place = position
+        bit = (step >> (jnp.uint32(31) - i)) & jnp.uint32(1)
+        epoch, place = 2 * epoch + 2 * place // n, 2 * place % n
+        place = place + bit * jnp.uint32(rest)
+        return epoch + bit * jnp.uint32(whole) + place // n, place % n
+
+    zero = jnp.uint32(0)
+    return lax.fori_loop(zero, jnp.uint32(32), double_and_add, (zero, zero))
 
 
 def _permuted(key: jax.Array, place: jax.Array, n: int) -> jax.Array:

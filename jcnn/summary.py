@@ -72,9 +72,11 @@ class _Field(NamedTuple):
 
     def through(self, window, strides, spread) -> "_Field":
         """The field of a window's result; `spread` is the dilation of its input."""
-        jump = [j / d for j, d in zip(self.jump, spread)]
-        size = [f + (k - 1) * j for f, k, j in zip(self.size, window, jump)]
-        return _Field(tuple(size), tuple(j * s for j, s in zip(jump, strides)))
+        # Of an input with holes, a window meets so many pixels besides the first.
+        seen = [(k - 1) // d for k, d in zip(window, spread)]
+        size = [f + k * j for f, k, j in zip(self.size, seen, self.jump)]
+        jump = [j * s / d for j, s, d in zip(self.jump, strides, spread)]
+        return _Field(tuple(size), tuple(jump))
 
     def union(self, other: "_Field") -> "_Field":
         return _Field(*(tuple(map(max, a, b)) for a, b in zip(self, other)))

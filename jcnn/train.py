@@ -4,7 +4,7 @@
 
 is all that a step asks for; `classification` makes one of a layer. The key of step k is
 `fold_in(run_key, k)` and the data of step k are a function of (run_key, k), so a state
-is all that there is to save, and one step a call gives what many steps a call give.
+is all that there is to save.
 """
 
 from collections.abc import Callable
