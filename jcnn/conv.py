@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
@@ -261,9 +262,9 @@ def _check_groups(x: jax.Array, kernel: jax.Array, feature_group_count: int) -> 
 
 
 def _check_bias(bias: ArrayLike | None, kernel: jax.Array) -> None:
-    if bias is not None and jnp.shape(bias) != kernel.shape[-1:]:
+    if bias is not None and np.shape(bias) != kernel.shape[-1:]:
         raise ValueError(
-            f"bias must be of shape {kernel.shape[-1:]}, got {jnp.shape(bias)}"
+            f"bias must be of shape {kernel.shape[-1:]}, got {np.shape(bias)}"
         )
 
 
