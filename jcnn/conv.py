@@ -65,14 +65,16 @@ def conv(
         group of features seeing its own group of channels only.
       precision: of the products, as for `jax.lax.dot`.
       preferred_element_type: dtype of the result; None is x's.
-      impl: "lax" for `lax.conv_general_dilated`, or "im2col".
+      impl: "lax" for `lax.conv_general_dilated`, "auto" for the planner's choice, or
+        an algorithm by name ("im2col", "winograd", …: `jcnn/engine/algorithms/`).
 
     Returns:
       [N, *out, O], out = floor((n + low + high - window) / stride) + 1.
 
     Raises:
       ValueError: if shapes do not fit one another, the window is larger than the
-        padded input, or an argument is none of what is listed above.
+        padded input, an argument is none of what is listed above, or the algorithm
+        that is named cannot serve this convolution.
       TypeError: if x is not floating point, or the dtypes differ.
 
     >>> edge = jnp.array([1.0, -1.0]).reshape(2, 1, 1)
