@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
@@ -19,7 +18,7 @@ from ._shapes import (
     pad_pairs,
     sizes,
 )
-from .dense import add_bias
+from .dense import add_bias, check_bias
 from .engine.general import Convolution, convolve_general
 from .engine.mirror import turned
 from .engine.planner import ALGORITHMS
@@ -86,7 +85,7 @@ def conv(
     kernel_dilation = sizes("kernel_dilation", kernel_dilation, rank)
     input_dilation = sizes("input_dilation", input_dilation, rank)
     _check_groups(x, kernel, feature_group_count)
-    _check_bias(bias, kernel)
+    check_bias(bias, kernel.shape[-1])
     _check_impl(impl)
     precision = _precision(precision)
     result_dtype = _result_dtype(preferred_element_type, x)
@@ -260,13 +259,6 @@ def _check_groups(x: jax.Array, kernel: jax.Array, feature_group_count: int) -> 
         raise ValueError(
             f"kernel must have {channels // groups} input channels (x has {channels} "
             f"in {groups} groups), got kernel {kernel.shape}"
-        )
-
-
-def _check_bias(bias: ArrayLike | None, kernel: jax.Array) -> None:
-    if bias is not None and np.shape(bias) != kernel.shape[-1:]:
-        raise ValueError(
-            f"bias must be of shape {kernel.shape[-1:]}, got {np.shape(bias)}"
         )
 
 

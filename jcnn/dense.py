@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from ._shapes import floating, to_rank
@@ -43,20 +44,24 @@ def dense(
         )
     if kernel.dtype != x.dtype:
         raise TypeError(f"kernel must be of x's dtype {x.dtype}, got {kernel.dtype}")
+    check_bias(bias, kernel.shape[-1])
     y = jnp.dot(
         x, kernel, precision=precision, preferred_element_type=preferred_element_type
     )
     return add_bias(y, bias)
 
 
+def check_bias(bias: ArrayLike | None, features: int) -> None:
+    """Raises unless bias is [features] or None."""
+    if bias is not None and np.shape(bias) != (features,):
+        raise ValueError(f"bias must be of shape {(features,)}, got {np.shape(bias)}")
+
+
 def add_bias(y: jax.Array, bias: ArrayLike | None) -> jax.Array:
     """y [..., O] plus bias [O], which None leaves away."""
     if bias is None:
         return y
-    bias = jnp.asarray(bias)
-    if bias.shape != y.shape[-1:]:
-        raise ValueError(f"bias must be of shape {y.shape[-1:]}, got {bias.shape}")
-    return y + to_rank(y.ndim, bias.astype(y.dtype))
+    return y + to_rank(y.ndim, jnp.asarray(bias).astype(y.dtype))
 
 
 def flatten(x: ArrayLike) -> jax.Array:

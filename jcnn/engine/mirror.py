@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._shapes import dilated
+from .padding import pad_now
 from .problem import Problem
 
 
@@ -40,8 +41,7 @@ def mirrored(problem: Problem) -> Problem:
 
 def spread(y: jax.Array, strides: tuple[int, ...]) -> jax.Array:
     """y: [N, *spatial, O] with stride - 1 zeros between neighbours."""
-    holes = [(0, 0, stride - 1) for stride in strides]
-    return lax.pad(y, jnp.zeros((), y.dtype), ((0, 0, 0), *holes, (0, 0, 0)))
+    return pad_now(y, ((0, 0),) * len(strides), strides)
 
 
 def turned(w: jax.Array, groups: int) -> jax.Array:

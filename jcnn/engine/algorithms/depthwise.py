@@ -16,6 +16,7 @@ from ..._dtypes import wide
 from ...im2col import window_taps
 from ..blocks import blocks_of
 from ..mirror import mirrored
+from ..padding import pad_now
 from ..problem import Problem
 
 BLOCK_LINES = 28  # rows of all images of a block: what is added up in one pass
@@ -33,7 +34,7 @@ def refusal(problem: Problem) -> str | None:
 
 
 def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
-    x = lax.optimization_barrier(_padded(problem, _repeated(problem, x)))
+    x = lax.optimization_barrier(pad_now(_repeated(problem, x), problem.padding))
     taps = window_taps(x, problem.kernel_size, problem.strides, problem.dilation)
     return _weighted_sum(taps, w)
 
@@ -41,7 +42,7 @@ def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
 def input_gradient(problem: Problem, w: jax.Array, y: jax.Array) -> jax.Array:
     """The tap sum of y with the turned kernel, feature by feature; then channels."""
     mirror = mirrored(problem)
-    y = lax.optimization_barrier(_padded(mirror, y))
+    y = lax.optimization_barrier(pad_now(y, mirror.padding))
     taps = window_taps(y, problem.kernel_size, mirror.strides, problem.dilation)
     x = _weighted_sum(taps, lax.rev(w, range(problem.rank)))
     multiplier = problem.out_channels // problem.in_channels
@@ -70,11 +71,6 @@ def _repeated(problem: Problem, x):
     """Each channel once for every feature that sees it."""
     multiplier = problem.out_channels // problem.in_channels
     return x if multiplier == 1 else jnp.repeat(x, multiplier, axis=-1)
-
-
-def _padded(problem: Problem, x):
-    around = [(low, high, 0) for low, high in problem.padding]
-    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *around, (0, 0, 0)))
 
 
 def _weighted_sum(taps: list[jax.Array], w: jax.Array) -> jax.Array:
