@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 
+PAUSE = 0.003  # seconds
+
+
 class Times(NamedTuple):
     """Milliseconds of many calls."""
 
@@ -18,16 +21,16 @@ def interleaved(
 ) -> dict[str, Times]:
     """Calls every function in turn for `seconds` in all, at least `least` rounds.
 
-    The first call of each, which compiles, is not counted.
+    Of two calls in a row the second is counted, after a pause: threads of other
+    libraries wait for work by spinning and would slow whoever comes next.
     """
-    for function in functions.values():
-        function()
-        function()
     samples: dict[str, list[float]] = {name: [] for name in functions}
     end, rounds = time.perf_counter() + seconds, 0
     while rounds < least or time.perf_counter() < end:
         rounds += 1
         for name, function in functions.items():
+            time.sleep(PAUSE)
+            function()
             start = time.perf_counter()
             function()
             samples[name].append(1e3 * (time.perf_counter() - start))

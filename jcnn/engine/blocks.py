@@ -35,8 +35,12 @@ class Blocks:
         return -(-self.problem.output_size[0] // self.rows)
 
     @property
+    def number(self) -> int:
+        return self.batch_blocks * self.row_blocks
+
+    @property
     def whole(self) -> bool:
-        return self.batch_blocks * self.row_blocks == 1
+        return self.number == 1
 
     def map(self, compute: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
         """y [N, *output, O] of x [N, *input, C], of which `compute` gives a block.
@@ -45,19 +49,16 @@ class Blocks:
         """
         if self.whole:
             return compute(self._pad(x))
-        p, x = self.problem, self._pad_rows(x)
+        p = self.problem
 
-        def write(y, index):
+        def write(index, y):
             image, row = self._start(index)
-            block = compute(self._input_block(x, image, row))
-            return lax.dynamic_update_slice(y, block, _corner(y, image, row)), None
+            block = compute(self._input_block(x, index))
+            return lax.dynamic_update_slice(y, block, _corner(y, image, row))
 
-        block = jax.eval_shape(
-            lambda: compute(self._input_block(x, jnp.int32(0), jnp.int32(0)))
-        )
+        block = jax.eval_shape(lambda: compute(self._input_block(x, jnp.int32(0))))
         y = jnp.zeros((p.batch, p.output_size[0], *block.shape[2:]), block.dtype)
-        y, _ = lax.scan(write, vary_alike(y, x)[0], self._indices())
-        return y
+        return lax.fori_loop(0, self.number, write, vary_alike(y, x)[0])
 
     def sum(
         self,
@@ -68,29 +69,25 @@ class Blocks:
         """The sum of `compute(x_block, y_block)` over all blocks."""
         if self.whole:
             return compute(self._pad(x), y)
-        x = self._pad_rows(x)
 
         def part(index):
-            image, row = self._start(index)
-            return compute(
-                self._input_block(x, image, row), self._output_block(y, index)
-            )
+            return compute(self._input_block(x, index), self._output_block(y, index))
 
         shape = jax.eval_shape(part, jnp.int32(0))
         zero, _, _ = vary_alike(jnp.zeros(shape.shape, shape.dtype), x, y)
-        total, _ = lax.scan(lambda t, i: (t + part(i), None), zero, self._indices())
-        return total
-
-    def _indices(self) -> jax.Array:
-        return jnp.arange(self.batch_blocks * self.row_blocks, dtype=jnp.int32)
+        return lax.fori_loop(0, self.number, lambda i, t: t + part(i), zero)
 
     def _start(self, index):
-        """The first image and output row of a block."""
-        image = index // self.row_blocks * self.images
-        row = index % self.row_blocks * self.rows
+        """The first image and output row of a block.
+
+        As plain as can be: XLA computes it for every element that it reads.
+        """
+        index = lax.convert_element_type(index, jnp.int32)
+        image = index // self.row_blocks if self.row_blocks > 1 else index
+        row = index % self.row_blocks if self.row_blocks > 1 else jnp.int32(0)
         return (
-            jnp.minimum(image, self.problem.batch - self.images),
-            jnp.minimum(row, self.problem.output_size[0] - self.rows),
+            _within(image, self.images, self.problem.batch),
+            _within(row, self.rows, self.problem.output_size[0]),
         )
 
     def _output_block(self, y, index):
@@ -107,27 +104,50 @@ class Blocks:
                 block = jnp.where(place >= number * length, block, 0)
         return block
 
-    def _input_block(self, x, image, row):
-        p = self.problem
+    def _input_block(self, x, index):
+        """A block of x with its padding: what the windows of a block of y see."""
+        image, row = self._start(index)
         if self.row_blocks == 1:
             return self._pad(lax.dynamic_slice_in_dim(x, image, self.images, axis=0))
-        rows = (self.rows - 1) * p.strides[0] + p.window[0]
-        start = _corner(x, image, row * p.strides[0])
-        return lax.dynamic_slice(x, start, (self.images, rows, *x.shape[2:]))
-
-    def _pad_rows(self, x):
-        """Rows reach over blocks, so their padding cannot wait for the blocks."""
-        return x if self.row_blocks == 1 else self._pad(x)
+        p = self.problem
+        (low, high), *others = self._pads()
+        needed = (self.rows - 1) * p.strides[0] + p.window[0]
+        length = min(needed, p.input_size[0])
+        # Rows from inside x, padded for the case that they lie at its edge, then cut.
+        top = jnp.clip(row * p.strides[0] - low, 0, p.input_size[0] - length)
+        size = (self.images, length, *x.shape[2:])
+        rows = lax.dynamic_slice(x, _corner(x, image, top), size)
+        rows = _padded(rows, [(low, max(high, 0) + needed - length)])
+        start = _corner(x, jnp.int32(0), row * p.strides[0] - top)
+        rows = lax.dynamic_slice(rows, start, (self.images, needed, *x.shape[2:]))
+        return _padded(rows, [(0, 0), *others])
 
     def _pad(self, x):
-        """x with its padding, less the rest behind the last window."""
+        return _padded(x, self._pads())
+
+    def _pads(self) -> list[tuple[int, int]]:
+        """The padding, less the rest behind the last window."""
         p = self.problem
-        around = []
-        for n, o, s, k, (low, _) in zip(
-            p.input_size, p.output_size, p.strides, p.window, p.padding
-        ):
-            around.append((low, (o - 1) * s + k - low - n, 0))
-        return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *around, (0, 0, 0)))
+        return [
+            (low, (o - 1) * s + k - low - n)
+            for n, o, s, k, (low, _) in zip(
+                p.input_size, p.output_size, p.strides, p.window, p.padding
+            )
+        ]
+
+
+def _padded(x, pads: list[tuple[int, int]]):
+    around = [(low, high, 0) for low, high in pads]
+    around += [(0, 0, 0)] * (x.ndim - 1 - len(pads))
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *around))
+
+
+def _within(number, length: int, total: int):
+    """Where the block of this number and length begins, the last one not too late."""
+    if length == total:
+        return jnp.int32(0)
+    start = number * length
+    return start if total % length == 0 else jnp.minimum(start, total - length)
 
 
 def _corner(a: jax.Array, image, row) -> tuple:
@@ -145,6 +165,9 @@ def blocks_of(problem: Problem, positions: int) -> Blocks:
 
 
 def _even(total: int, most: int) -> int:
-    """The size of the parts when `total` is cut into as few as `most` allows."""
+    """The size of the parts of `total`: up to `most`, without a rest if that is near."""
+    for size in range(min(most, total), most * 5 // 8, -1):
+        if total % size == 0:
+            return size
     parts = -(-total // most)
     return -(-total // parts)

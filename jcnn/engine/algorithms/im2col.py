@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._dtypes import wide
-from ...im2col import window_taps
+from ...im2col import window_patches
 from ..blocks import Blocks, blocks_of
 from ..mirror import mirrored, spread, turned
 from ..problem import Problem
@@ -65,8 +65,9 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
 
 def _patches(problem: Problem, x):
     """[positions, taps * C] of a block that is padded already."""
-    taps = window_taps(x, problem.kernel_size, problem.strides, problem.dilation)
-    patches = jnp.concatenate(taps, axis=-1)
+    patches = window_patches(
+        x, problem.kernel_size, problem.strides, problem.dilation
+    )
     return patches.reshape(prod(patches.shape[:-1]), patches.shape[-1])
 
 

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ...im2col import window_taps
+from ...im2col import window_patches
 from ..blocks import Blocks, blocks_of
 from ..mirror import mirrored, turned
 from ..problem import Problem
 from ..toom import Matrix, transforms
 
 OUTPUTS = 4
-TILE_BYTES = 7 << 20  # of a block's transformed and unrolled tiles
+TILE_BYTES = 10 << 20  # of a block's transformed and unrolled tiles
 LEAST_POSITIONS = 2048  # shorter products do not reach full speed
 
 
@@ -97,8 +97,8 @@ def _unrolled(problem: Problem, tile):
     """[images, tiles, phases, *others, C] to [positions, other taps * C]."""
     lines = tile.reshape(-1, *tile.shape[3:])
     others = problem.kernel_size[1:]
-    taps = window_taps(lines, others, (1,) * len(others), problem.dilation[1:])
-    patches = jnp.concatenate(taps, axis=-1)
+    ones = (1,) * len(others)
+    patches = window_patches(lines, others, ones, problem.dilation[1:])
     return patches.reshape(-1, patches.shape[-1])
 
 
