@@ -1,0 +1,78 @@
+"""Train steps of other libraries, without and with one line: `accelerate()`.
+
+Flax, Equinox and Keras train the models of peers/workload.py, as their files in peers/
+have them, in fresh processes in turn. "With" differs in one call before the model is
+built; losses agree but for rounding and what a few steps make of it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import tyro
+
+from .peers.workload import Model
+from .report import environment, ratio, table
+from .rounds import Job, sample_in_turn, those_installed
+from .worker import WATCHED, Sample
+
+Name = Literal["flax_nnx", "equinox", "keras"]
+
+
+@dataclass(frozen=True)
+class Config:
+    models: tuple[Model, ...] = get_args(Model)
+    """What is trained: see peers/workload.py."""
+    peers: tuple[Name, ...] = get_args(Name)
+    """Whose train steps are measured."""
+    rounds: int = 3
+    """Processes for each."""
+    seconds: float = 5.0
+    """Time for the steps of each process."""
+
+
+def main(config: Config) -> None:
+    print(environment(), end="\n\n")
+    names = those_installed(config.peers)
+    jobs = [
+        Job(name, model, accelerated)
+        for model in config.models
+        for name in names
+        for accelerated in (False, True)
+    ]
+    samples = sample_in_turn(jobs, rounds=config.rounds, seconds=config.seconds)
+    for model in config.models:
+        print(results_table(model, samples), end="\n\n")
+
+
+def results_table(model: Model, samples: Mapping[Job, Sample]) -> str:
+    header = [
+        model,
+        "ms without, min / median",
+        "ms with",
+        "without / with",
+        "compile s without",
+        "with",
+        f"loss after {WATCHED} steps without",
+        "with",
+    ]
+    rows = []
+    for job, after in samples.items():
+        before = samples.get(job._replace(accelerated=False))
+        if job.model == model and job.accelerated and before is not None:
+            row = [
+                job.name,
+                f"{before.minimum_ms:.1f} / {before.median_ms:.1f}",
+                f"{after.minimum_ms:.1f} / {after.median_ms:.1f}",
+                ratio(before.median_ms, after.median_ms),
+                f"{before.first_s:.2f}",
+                f"{after.first_s:.2f}",
+                f"{before.last_loss:.4f}",
+                f"{after.last_loss:.4f}",
+            ]
+            rows.append(row)
+    return table(header, rows)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

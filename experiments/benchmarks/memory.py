@@ -1,0 +1,59 @@
+"""Peak memory of convolutions and their gradients: jcnn's planner against lax.
+
+MiB of the temporary arrays of each compiled program, as XLA counts them; operands and
+results come on top of both, and so does what XLA's libraries take while they run. The
+exit status is 1 if jcnn is above lax by more than --margin anywhere.
+"""
+
+import sys
+from dataclasses import dataclass
+
+import jax
+import tyro
+
+from .faces import FACES, face, operands
+from .report import environment, table
+from .shapes import CHECKED_ON, CHOSEN_ON, Shape
+
+
+@dataclass(frozen=True)
+class Config:
+    only: str = ""
+    """Only rows that contain this text, such as "g4" or "1000"."""
+    margin: float = 64.0
+    """By how many MiB jcnn may be above lax."""
+
+
+def main(config: Config) -> int:
+    print(environment(), end="\n\n")
+    rows, above = [], []
+    for shape in (*CHOSEN_ON, *CHECKED_ON):
+        for name in FACES:
+            row = f"{shape} {name}"
+            if config.only in row:
+                jcnn, lax = (temporary(shape, name, impl) for impl in ("auto", "lax"))
+                difference = jcnn - lax
+                rows.append([row, f"{jcnn:.1f}", f"{lax:.1f}", f"{difference:+.1f}"])
+                if difference > config.margin:
+                    above.append(row)
+    print(table(["MiB", "jcnn", "lax", "difference"], rows), end="\n\n")
+    where = "; ".join(above) if above else "nowhere"
+    print(f"jcnn is above lax by more than {config.margin:g} MiB: {where}")
+    return 1 if above else 0
+
+
+def temporary(shape: Shape, name: str, impl: str) -> float:
+    """MiB of temporary arrays.
+
+    >>> temporary(Shape(1, (8,), 2, 2, kernel=3), "f", "lax") < 1
+    True
+    """
+    function = jax.jit(face(shape, name, impl))
+    analysis = function.lower(*operands(shape)).compile().memory_analysis()
+    if analysis is None:
+        raise RuntimeError(f"{jax.default_backend()} does not tell a program's memory")
+    return analysis.temp_size_in_bytes / 2**20
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Config, description=__doc__)))

@@ -1,0 +1,32 @@
+"""One train step of the same three models in several frameworks.
+
+Each file has `make(model, examples=None)`, which builds a model and returns a `Step`.
+"""
+
+from importlib.util import find_spec
+from typing import Literal, NamedTuple
+
+Name = Literal[
+    "jcnn", "jax", "jax+", "flax_nnx", "equinox", "keras", "torch", "torch_compile"
+]
+
+
+class Peer(NamedTuple):
+    module: str  # in this folder
+    package: str  # what it needs beside jax and optax
+
+    @property
+    def installed(self) -> bool:
+        return find_spec(self.package) is not None
+
+
+PEERS: dict[str, Peer] = {
+    "jcnn": Peer("jcnn_", "jax"),
+    "jax": Peer("jax_", "jax"),
+    "jax+": Peer("jax_plus", "jax"),
+    "flax_nnx": Peer("flax_nnx", "flax"),
+    "equinox": Peer("equinox_", "equinox"),
+    "keras": Peer("keras_", "keras"),
+    "torch": Peer("torch_", "torch"),
+    "torch_compile": Peer("torch_compile", "torch"),
+}
