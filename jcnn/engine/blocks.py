@@ -165,7 +165,7 @@ def blocks_of(problem: Problem, positions: int) -> Blocks:
 
 
 def _even(total: int, most: int) -> int:
-    """The size of the parts of `total`: up to `most`, without a rest if that is near."""
+    """The size of parts of `total`: at most `most`, without a rest if that is near."""
     for size in range(min(most, total), most * 5 // 8, -1):
         if total % size == 0:
             return size

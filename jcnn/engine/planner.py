@@ -4,6 +4,7 @@ The rules hold for CPUs; elsewhere lax's convolution is taken. They are read fro
 the first that fits decides. `experiments/benchmarks/conv.py` measures what they choose.
 """
 
+from math import prod
 from types import ModuleType
 from typing import NamedTuple
 
@@ -23,6 +24,9 @@ ALGORITHMS = {
 }
 
 FULL_CHANNELS = 32  # fewer leave the vectors of a product half empty
+ENOUGH_CHANNELS = 24  # to sum over: there Winograd's patches are what costs
+LEAST_POSITIONS = 1024  # fewer do not pay for the transformed kernel
+LEAST_PHASES = 10**8  # multiply-adds; fewer do not pay for taking a product apart
 
 
 class Plan(NamedTuple):
@@ -48,31 +52,55 @@ def plan(problem: Problem) -> Plan:
         return Plan("lax", f"the dtype is {problem.dtype}")
     if serves("matmul", problem):
         return Plan("matmul", "a 1x1 kernel makes it one matrix product")
-    if serves("depthwise", problem):
+    if problem.groups > 1 and serves("depthwise", problem):
         return Plan("depthwise", "one channel a group leaves no matrix product")
-    if serves("phases", problem):
+    if problem.rank == 1 and problem.face != "w" and problem.strides != (1,):
+        return Plan("lax", "in one dimension its strides are fast")
+    if serves("phases", problem) and (
+        problem.multiply_adds >= LEAST_PHASES or problem.rank == 3
+    ):
         return Plan("phases", "no product with the zeros that the strides put in y")
     if problem.groups > 1:
         if serves("grouped", problem):
             return Plan("grouped", "each group is a convolution of its own")
         return Plan("lax", "there are too many groups")
-    return _dense(problem)
+    return _kernel_gradient(problem) if problem.face == "w" else _dense(problem)
 
 
 def serves(name: str, problem: Problem) -> bool:
     return ALGORITHMS[name].refusal(problem) is None
 
 
-def _dense(problem: Problem) -> Plan:
-    """Dense convolutions that are not 1x1 nor spread by strides."""
-    narrow = min(problem.in_channels, problem.out_channels)
-    if narrow >= FULL_CHANNELS and serves("winograd", problem):
-        return Plan("winograd", "half the products, with full channels")
-    if problem.face == "w":
-        return Plan("im2col", "one product for all taps")
-    if narrow < FULL_CHANNELS:
-        return Plan("lax", f"{narrow} channels do not fill a product")
+def _kernel_gradient(problem: Problem) -> Plan:
+    if (
+        (problem.in_channels >= ENOUGH_CHANNELS or problem.rank == 3)
+        and problem.rank > 1
+        and _positions(problem) >= LEAST_POSITIONS
+        and serves("winograd", problem)
+    ):
+        return Plan("winograd", "half the products, summed over all positions")
     return Plan("im2col", "one product for all taps")
+
+
+def _dense(problem: Problem) -> Plan:
+    """Dense convolutions and their input gradients that no rule above has taken."""
+    channels = problem.out_channels if problem.face == "x" else problem.in_channels
+    if serves("winograd", problem) and _positions(problem) >= LEAST_POSITIONS:
+        if channels >= FULL_CHANNELS:
+            return Plan("winograd", "half the products, with full channels")
+        if problem.rank == 3:
+            return Plan("winograd", "half the products; lax is slow in 3 dimensions")
+    if problem.rank == 3:
+        return Plan("im2col", "one product for all taps; lax is slow in 3 dimensions")
+    if channels >= FULL_CHANNELS and problem.face == "y" and max(problem.strides) > 1:
+        return Plan("im2col", "one product for all taps")
+    if channels < FULL_CHANNELS:
+        return Plan("lax", f"{channels} channels do not fill a product")
+    return Plan("lax", "no other algorithm is known to be faster")
+
+
+def _positions(problem: Problem) -> int:
+    return problem.batch * prod(problem.output_size)
 
 
 def _static(problem: Problem) -> bool:
