@@ -39,7 +39,7 @@ def conv(
     feature_group_count: int = 1,
     precision: Any = None,
     preferred_element_type: DTypeLike | None = None,
-    impl: str = "lax",
+    impl: str = "auto",
 ) -> jax.Array:
     """Convolution (cross-correlation) in 1 to 3 spatial dimensions.
 
@@ -64,8 +64,9 @@ def conv(
         group of features seeing its own group of channels only.
       precision: of the products, as for `jax.lax.dot`.
       preferred_element_type: dtype of the result; None is x's.
-      impl: "lax" for `lax.conv_general_dilated`, "auto" for the planner's choice, or
-        an algorithm by name ("im2col", "winograd", …: `jcnn/engine/algorithms/`).
+      impl: "auto" for the fastest algorithm known for the shapes on a CPU, and lax's on
+        other platforms; "lax" for `lax.conv_general_dilated` everywhere; or another
+        algorithm by name ("im2col", "winograd", …: `jcnn/engine/algorithms/`).
 
     Returns:
       [N, *out, O], out = floor((n + low + high - window) / stride) + 1.
@@ -121,7 +122,7 @@ def depthwise_conv(
     input_dilation: int | Sequence[int] = 1,
     precision: Any = None,
     preferred_element_type: DTypeLike | None = None,
-    impl: str = "lax",
+    impl: str = "auto",
 ) -> jax.Array:
     """Convolution of every channel with kernels of its own: `conv` in C groups.
 
@@ -171,7 +172,7 @@ def conv_transpose(
     transpose_kernel: bool = False,
     precision: Any = None,
     preferred_element_type: DTypeLike | None = None,
-    impl: str = "lax",
+    impl: str = "auto",
 ) -> jax.Array:
     """Transposed ("fractionally strided") convolution: enlarges x by the strides.
 

@@ -121,7 +121,7 @@ def Conv(
     kernel_init: Initializer = he_normal,
     bias_init: Initializer = zeros,
     param_dtype: DTypeLike = jnp.float32,
-    impl: str = "lax",
+    impl: str = "auto",
 ) -> Layer:
     """`jcnn.conv` with kernel [*size, C // feature_group_count, features] and bias.
 
@@ -162,7 +162,7 @@ def ConvTranspose(
     kernel_init: Initializer = he_normal,
     bias_init: Initializer = zeros,
     param_dtype: DTypeLike = jnp.float32,
-    impl: str = "lax",
+    impl: str = "auto",
 ) -> Layer:
     """`jcnn.conv_transpose` with kernel [*size, C, features] and bias.
 
@@ -201,7 +201,7 @@ def DepthwiseConv(
     kernel_init: Initializer = he_normal,
     bias_init: Initializer = zeros,
     param_dtype: DTypeLike = jnp.float32,
-    impl: str = "lax",
+    impl: str = "auto",
 ) -> Layer:
     """`jcnn.depthwise_conv` with kernel [*size, 1, C * multiplier] and bias.
 

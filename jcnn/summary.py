@@ -159,9 +159,12 @@ def _window(eqn: JaxprEqn) -> tuple | None:
         taps = [_shape(eqn.invars[1])[i] for i in params["dimension_numbers"][1][2:]]
         window = dilated(taps, params["rhs_dilation"])
         return window, params["window_strides"], params["lhs_dilation"]
-    if eqn.primitive.name == "jcnn_convolution" and params["problem"].face == "y":
+    if eqn.primitive.name == "jcnn_convolution" and params["problem"].face != "w":
         problem = params["problem"]
-        return problem.window, problem.strides, (1,) * problem.rank
+        ones = (1,) * problem.rank
+        if problem.face == "x":  # a transposed convolution: its input is spread
+            return problem.window, ones, problem.strides
+        return problem.window, problem.strides, ones
     if eqn.primitive.name.startswith("reduce_window"):
         inner = slice(1, -1)
         window = dilated(params["window_dimensions"], params["window_dilation"])
@@ -175,7 +178,8 @@ def _multiply_adds(eqn: JaxprEqn) -> int:
     if eqn.primitive.name == "conv_general_dilated":
         kernel = _shape(eqn.invars[1])
         features = kernel[eqn.params["dimension_numbers"][1][0]]
-        return output * prod(kernel) // features if features else 0
+        holes = prod(eqn.params["lhs_dilation"])
+        return output * prod(kernel) // (features * holes) if features else 0
     if eqn.primitive.name == "jcnn_convolution":
         return eqn.params["problem"].multiply_adds
     if eqn.primitive.name == "dot_general":

@@ -13,7 +13,7 @@ from jcnn.layers import Conv as _Conv
 from . import workload
 from .workload import Model, Step
 
-Conv = partial(_Conv, impl="auto")
+Conv = partial(_Conv)
 
 
 def make(model: Model, examples: int | None = None) -> Step:

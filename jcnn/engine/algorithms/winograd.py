@@ -4,6 +4,8 @@ Four rows of output take k + 3 products instead of 4 k: half for k = 3. In two a
 saving would be larger, but not on a CPU: the transformed image would be nine times as
 large as the image instead of four and a half, and moving it costs more than it saves.
 Errors are a few times those of a plain product: 1e-5 of the largest output in float32.
+They, as well as NaN and infinities, reach the four rows of a tile and not only those
+whose window holds them.
 """
 
 from math import prod
