@@ -40,7 +40,10 @@ class Convolution(NamedTuple):
     @classmethod
     def of(cls, params: dict[str, Any]) -> "Convolution":
         """From the parameters of lax's primitive."""
-        return cls(**{name: params[name] for name in cls._fields})
+        fields = {name: params[name] for name in cls._fields}
+        if isinstance(fields["precision"], lax.DotAlgorithm | lax.DotAlgorithmPreset):
+            fields["precision"] = None  # lax's convolution takes no notice of them
+        return cls(**fields)
 
     def by_lax(
         self, lhs: jax.Array, rhs: jax.Array, out_sharding: Any = None
@@ -124,10 +127,11 @@ def convolve_general(
             return convolution.by_lax(lhs, rhs)
     if sharded:
         result = jax.eval_shape(convolution.by_lax, lhs, rhs)
-        return jax.sharding.auto_axes(
+        by_compiler: Any = jax.sharding.auto_axes(
             lambda lhs, rhs: convolve_general(lhs, rhs, convolution, "lax"),
             out_sharding=result.sharding,
-        )(lhs, rhs)
+        )
+        return by_compiler(lhs, rhs)
     posed = pose(lhs, rhs, convolution, impl)
     if posed is None or _refusal(posed.problem):
         lhs, convolution = _spread(lhs, convolution)
