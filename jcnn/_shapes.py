@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 Pairs = tuple[tuple[int, int], ...]
@@ -20,13 +22,18 @@ _PADDINGS = (
 def image(x: ArrayLike) -> tuple[jax.Array, int]:
     """x as an array [N, *spatial, C] of floats, and its spatial rank."""
     x = floating("x", x)
-    rank = x.ndim - 2
+    return x, spatial_rank(x)
+
+
+def spatial_rank(x: Any) -> int:
+    """The number of spatial dimensions of what has a shape [N, *spatial, C]."""
+    rank = len(x.shape) - 2
     if rank not in (1, 2, 3):
         raise ValueError(
             "x must be [N, *spatial, C] with 1 to 3 spatial dimensions, "
             f"got shape {x.shape}"
         )
-    return x, rank
+    return rank
 
 
 def floating(name: str, value: ArrayLike) -> jax.Array:
@@ -58,15 +65,35 @@ def integer(name: str, value: Any, *, minimum: int | None = None) -> int:
     return result
 
 
+def fraction(name: str, value: Any) -> None:
+    """Raises unless `value` is from 0 to 1, or not known before the program runs."""
+    if isinstance(value, Tracer):
+        return
+    try:
+        inside = not isinstance(value, bool) and 0 <= value <= 1
+    except TypeError:
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    if not inside:
+        raise ValueError(f"{name} must be from 0 to 1, got {value!r}")
+
+
+def entries(value: Any) -> Sequence[Any] | None:
+    """What is in a sequence or an array, axis by axis; None if it is neither."""
+    if isinstance(value, np.ndarray | jax.Array) and value.ndim:
+        return list(value)
+    return value if isinstance(value, Sequence) else None
+
+
 def sizes(name: str, value: Any, rank: int, *, minimum: int = 1) -> tuple[int, ...]:
     """One int per spatial dimension from an int or a sequence of `rank` ints."""
-    if not isinstance(value, Sequence):
+    values = entries(value)
+    if values is None:
         return (integer(name, value, minimum=minimum),) * rank
-    if len(value) != rank:
+    if len(values) != rank:
         raise ValueError(
             f"{name} must be an int or a sequence of {rank} ints, got {value!r}"
         )
-    return tuple(integer(name, v, minimum=minimum) for v in value)
+    return tuple(integer(name, v, minimum=minimum) for v in values)
 
 
 def dilated(size: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
@@ -96,21 +123,33 @@ def pad_pairs(
         if kind == "SAME":
             return tuple((total // 2, total - total // 2) for total in totals)
         return tuple((total - total // 2, total // 2) for total in totals)
-    if not isinstance(padding, Sequence):
-        amount = integer("padding", padding)
+    values = entries(padding)
+    if values is None:
+        amount = _amount(padding, padding)
         return ((amount, amount),) * rank
-    if len(padding) != rank:
+    if len(values) != rank:
         raise ValueError(
             f"padding must be {_PADDINGS}; there are {rank} spatial dimensions, "
             f"got {padding!r}"
         )
     pairs = []
-    for entry in padding:
-        pair = entry if isinstance(entry, Sequence) else (entry, entry)
+    for value in values:
+        pair = entries(value)
+        if pair is None:
+            pair = (value, value)
         if isinstance(pair, str) or len(pair) != 2:
             raise ValueError(f"padding must be {_PADDINGS}, got {padding!r}")
-        pairs.append((integer("padding", pair[0]), integer("padding", pair[1])))
+        pairs.append((_amount(pair[0], padding), _amount(pair[1], padding)))
     return tuple(pairs)
+
+
+def _amount(value: Any, padding: Any) -> int:
+    """One side's padding, which stands in `padding`."""
+    try:
+        return integer("padding", value)
+    except TypeError:
+        where = "" if value is padding else f" in {padding!r}"
+        raise TypeError(f"padding must be {_PADDINGS}, got {value!r}{where}") from None
 
 
 def output_size(

@@ -4,6 +4,8 @@ The convolutions of every library end in one primitive of lax, as do their gradi
 What this primitive becomes on a CPU is replaced, for as long as a handle is open.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -46,19 +48,9 @@ class Acceleration:
 
     def _lower(self, context, lhs, rhs, **params):
         lhs_type, rhs_type = context.avals_in
-        convolution = Convolution.of(params)
-        posed = pose(lhs_type, rhs_type, convolution) if self.on else None
-        if (
-            posed is None
-            or _by_lax(posed.problem)
-            or sharded_by_type(lhs_type, rhs_type)
-        ):
+        compute = _replacement(lhs_type, rhs_type, params) if self.on else None
+        if compute is None:
             return self._before.rule(context, lhs, rhs, **params)
-
-        def compute(lhs, rhs):
-            operands = posed.operands(lhs, rhs)
-            return posed.result(solve(*operands, problem=posed.problem))
-
         return mlir.lower_fun(compute, multiple_results=False)(context, lhs, rhs)
 
 
@@ -86,8 +78,20 @@ def accelerate() -> Acceleration:
     return Acceleration()
 
 
-def _by_lax(problem) -> bool:
-    return plan(problem).name == "lax"
+def _replacement(lhs: Any, rhs: Any, params: dict[str, Any]) -> Callable | None:
+    """What computes a convolution of such operands; None if lax's rule is right."""
+    convolution = Convolution.of(params)
+    posed = pose(lhs, rhs, convolution)
+    if posed is None or plan(posed.problem).name == "lax" or sharded_by_type(lhs, rhs):
+        if convolution.is_safe(lhs, rhs):
+            return None
+        return partial(convolution.by_lax, out_sharding=params["out_sharding"])
+
+    def compute(lhs, rhs):
+        operands = posed.operands(lhs, rhs)
+        return posed.result(solve(*operands, problem=posed.problem))
+
+    return compute
 
 
 def _cpu_rules() -> dict[Any, Any]:

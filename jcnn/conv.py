@@ -62,7 +62,8 @@ def conv(
       input_dilation: distance of neighbouring pixels of x, with zeros between.
       feature_group_count: in how many groups channels and features are split, each
         group of features seeing its own group of channels only.
-      precision: of the products, as for `jax.lax.dot`.
+      precision: of the products: None, a `jax.lax.Precision` or its name, or a pair of
+        these, one for x and one for kernel.
       preferred_element_type: dtype of the result; None is x's.
       impl: "auto" for the fastest algorithm known for the shapes on a CPU, and lax's on
         other platforms; "lax" for `lax.conv_general_dilated` everywhere; or another
@@ -271,28 +272,41 @@ def _check_impl(impl: str) -> None:
 
 def _precision(precision: Any) -> Any:
     """None, one `lax.Precision`, or one for each operand."""
-    if precision is None:
-        return None
-    if isinstance(precision, Sequence) and not isinstance(precision, str):
-        return tuple(map(_precision, precision))
+    pair = isinstance(precision, tuple | list) and len(precision) == 2
+    names = precision if pair else (precision,)
     try:
-        return lax.Precision(precision)
+        if precision is None:
+            return None
+        if not all(isinstance(name, str | lax.Precision) for name in names):
+            raise ValueError
+        each = tuple(map(lax.Precision, names))
     except ValueError:
         raise ValueError(
             "precision must be None, a jax.lax.Precision or its name, or a pair of "
-            f"these, got {precision!r}"
+            "these two (convolutions take no algorithms of dot products), "
+            f"got {precision!r}"
         ) from None
+    return each if pair else each[0]
 
 
 def _result_dtype(preferred: DTypeLike | None, x: jax.Array) -> DTypeLike | None:
     if preferred is None:
         return None
-    dtype = jnp.dtype(preferred)
+    try:
+        dtype = jnp.dtype(preferred)
+    except TypeError:
+        raise TypeError(
+            f"preferred_element_type must be None or a dtype, got {preferred!r}"
+        ) from None
     kind = jnp.complexfloating if jnp.iscomplexobj(x) else jnp.floating
     if not jnp.issubdtype(dtype, kind) or dtype.itemsize < x.dtype.itemsize:
         raise ValueError(
             f"preferred_element_type must not be narrower than x's {x.dtype} nor of "
             f"another kind, got {dtype}"
+        )
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(
+            f"preferred_element_type may be {dtype} only where jax_enable_x64 is set"
         )
     return dtype
 
@@ -301,7 +315,7 @@ def _pad_by_mode(
     x: jax.Array, pads: Pairs, padding_mode: str, input_dilation: tuple[int, ...]
 ) -> tuple[jax.Array, Pairs]:
     """Puts what is not zero round x; the padding that is left is of zeros."""
-    mode = padding_mode.upper() if isinstance(padding_mode, str) else padding_mode
+    mode = padding_mode.upper() if isinstance(padding_mode, str) else None
     if mode not in _MODES:
         raise ValueError(
             f"padding_mode must be one of {', '.join(_MODES)}, got {padding_mode!r}"

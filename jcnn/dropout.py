@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from ._shapes import floating
+from ._shapes import floating, fraction
 
 
 def dropout(x: ArrayLike, rate: float, key: jax.Array) -> jax.Array:
@@ -38,5 +38,4 @@ def dropout(x: ArrayLike, rate: float, key: jax.Array) -> jax.Array:
 
 def check_rate(rate: float) -> None:
     """Raises unless `rate` is a probability."""
-    if not 0 <= rate <= 1:
-        raise ValueError(f"rate must be from 0 to 1, got {rate!r}")
+    fraction("rate", rate)

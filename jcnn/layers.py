@@ -17,7 +17,7 @@ from jax.nn.initializers import he_normal as _he_normal
 from jax.nn.initializers import ones, zeros
 from jax.typing import DTypeLike
 
-from ._shapes import Padding, integer, sizes
+from ._shapes import Padding, fraction, integer, sizes, spatial_rank
 from .conv import conv, conv_transpose, depthwise_conv
 from .dense import dense
 from .dropout import check_rate, dropout
@@ -133,10 +133,20 @@ def Conv(
     """
 
     features = integer("features", features, minimum=1)
+    groups = integer("feature_group_count", feature_group_count, minimum=1)
+    if features % groups:
+        raise ValueError(
+            f"feature_group_count={groups} must divide the {features} features"
+        )
 
     def parameters(x):
-        size = sizes("kernel_size", kernel_size, len(x.shape) - 2)
-        shape = (*size, x.shape[-1] // feature_group_count, features)
+        size = sizes("kernel_size", kernel_size, spatial_rank(x))
+        channels = x.shape[-1]
+        if channels % groups:
+            raise ValueError(
+                f"feature_group_count={groups} must divide the {channels} channels of x"
+            )
+        shape = (*size, channels // groups, features)
         return _kernel_and_bias(kernel_init, shape, bias_init if use_bias else None)
 
     function = partial(
@@ -145,7 +155,7 @@ def Conv(
         padding=padding,
         padding_mode=padding_mode,
         kernel_dilation=kernel_dilation,
-        feature_group_count=feature_group_count,
+        feature_group_count=groups,
         impl=impl,
     )
     return parametric(parameters, function, param_dtype)
@@ -175,7 +185,7 @@ def ConvTranspose(
     features = integer("features", features, minimum=1)
 
     def parameters(x):
-        size = sizes("kernel_size", kernel_size, len(x.shape) - 2)
+        size = sizes("kernel_size", kernel_size, spatial_rank(x))
         shape = (*size, x.shape[-1], features)
         return _kernel_and_bias(kernel_init, shape, bias_init if use_bias else None)
 
@@ -210,8 +220,10 @@ def DepthwiseConv(
     {'bias': (8,), 'kernel': (3, 3, 1, 8)}
     """
 
+    multiplier = integer("multiplier", multiplier, minimum=1)
+
     def parameters(x):
-        size = sizes("kernel_size", kernel_size, len(x.shape) - 2)
+        size = sizes("kernel_size", kernel_size, spatial_rank(x))
         shape = (*size, 1, x.shape[-1] * multiplier)
         return _kernel_and_bias(kernel_init, shape, bias_init if use_bias else None)
 
@@ -265,6 +277,7 @@ def BatchNorm(
     >>> state
     {'mean': Array([0., 0.], dtype=float32), 'var': Array([1., 1.], dtype=float32)}
     """
+    fraction("momentum", momentum)
 
     def init(key, x):
         channels = x.shape[-1:]

@@ -9,7 +9,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from ._dtypes import wide
-from ._shapes import floating, integer, to_rank
+from ._shapes import entries, floating, fraction, integer, to_rank
 
 
 def batch_norm(
@@ -35,7 +35,7 @@ def batch_norm(
       scale, bias: [C] or None.
       mean, var: [C], the running statistics.
       train: whether the batch's statistics are used.
-      momentum: weight of the old running statistics.
+      momentum: weight of the old running statistics, from 0 to 1.
       epsilon: added to the variance.
       axis_name: mapped axes (of `vmap` or `shard_map`) that hold more of the batch.
 
@@ -43,8 +43,8 @@ def batch_norm(
       y of x's shape and dtype, the new mean [C], the new variance [C].
 
     Raises:
-      ValueError: if in training there is no value to take statistics of, or a
-        parameter is not [C].
+      ValueError: if in training there is no value to take statistics of, a
+        parameter is not [C], or momentum is not from 0 to 1.
 
     >>> x = jnp.array([[1.0], [3.0]])
     >>> zero, one = jnp.zeros(1), jnp.ones(1)
@@ -52,7 +52,8 @@ def batch_norm(
     >>> y.ravel(), mean
     (Array([-1.,  1.], dtype=float32), Array([0.2], dtype=float32))
     """
-    x = floating("x", x)
+    x = _channels_last(x)
+    fraction("momentum", momentum)
     mean, var = _parameter("mean", mean, x), _parameter("var", var, x)
     scale, bias = _affine(scale, bias, x)
     if not train:
@@ -79,19 +80,23 @@ def layer_norm(
 
     Args:
       x: any shape, floating point.
-      scale, bias: of a shape that broadcasts to x, [C] as a rule, or None.
+      scale, bias: of a shape that broadcasts to x's, [C] as a rule, or None.
       axis: the axes that are normalised together.
       epsilon: added to the variance.
 
     Returns:
       y of x's shape and dtype.
 
+    Raises:
+      ValueError: if x has no such axes, or a parameter's shape does not broadcast.
+
     >>> layer_norm(jnp.array([1.0, 3.0]), epsilon=0.0)
     Array([-1.,  1.], dtype=float32)
     """
-    x = floating("x", x)
-    mean, var = _statistics(x, axis)
-    scale, bias = (None if p is None else jnp.asarray(p) for p in (scale, bias))
+    x = _channels_last(x)
+    axes = _axes(axis, x)
+    scale, bias = _broadcast("scale", scale, x), _broadcast("bias", bias, x)
+    mean, var = _statistics(x, axes)
     return _normalise(x, mean, var, epsilon, scale, bias)
 
 
@@ -123,7 +128,7 @@ def group_norm(
     >>> group_norm(jnp.array([[1.0, 3.0, 5.0, 9.0]]), num_groups=2, epsilon=0.0)
     Array([[-1.,  1., -1.,  1.]], dtype=float32)
     """
-    x = floating("x", x)
+    x = _channels_last(x)
     groups = integer("num_groups", num_groups, minimum=1)
     if x.shape[-1] % groups:
         raise ValueError(
@@ -138,8 +143,30 @@ def group_norm(
     return _normalise(grouped, mean, var, epsilon, scale, bias).reshape(x.shape)
 
 
+def _channels_last(x: ArrayLike) -> jax.Array:
+    x = floating("x", x)
+    if x.ndim < 1:
+        raise ValueError("x must have channels as its last axis, got a scalar")
+    return x
+
+
+def _axes(axis: int | Sequence[int], x: jax.Array) -> tuple[int, ...]:
+    """Each axis once, counted from the first."""
+    values = entries(axis)
+    axes = [integer("axis", a) for a in ((axis,) if values is None else values)]
+    if not axes or any(not -x.ndim <= a < x.ndim for a in axes):
+        raise ValueError(
+            f"axis must be one or more from {-x.ndim} to {x.ndim - 1} for x "
+            f"{x.shape}, got {axis!r}"
+        )
+    counted = tuple(a % x.ndim for a in axes)
+    if len(set(counted)) < len(counted):
+        raise ValueError(f"axis must name each axis of x once, got {axis!r}")
+    return counted
+
+
 def _statistics(
-    x: jax.Array, axes: int | Sequence[int], axis_name: Any = None
+    x: jax.Array, axes: Sequence[int], axis_name: Any = None
 ) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance in float32 or wider, the reduced axes kept."""
     x = x.astype(wide(x.dtype))
@@ -177,6 +204,19 @@ def _affine(
         None if scale is None else _parameter("scale", scale, x),
         None if bias is None else _parameter("bias", bias, x),
     )
+
+
+def _broadcast(name: str, value: ArrayLike | None, x: jax.Array) -> jax.Array | None:
+    if value is None:
+        return None
+    value = jnp.asarray(value)
+    last = x.shape[x.ndim - value.ndim :]
+    if value.ndim > x.ndim or any(n not in (1, m) for n, m in zip(value.shape, last)):
+        raise ValueError(
+            f"{name} must be of a shape that broadcasts to x's {x.shape}, "
+            f"got {value.shape}"
+        )
+    return value
 
 
 def _parameter(name: str, value: ArrayLike, x: jax.Array) -> jax.Array:

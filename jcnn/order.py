@@ -11,6 +11,7 @@ from jax import lax
 
 from ._shapes import integer
 
+_LAST_STEP = 2**32 - 1
 _ROUNDS = 96  # six for each bit of a set of 65,536: Hoang et al., theorem 2
 
 
@@ -21,7 +22,7 @@ def batch_indices(
 
     Args:
       key: of `jax.random.key`; the same for all steps of a run.
-      step: int32 scalar, from 0.
+      step: integer scalar, from 0 to 2^32 - 1.
       num_examples: of the data set.
       batch_size: of every step.
 
@@ -29,7 +30,9 @@ def batch_indices(
       int32 [batch_size], values from 0 to num_examples - 1.
 
     Raises:
-      ValueError: if a size is less than 1.
+      ValueError: if a size is less than 1, or a step that is no JAX array (whose value
+        may not be known yet) is out of range.
+      TypeError: if the step is no integer.
 
     >>> key = jax.random.key(0)
     >>> epoch = [batch_indices(key, k, num_examples=6, batch_size=2) for k in range(3)]
@@ -38,10 +41,22 @@ def batch_indices(
     """
     n = integer("num_examples", num_examples, minimum=1)
     batch = integer("batch_size", batch_size, minimum=1)
-    epoch, place = _position(jnp.asarray(step, jnp.uint32), batch, n)
+    epoch, place = _position(_checked(step), batch, n)
     place = place + jnp.arange(batch, dtype=jnp.uint32)
     order = jax.vmap(lambda e, p: _permuted(jax.random.fold_in(key, e), p, n))
     return order(epoch + place // n, place % n).astype(jnp.int32)
+
+
+def _checked(step: jax.Array | int) -> jax.Array:
+    """The step as uint32. Arrays keep their values to themselves: nobody waits here."""
+    if isinstance(step, jax.Array) and step.ndim == 0:
+        if not jnp.issubdtype(step.dtype, jnp.integer):
+            raise TypeError(f"step must be an integer, got {step.dtype}")
+        return step.astype(jnp.uint32)
+    number = integer("step", step, minimum=0)
+    if number > _LAST_STEP:
+        raise ValueError(f"step must be at most {_LAST_STEP}, got {step!r}")
+    return jnp.asarray(number, jnp.uint32)
 
 
 def _position(step: jax.Array, batch: int, n: int) -> tuple[jax.Array, jax.Array]:

@@ -3,12 +3,14 @@
 It comes before anything is computed or compiled.
 """
 
+import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 from oracle import IMPLS
 
 from jcnn import conv, conv_transpose, depthwise_conv
@@ -36,10 +38,9 @@ def compiled():
 def refuses(compiled, function, arguments, error, message):
     """Raises at once, and as well where there are only shapes."""
     arguments = {
-        name: jnp.asarray(value)
-        if isinstance(value, (np.ndarray, np.generic))
-        else value
+        name: jnp.asarray(value) if name in ("x", "kernel", "bias") else value
         for name, value in arguments.items()
+        if value is not None or name != "bias"
     }
     compiled.clear()
     with pytest.raises(error, match=message):
@@ -166,6 +167,16 @@ DTYPES = {
         (TypeError, ValueError),
         "preferred_element_type",
     ),
+    "result wider than there is": (
+        dict(preferred_element_type=jnp.float64),
+        ValueError,
+        "preferred_element_type may be float64 only where jax_enable_x64 is set",
+    ),
+    "result that is no dtype": (
+        dict(preferred_element_type="half?"),
+        TypeError,
+        r"preferred_element_type must be None or a dtype, got 'half\?'",
+    ),
 }
 SIZES = {
     f"{name}={value!r}": ({name: value}, error, f"{name} must be {message}")
@@ -181,6 +192,9 @@ SIZES = {
         (None, TypeError, "an integer, got None"),
         ("2", (TypeError, ValueError), ".*got '2'"),
         ((2,), ValueError, r".* 2 ints, got \(2,\)"),
+        (np.array([2]), ValueError, r".* 2 ints, got array\(\[2\]\)"),
+        (np.array([2.0, 1.0]), TypeError, r"an integer, got np.float64\(2.0\)"),
+        (np.array([[2, 1]]), ValueError, r".* 2 ints, got array\(\[\[2, 1\]\]\)"),
         ([1, 1, 1], ValueError, r".* 2 ints, got \[1, 1, 1\]"),
     )
 }
@@ -211,11 +225,14 @@ PADDINGS = {
         (((1, 2), ()), ValueError, r".*pair.*\(\)"),
         (("SAME", "SAME"), ValueError, r".*pair.*\('SAME', 'SAME'\)"),
         ((((1, 2), (1, 2)), (1, 2)), (TypeError, ValueError), r".*got .*\(1, 2\)"),
-        (1.0, TypeError, ".*got 1.0"),
-        ((1, 2.5), TypeError, ".*got 2.5"),
+        (1.0, TypeError, ".*SAME.*VALID.*got 1.0"),
+        ((1, 2.5), TypeError, r".*SAME.*VALID.*got 2.5 in \(1, 2.5\)"),
         (((0, 1), (1, True)), TypeError, ".*got True"),
         (True, TypeError, ".*got True"),
-        (None, TypeError, ".*got None"),
+        (None, TypeError, ".*SAME.*SAME_LOWER.*VALID.*got None"),
+        (np.array([1.0, 2.0]), TypeError, ".*got np.float64"),
+        (np.array([1, 2, 3]), ValueError, r".*2 spatial dimensions, got array"),
+        (np.array([[1, 2, 3]] * 2), ValueError, r".*pair.*got array"),
     )
 }
 NAMES = {
@@ -228,6 +245,11 @@ NAMES = {
         "padding_mode must be .*ZEROS, CIRCULAR, REFLECT, EDGE, got 'WRAP'",
     ),
     "mode=0": (dict(padding_mode=0), ValueError, "padding_mode must be .*got 0"),
+    "mode=list": (
+        dict(padding_mode=["EDGE"]),
+        ValueError,
+        r"padding_mode must be .*EDGE, got \['EDGE'\]",
+    ),
     "wrapped and spread": (
         dict(padding_mode="CIRCULAR", input_dilation=(1, 2)),
         ValueError,
@@ -253,13 +275,20 @@ NAMES = {
         ValueError,
         "impl must be",
     ),
-    "precision": (
-        dict(precision="exact"),
-        (TypeError, ValueError),
-        "(?is)precision.*exact",
-    ),
 }
-BAD = {**SHAPES, **DTYPES, **SIZES, **GROUPS, **PADDINGS, **NAMES}
+PRECISIONS = {
+    f"precision={value}": (
+        dict(precision=value),
+        ValueError,
+        f"precision must be None, a jax.lax.Precision .*got {re.escape(repr(value))}",
+    )
+    for value in (
+        *("exact", 1.5, 0, True, (), ("high",), ("high", None), ("high",) * 3),
+        *(("high", "exact"), lax.DotAlgorithmPreset.F32_F32_F32, "F32_F32_F32"),
+        (lax.DotAlgorithmPreset.DEFAULT,) * 2,
+    )
+}
+BAD = {**SHAPES, **DTYPES, **SIZES, **GROUPS, **PADDINGS, **NAMES, **PRECISIONS}
 
 
 @pytest.mark.parametrize("impl", IMPLS)

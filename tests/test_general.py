@@ -108,6 +108,16 @@ def test_drop_in_is_lax(layouts, padding, rng):
     np.testing.assert_allclose(got, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["TF32_TF32_F32", lax.DotAlgorithmPreset.DEFAULT])
+def test_drop_in_takes_no_notice_of_algorithms_of_dots(precision, rng):
+    """As lax's convolution, which accepts those that a CPU does not have."""
+    x = rng.standard_normal((2, 40, 9, 7)).astype(np.float32)
+    w = rng.standard_normal((36, 40, 3, 2)).astype(np.float32)
+    expected = lax.conv_general_dilated(x, w, (1, 1), "SAME", precision=precision)
+    got = conv_general_dilated(x, w, (1, 1), "SAME", precision=precision)
+    np.testing.assert_allclose(got, expected, atol=1e-3, rtol=1e-5)
+
+
 def test_drop_in_has_laxs_errors():
     x, w = jnp.ones((1, 3, 5)), jnp.ones((2, 4, 3))
     with pytest.raises(Exception) as expected:

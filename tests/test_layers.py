@@ -681,3 +681,47 @@ def test_models_of_a_vmap_are_trained_apart(rng):
     for i, key in enumerate(keys):
         expected, _ = apply(*init(key, x), x)
         np.testing.assert_allclose(y[i], expected, rtol=1e-4, atol=1e-4)
+
+
+# --- what layers refuse when they are made ---
+
+IMAGE = jax.ShapeDtypeStruct((2, 6, 5, 4), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (
+            lambda: Conv(8, 3, feature_group_count=3),
+            "feature_group_count=3 must divide the 8 features",
+        ),
+        (
+            lambda: Conv(8, 3, feature_group_count=0),
+            "feature_group_count must be at least 1, got 0",
+        ),
+        (lambda: DepthwiseConv(0, 3), "multiplier must be at least 1, got 0"),
+        (lambda: BatchNorm(momentum=1.1), "momentum must be from 0 to 1, got 1.1"),
+        (
+            lambda: Conv(8, 3, feature_group_count=8).init(KEY, IMAGE),
+            "feature_group_count=8 must divide the 4 channels of x",
+        ),
+        (lambda: Conv(8, (3, 3, 3)).init(KEY, IMAGE), "kernel_size must be .*2 ints"),
+        *(
+            (
+                lambda layer=layer: layer.init(KEY, jax.ShapeDtypeStruct((2, 4), "f4")),
+                r"x must be \[N, \*spatial, C\] .*got shape \(2, 4\)",
+            )
+            for layer in (Conv(8, 3), ConvTranspose(8, 3), DepthwiseConv(1, 3))
+        ),
+    ],
+)
+def test_layers_that_cannot_be(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_layers_whose_numbers_are_not_integers():
+    with pytest.raises(TypeError, match="feature_group_count must be an integer"):
+        Conv(8, 3, feature_group_count=2.0)  # pyright: ignore
+    with pytest.raises(TypeError, match="multiplier must be an integer, got 1.5"):
+        DepthwiseConv(1.5, 3)  # pyright: ignore

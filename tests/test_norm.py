@@ -513,3 +513,72 @@ def test_examples_do_not_see_one_another(norm, rng):
     assert np.array_equal(before[::2], after[::2])
     assert not np.allclose(before[1], after[1])
     assert norm(x[:0]).shape == (0, 5, 4)
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.5, float("nan")])
+def test_batch_norm_refuses_momentum_out_of_range(momentum):
+    zero, one = np.zeros(3, np.float32), np.ones(3, np.float32)
+    message = f"momentum must be from 0 to 1, got {momentum}"
+    for train in (False, True):
+        with pytest.raises(ValueError, match=message):
+            batch_norm(
+                np.ones((2, 3), np.float32),
+                *(one, zero, zero, one),
+                train=train,
+                momentum=momentum,
+            )
+
+
+def test_batch_norm_refuses_momentum_that_is_no_number():
+    zero, one = np.zeros(3, np.float32), np.ones(3, np.float32)
+    with pytest.raises(TypeError, match="momentum must be a number, got '0.9'"):
+        x = np.ones((2, 3), np.float32)
+        batch_norm(x, one, zero, zero, one, train=True, momentum="0.9")  # pyright: ignore
+
+
+def test_momentum_may_be_traced(rng):
+    x = rng.normal(size=(4, 3)).astype(np.float32)
+    zero, one = np.zeros(3, np.float32), np.ones(3, np.float32)
+
+    def mean_after(momentum):
+        return batch_norm(x, one, zero, one, one, train=True, momentum=momentum)[1]
+
+    np.testing.assert_allclose(jax.jit(mean_after)(0.75), mean_after(0.75), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "axis, error, message",
+    [
+        (3, ValueError, r"axis must be one or more from -3 to 2 .*\(2, 4, 3\), got 3"),
+        (-4, ValueError, "axis must be one or more from -3 to 2 .*got -4"),
+        ((), ValueError, r"axis must be one or more .*got \(\)"),
+        ((1, 1), ValueError, r"axis must name each axis of x once, got \(1, 1\)"),
+        ((-1, 2), ValueError, r"axis must name each axis of x once, got \(-1, 2\)"),
+        (1.5, TypeError, "axis must be an integer, got 1.5"),
+        ("channels", TypeError, "axis must be an integer, got '"),
+        (None, TypeError, "axis must be an integer, got None"),
+    ],
+)
+def test_layer_norm_refuses_axes(axis, error, message):
+    with pytest.raises(error, match=message):
+        layer_norm(np.ones((2, 4, 3), np.float32), axis=axis)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 1, 3), (1, 2, 4, 3), (2, 1)])
+@pytest.mark.parametrize("name", ["scale", "bias"])
+def test_layer_norm_refuses_parameters_that_do_not_broadcast(name, shape):
+    parameter = {name: np.ones(shape, np.float32)}
+    message = rf"{name} must be of a shape that broadcasts to x's \(2, 4, 3\)"
+    with pytest.raises(ValueError, match=message):
+        layer_norm(np.ones((2, 4, 3), np.float32), **parameter)
+
+
+def test_normalisation_refuses_a_scalar():
+    x, c = np.float32(1), np.ones(1, np.float32)
+    for normalise in (
+        layer_norm,
+        partial(group_norm, num_groups=1),
+        lambda x: batch_norm(x, c, c, c, c, train=False),
+    ):
+        with pytest.raises(ValueError, match="x must have channels .*got a scalar"):
+            normalise(x)

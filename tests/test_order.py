@@ -236,3 +236,35 @@ def test_sizes_that_are_no_integers_are_refused(name, value):
     options = {"num_examples": 5, "batch_size": 2, name: value}
     with pytest.raises(TypeError, match=f"{name} must be an integer"):
         batch_indices(KEY, 0, **options)
+
+
+@pytest.mark.parametrize(
+    "step, error, message",
+    [
+        (-1, ValueError, "step must be at least 0, got -1"),
+        (np.int64(-3), ValueError, r"step must be at least 0, got np.int64\(-3\)"),
+        (2**32, ValueError, "step must be at most 4294967295, got 4294967296"),
+        (1.5, TypeError, "step must be an integer, got 1.5"),
+        (True, TypeError, "step must be an integer, got True"),
+        (None, TypeError, "step must be an integer, got None"),
+        (jnp.float32(1), TypeError, "step must be an integer, got float32"),
+        (jnp.arange(2), TypeError, "step must be an integer"),
+    ],
+    ids=str,
+)
+def test_steps_that_are_refused(step, error, message):
+    with pytest.raises(error, match=message):
+        batch_indices(KEY, step, num_examples=7, batch_size=5)
+
+
+def test_a_traced_step_must_be_an_integer():
+    function = jax.jit(lambda s: batch_indices(KEY, s, num_examples=7, batch_size=5))
+    with pytest.raises(TypeError, match="step must be an integer, got float32"):
+        function(1.5)
+
+
+def test_the_last_step_is_there():
+    last = 2**32 - 1
+    got = batch_indices(KEY, last, num_examples=7, batch_size=5)
+    same = batch_indices(KEY, jnp.uint32(last), num_examples=7, batch_size=5)
+    np.testing.assert_array_equal(got, same)

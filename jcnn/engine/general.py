@@ -15,14 +15,13 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from .._shapes import Pairs, dilated
+from .lax_convolution import Steps, conv_general_dilated, endangered, misread
 from .meshes import sharded_by_type
 from .mirror import turned
 from .padding import pad_now, split
 from .planner import ALGORITHMS
 from .primitive import convolve
 from .problem import Problem
-
-DTYPES = (jnp.float32, jnp.bfloat16, jnp.float64)  # what the fast paths are tested for
 
 
 class Convolution(NamedTuple):
@@ -41,19 +40,65 @@ class Convolution(NamedTuple):
     @classmethod
     def of(cls, params: dict[str, Any]) -> "Convolution":
         """From the parameters of lax's primitive."""
-        return cls(**{name: params[name] for name in cls._fields})
+        fields = {name: params[name] for name in cls._fields}
+        if isinstance(fields["precision"], lax.DotAlgorithm | lax.DotAlgorithmPreset):
+            fields["precision"] = None  # lax's convolution takes no notice of them
+        return cls(**fields)
 
-    def by_lax(self, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-        """lax's own convolution, kept from reading outside its buffer."""
+    def by_lax(
+        self, lhs: jax.Array, rhs: jax.Array, out_sharding: Any = None
+    ) -> jax.Array:
+        """lax's own convolution, kept from what XLA gets wrong."""
+        lhs, convolution = self.padded(lhs, rhs)
+        settings = convolution._asdict()
+        return conv_general_dilated(lhs, rhs, **settings, out_sharding=out_sharding)
+
+    def padded(self, lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, "Convolution"]:
+        """The same, with padding done that would read outside of a buffer."""
         spatial = self.dimension_numbers.lhs_spec[2:]
+        now, left = split(self.padding, self.window(rhs))
+        if not any(map(any, now)):
+            return lhs, self
+        lhs = _padded(lhs, now, self.lhs_dilation, spatial)
+        return lhs, self._replace(padding=left, lhs_dilation=(1,) * len(spatial))
+
+    def is_safe(self, lhs: Any, rhs: Any) -> bool:
+        """Whether XLA gets it right just as it is."""
+        axes = zip(self.sizes(lhs, rhs), self.steps, self.padding)
+        return not any(
+            pads[0] < 0 or misread(n, k, step, pads) for (n, k, _), step, pads in axes
+        )
+
+    def endangered(self, lhs: Any, rhs: Any) -> bool:
+        """Whether XLA might not survive the derivatives that JAX would make of it."""
+        return endangered(self.sizes(lhs, rhs), self.steps)
+
+    @property
+    def steps(self) -> list[Steps]:
+        return list(
+            map(Steps, self.lhs_dilation, self.rhs_dilation, self.window_strides)
+        )
+
+    def window(self, rhs: Any) -> tuple[int, ...]:
+        """The size of the window, after dilation."""
         taps = [rhs.shape[axis] for axis in self.dimension_numbers.rhs_spec[2:]]
-        now, left = split(self.padding, dilated(taps, self.rhs_dilation))
-        dilation = self.lhs_dilation
-        if now != ((0, 0),) * len(now):
-            lhs = pad_now(lhs, now, dilation, spatial)
-            dilation = (1,) * len(dilation)
-        settings = self._replace(padding=left, lhs_dilation=dilation)
-        return lax.conv_general_dilated(lhs, rhs, **settings._asdict())
+        return dilated(taps, self.rhs_dilation)
+
+    def sizes(self, lhs: Any, rhs: Any) -> list[tuple[int, int, int]]:
+        """Along each axis the number of pixels, taps and outputs (or less than 1)."""
+        numbers = self.dimension_numbers
+        pixels = [lhs.shape[axis] for axis in numbers.lhs_spec[2:]]
+        taps = [rhs.shape[axis] for axis in numbers.rhs_spec[2:]]
+        outputs = [
+            (n + low + high - k) // s + 1
+            for n, k, s, (low, high) in zip(
+                dilated(pixels, self.lhs_dilation),
+                self.window(rhs),
+                self.window_strides,
+                self.padding,
+            )
+        ]
+        return list(zip(pixels, taps, outputs))
 
 
 class Posed(NamedTuple):
@@ -69,19 +114,32 @@ def convolve_general(
 ) -> jax.Array:
     """The convolution by the algorithm named, or by the planner's choice.
 
+    By "lax" it is the primitive of lax, which other tools know, wherever its
+    derivatives are safe, and else jcnn's.
+
     Raises:
       ValueError: if the algorithm that is named cannot serve it.
     """
-    if impl == "lax" or sharded_by_type(jax.typeof(lhs), jax.typeof(rhs)):
-        return convolution.by_lax(lhs, rhs)
+    sharded = sharded_by_type(jax.typeof(lhs), jax.typeof(rhs))
+    if impl == "lax" or sharded:
+        lhs, convolution = convolution.padded(lhs, rhs)
+        if not convolution.endangered(lhs, rhs):
+            return convolution.by_lax(lhs, rhs)
+    if sharded:
+        result = jax.eval_shape(convolution.by_lax, lhs, rhs)
+        by_compiler: Any = jax.sharding.auto_axes(
+            lambda lhs, rhs: convolve_general(lhs, rhs, convolution, "lax"),
+            out_sharding=result.sharding,
+        )
+        return by_compiler(lhs, rhs)
     posed = pose(lhs, rhs, convolution, impl)
-    if impl != "auto" and (posed is None or _refusal(posed.problem)):
+    if posed is None or _refusal(posed.problem):
         lhs, convolution = _spread(lhs, convolution)
         posed = pose(lhs, rhs, convolution, impl)
-        if posed is not None and (refusal := _refusal(posed.problem)):
-            raise ValueError(f"impl={impl!r} cannot serve this convolution: {refusal}")
     if posed is None:
         return convolution.by_lax(lhs, rhs)
+    if refusal := _refusal(posed.problem):
+        raise ValueError(f"impl={impl!r} cannot serve this convolution: {refusal}")
     return posed.result(convolve(posed.problem, *posed.operands(lhs, rhs)))
 
 
@@ -90,26 +148,19 @@ def pose(
 ) -> Posed | None:
     """The problem that a convolution is, from the shapes and dtypes of its operands.
 
-    None if no algorithm but lax's could serve it: sizes that are not known yet or 0,
-    dtypes that are not tested, strides in input and output at once.
+    None if no algorithm could serve it: sizes that are 0 or (but for the batch) not
+    known yet, numbers that are not floating, strides in input and output at once.
     """
     c, rank = convolution, len(convolution.window_strides)
-    shapes = (*lhs.shape, *rhs.shape)
-    if rank not in (1, 2, 3) or not all(isinstance(n, int) and n for n in shapes):
+    lhs_spec, rhs_spec, _ = c.dimension_numbers
+    known = (*(lhs.shape[axis] for axis in lhs_spec[1:]), *rhs.shape)
+    if rank not in (1, 2, 3) or not all(isinstance(n, int) and n for n in known):
         return None
-    if lhs.dtype != rhs.dtype or (impl == "auto" and lhs.dtype not in DTYPES):
+    if lhs.shape[lhs_spec[0]] == 0 or lhs.dtype != rhs.dtype:
         return None
-    taps = [rhs.shape[axis] for axis in c.dimension_numbers.rhs_spec[2:]]
-    size = [lhs.shape[axis] for axis in c.dimension_numbers.lhs_spec[2:]]
-    outputs = tuple(
-        (n + low + high - k) // s + 1
-        for n, k, s, (low, high) in zip(
-            dilated(size, c.lhs_dilation),
-            dilated(taps, c.rhs_dilation),
-            c.window_strides,
-            c.padding,
-        )
-    )
+    if not jnp.issubdtype(lhs.dtype, jnp.inexact):
+        return None
+    _, taps, outputs = zip(*c.sizes(lhs, rhs))
     if min(outputs) <= 0:
         return None
     if any(d > 1 for d in c.lhs_dilation):
@@ -246,11 +297,22 @@ def _pads(size, positions, window, strides, lows) -> Pairs:
 def _spread(lhs: jax.Array, c: Convolution) -> tuple[jax.Array, Convolution]:
     """The same convolution with the holes in its input made."""
     axes = c.dimension_numbers.lhs_spec[2:]
-    lhs = pad_now(lhs, ((0, 0),) * len(axes), c.lhs_dilation, axes)
+    lhs = _padded(lhs, ((0, 0),) * len(axes), c.lhs_dilation, axes)
     return lhs, c._replace(lhs_dilation=(1,) * len(axes))
 
 
+def _padded(lhs: jax.Array, now: Pairs, dilation, axes) -> jax.Array:
+    """As `pad_now`; XLA may not take the holes into the window, where it misreads them.
+
+    (FoldConvInputPad in algebraic_simplifier.cc, and then see `lax_convolution`.)
+    """
+    padded = pad_now(lhs, now, dilation, axes)
+    return lax.optimization_barrier(padded) if any(d > 1 for d in dilation) else padded
+
+
 def _refusal(problem: Problem) -> str | None:
+    if problem.impl == "auto":
+        return None
     return ALGORITHMS[problem.impl].refusal(problem)
 
 

@@ -1,8 +1,9 @@
 """`lax.conv_general_dilated` as it is, each face written as one call of it."""
 
 import jax
-from jax import lax
+import jax.numpy as jnp
 
+from ..lax_convolution import conv_general_dilated
 from ..mirror import mirrored, turned
 from ..problem import Problem
 
@@ -13,20 +14,22 @@ def refusal(problem: Problem) -> str | None:
 
 
 def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
-    return lax.conv_general_dilated(
+    return conv_general_dilated(
         x,
         w,
         window_strides=problem.strides,
         padding=problem.padding,
+        lhs_dilation=(1,) * problem.rank,
         rhs_dilation=problem.dilation,
         feature_group_count=problem.groups,
         dimension_numbers=_numbers(problem, "N*C", "*IO", "N*C"),
         precision=problem.precision,
+        preferred_element_type=_result_dtype(problem, x),
     )
 
 
 def input_gradient(problem: Problem, w: jax.Array, y: jax.Array) -> jax.Array:
-    return lax.conv_general_dilated(
+    return conv_general_dilated(
         y,
         turned(w, problem.groups),
         window_strides=(1,) * problem.rank,
@@ -36,6 +39,7 @@ def input_gradient(problem: Problem, w: jax.Array, y: jax.Array) -> jax.Array:
         feature_group_count=problem.groups,
         dimension_numbers=_numbers(problem, "N*C", "*IO", "N*C"),
         precision=problem.precision,
+        preferred_element_type=_result_dtype(problem, y),
     )
 
 
@@ -50,16 +54,24 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
         problem.padding,
     ):
         padding.append((low, (o - 1) * s + k - n - low))
-    return lax.conv_general_dilated(
+    return conv_general_dilated(
         x,
         y,
         window_strides=problem.dilation,
-        padding=padding,
+        padding=tuple(padding),
+        lhs_dilation=(1,) * problem.rank,
         rhs_dilation=problem.strides,
         batch_group_count=problem.groups,
         dimension_numbers=_numbers(problem, "C*N", "I*O", "*NC"),
         precision=problem.precision,
+        preferred_element_type=_result_dtype(problem, x),
     )
+
+
+def _result_dtype(problem: Problem, operand: jax.Array) -> jnp.dtype:
+    """The face's where that is the wider one: sums are not rounded to the operands'."""
+    dtype = jnp.dtype(problem.face_dtype(problem.face))
+    return max(operand.dtype, dtype, key=lambda dtype: dtype.itemsize)
 
 
 def _numbers(problem: Problem, x: str, w: str, y: str) -> tuple[str, str, str]:
