@@ -1,11 +1,12 @@
 """Lets unmodified JAX programs, Flax's and others', run on jcnn's algorithms on a CPU.
 
 The convolutions of every library end in one primitive of lax, as do their gradients;
-gradients of maxima over windows end in two others. What these primitives become on a
-CPU is replaced, for as long as a handle is open.
+means over windows and gradients of maxima end in three others. What these primitives
+become on a CPU is replaced, for as long as a handle is open.
 """
 
 from collections.abc import Callable
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -20,9 +21,12 @@ from .engine.lowering import solve
 from .engine.meshes import sharded_by_type
 from .engine.planner import plan
 from .max_windows import at_first_maximum, put_on_cpu
+from .window_sums import sum_of_taps
 from .windows import Windows, taps
 
-Compute = Callable[[jax.Array, jax.Array], jax.Array]
+FEW_TAPS = 4  # so many at stride 1 are added by reduce_window as fast
+
+Compute = Callable[..., jax.Array]  # of the primitive's operands
 
 
 class Acceleration:
@@ -52,11 +56,12 @@ class Acceleration:
 def accelerate() -> Acceleration:
     """Switches jcnn's algorithms on for JAX programs of this process, on CPUs.
 
-    It replaces what three primitives of lax compute: `conv_general_dilated` (every
-    convolution and its gradients) and, of the maximum and minimum over windows, the
-    gradient `select_and_scatter_add` and the tangent `select_and_gather_add`. Results
-    of convolutions differ by rounding, gradients of maxima do not differ. What no fast
-    algorithm serves, and other platforms, are left to lax.
+    It replaces what four primitives of lax compute: `conv_general_dilated` (every
+    convolution and its gradients), the sum over windows `reduce_window_sum` (means and
+    their gradients), and the gradient and tangent of maxima and minima over windows,
+    `select_and_scatter_add` and `select_and_gather_add`. Results differ by rounding,
+    those of maxima not at all. What no fast algorithm serves, and other platforms, are
+    left to lax.
 
     It concerns what is compiled from now on. Functions that `jax.jit` has compiled
     before, for the same shapes, stay as they are, and so does what was called outside
@@ -116,12 +121,30 @@ def _faster_convolution(lhs, rhs, **parameters) -> Compute | None:
     return lambda x, w: found.result(solve(*found.operands(x, w), problem=problem))
 
 
+def faster_sum(
+    operand,
+    *,
+    window_dimensions,
+    window_strides,
+    padding,
+    base_dilation,
+    window_dilation,
+) -> Compute | None:
+    """`reduce_window_sum` by whole arrays; None where it stays with lax."""
+    windows = Windows(operand.shape, window_dimensions, window_strides, padding)
+    if not _served(windows, operand) or max(*base_dilation, *window_dilation) > 1:
+        return None
+    if prod(windows.shape) <= FEW_TAPS and max(windows.strides) == 1:
+        return None
+    return lambda x: sum_of_taps(x, windows)
+
+
 def faster_scatter(
     source, operand, *, select_prim, window_dimensions, window_strides, padding
 ) -> Compute | None:
     """`select_and_scatter_add` by whole arrays; None where it stays with lax."""
     windows = Windows(operand.shape, window_dimensions, window_strides, padding)
-    if not _served(windows, source, operand, select_prim):
+    if select_prim not in _SIGNS or not _served(windows, operand, source):
         return None
     sign = _SIGNS[select_prim]
     return lambda a, x: put_on_cpu(a, sign(x), windows=windows)
@@ -140,9 +163,9 @@ def faster_gather(
 ) -> Compute | None:
     """`select_and_gather_add` by whole arrays; None where it stays with lax."""
     windows = Windows(operand.shape, window_dimensions, window_strides, padding)
-    if not _served(windows, tangents, operand, select_prim):
+    if select_prim not in _SIGNS or not _served(windows, operand, tangents):
         return None
-    if any(d != 1 for d in (*base_dilation, *window_dilation)):
+    if max(*base_dilation, *window_dilation) > 1:
         return None
     sign = _SIGNS[select_prim]
 
@@ -158,25 +181,23 @@ def faster_gather(
 _SIGNS = {lax.ge_p: lambda x: x, lax.le_p: lambda x: -x}
 
 
-def _served(windows: Windows, a: Any, x: Any, select: Primitive) -> bool:
-    sizes = (*windows.size, *a.shape)
+def _served(windows: Windows, *operands: Any) -> bool:
     return (
-        select in _SIGNS
-        and a.dtype == x.dtype
-        and x.dtype in (*DTYPES, jnp.float16)
-        and all(isinstance(n, int) and n for n in sizes)
+        len({operand.dtype for operand in operands}) == 1
+        and operands[0].dtype in (*DTYPES, jnp.float16)
+        and all(isinstance(n, int) and n for a in operands for n in a.shape)
         and all(pad >= 0 for pair in windows.padding for pad in pair)
         and windows.few_taps
-        and not sharded_by_type(a, x)
+        and not sharded_by_type(*operands)
     )
 
 
-def _maximum(x):
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 1, 2), (1, 1, 2), "VALID")
-
-
 def _replacements() -> tuple[_Replacement, ...]:
-    windows = {"select_prim", "window_dimensions", "window_strides", "padding"}
+    def pool(x, start=-jnp.inf, combine=lax.max):
+        return lax.reduce_window(x, start, combine, (1, 1, 2), (1, 1, 2), "VALID")
+
+    windows = {"window_dimensions", "window_strides", "padding"}
+    dilations = {"base_dilation", "window_dilation"}
     return (
         _Replacement(
             lax.conv_general_dilated_p,
@@ -185,15 +206,21 @@ def _replacements() -> tuple[_Replacement, ...]:
             _faster_convolution,
         ),
         _Replacement(
+            lax.reduce_window_sum_p,
+            windows | dilations,
+            lambda x: pool(x, 0.0, lax.add),
+            faster_sum,
+        ),
+        _Replacement(
             lax.select_and_scatter_add_p,
-            windows,
-            lambda x: jax.vjp(_maximum, x)[1](x[..., :1]),
+            windows | {"select_prim"},
+            lambda x: jax.vjp(pool, x)[1](x[..., :1]),
             faster_scatter,
         ),
         _Replacement(
             lax.select_and_gather_add_p,
-            {*windows, "base_dilation", "window_dilation"},
-            lambda x: jax.jvp(_maximum, (x,), (x,)),
+            windows | dilations | {"select_prim"},
+            lambda x: jax.jvp(pool, (x,), (x,)),
             faster_gather,
         ),
     )

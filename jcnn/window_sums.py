@@ -15,13 +15,18 @@ def window_sums(x: jax.Array, windows: Windows) -> jax.Array:
     return _sums(x, windows=windows)
 
 
-def _sums_on_cpu(x, *, windows: Windows):
-    if not windows.few_taps:
-        return _sums_by_lax(x, windows=windows)
+def sum_of_taps(x: jax.Array, windows: Windows) -> jax.Array:
+    """The sums, by adding whole arrays."""
     total, *rest = taps(x, windows, 0)
     for tap in rest:
         total = total + tap
     return total
+
+
+def _sums_on_cpu(x, *, windows: Windows):
+    if windows.few_taps:
+        return sum_of_taps(x, windows)
+    return _sums_by_lax(x, windows=windows)
 
 
 def _spread_on_cpu(y, *, windows: Windows):

@@ -62,6 +62,7 @@ def _cpu_rules():
         tables.for_cpus.get(primitive)
         for primitive in (
             lax.conv_general_dilated_p,
+            lax.reduce_window_sum_p,
             lax.select_and_scatter_add_p,
             lax.select_and_gather_add_p,
         )
@@ -317,6 +318,29 @@ def test_in_shard_map_it_is_laxs(check_vma, rng):
         ),
         x,
     )
+
+
+# --- sums ---
+
+
+@pytest.mark.parametrize(("k", "s"), [(2, 2), (3, 2), (3, 1)])
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+def test_sums_over_windows_and_their_gradients_are_laxs(k, s, padding, rng):
+    x = rng.standard_normal((2, 9, 8, 3)).astype(np.float32)
+
+    def pool(x):
+        return lax.reduce_window(x, 0.0, lax.add, (1, k, k, 1), (1, s, s, 1), padding)
+
+    t = rng.standard_normal(jax.eval_shape(pool, x).shape).astype(np.float32)
+
+    def both(x, t):
+        return pool(x), jax.vjp(pool, x)[1](t)
+
+    with accelerate():
+        program = jax.jit(both).lower(x, t).as_text()
+        # The gradient of 2x2 windows stays as it is.
+        assert program.count("stablehlo.reduce_window") == (1 if k == 2 else 0)
+    _assert_same(both, x, t, exact=False)
 
 
 # --- other libraries ---
