@@ -1,44 +1,51 @@
 """Lets unmodified JAX programs, Flax's and others', run on jcnn's algorithms on a CPU.
 
-The convolutions of every library end in one primitive of lax, as do their gradients.
-What this primitive becomes on a CPU is replaced, for as long as a handle is open.
+The convolutions of every library end in one primitive of lax, as do their gradients;
+means over windows and gradients of maxima end in three others. What these primitives
+become on a CPU is replaced, for as long as a handle is open.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from .engine.general import Convolution, pose
+from .engine.general import DTYPES, Convolution, Posed, pose
 from .engine.lowering import solve
 from .engine.meshes import sharded_by_type
 from .engine.planner import plan
+from .max_windows import at_first_maximum, put_on_cpu
+from .window_sums import sum_of_taps
+from .windows import Windows, taps
+
+FEW_TAPS = 4  # so many at stride 1 are added by reduce_window as fast
+
+Compute = Callable[..., jax.Array]  # of the primitive's operands
 
 
 class Acceleration:
-    """What `accelerate` returns: it can be undone, and is a context manager.
-
-    Attributes:
-      on: whether lax's convolutions run on jcnn's algorithms by this handle.
-    """
+    """What `accelerate` returns: it can be undone, and is a context manager."""
 
     def __init__(self):
-        self.on = True
-        self._rules = _cpu_rules()
-        self._before = self._rules[lax.conv_general_dilated_p]
-        mlir.register_lowering(lax.conv_general_dilated_p, self._lower, platform="cpu")
-        self._mine = self._rules[lax.conv_general_dilated_p]
+        replacements, tables = _checked()
+        self._rules = [_Rule(replacement, tables) for replacement in replacements]
+
+    @property
+    def on(self) -> bool:
+        """Whether lax's primitives run on jcnn's algorithms by this handle."""
+        return any(rule.on for rule in self._rules)
 
     def undo(self) -> None:
-        """Gives lax its own convolution back. A second call does nothing."""
-        self.on = False
-        # If another handle lies on top of this one, it goes on through this one.
-        if self._rules[lax.conv_general_dilated_p] is self._mine:
-            self._rules[lax.conv_general_dilated_p] = self._before
+        """Gives lax its own rules back. A second call does nothing."""
+        for rule in self._rules:
+            rule.undo()
 
     def __enter__(self) -> "Acceleration":
         return self
@@ -46,21 +53,21 @@ class Acceleration:
     def __exit__(self, *error: object) -> None:
         self.undo()
 
-    def _lower(self, context, lhs, rhs, **params):
-        lhs_type, rhs_type = context.avals_in
-        compute = _replacement(lhs_type, rhs_type, params) if self.on else None
-        if compute is None:
-            return self._before.rule(context, lhs, rhs, **params)
-        return mlir.lower_fun(compute, multiple_results=False)(context, lhs, rhs)
-
 
 def accelerate() -> Acceleration:
-    """Switches jcnn's algorithms on for every convolution of this process, on CPUs.
+    """Switches jcnn's algorithms on for JAX programs of this process, on CPUs.
 
-    It concerns what is compiled from now on: functions compiled before stay as
-    they are, and functions compiled meanwhile stay fast after it is undone (until
-    `jax.clear_caches()`). Results differ by rounding. Convolutions that no fast
-    algorithm serves, and other platforms, are left to lax.
+    It replaces what four primitives of lax compute: `conv_general_dilated` (every
+    convolution and its gradients), the sum over windows `reduce_window_sum` (means and
+    their gradients), and the gradient and tangent of maxima and minima over windows,
+    `select_and_scatter_add` and `select_and_gather_add`. Results differ by rounding,
+    those of maxima not at all. What no fast algorithm serves, and other platforms, are
+    left to lax.
+
+    It concerns what is compiled from now on. Functions that `jax.jit` has compiled
+    before, for the same shapes, stay as they are, and so does what was called outside
+    `jax.jit`; functions compiled meanwhile stay fast after it is undone. Both until
+    `jax.clear_caches()`.
 
     Returns:
       A handle with `undo()`, which is a context manager too.
@@ -78,41 +85,224 @@ def accelerate() -> Acceleration:
     return Acceleration()
 
 
-def _replacement(lhs: Any, rhs: Any, params: dict[str, Any]) -> Callable | None:
-    """What computes a convolution of such operands; None if lax's rule is right."""
-    convolution = Convolution.of(params)
-    posed = pose(lhs, rhs, convolution)
-    if posed is None or plan(posed.problem).name == "lax" or sharded_by_type(lhs, rhs):
+def accelerated() -> bool:
+    """Whether convolutions that are compiled now run on jcnn's algorithms."""
+    try:
+        rule = _tables().of(lax.conv_general_dilated_p).rule
+    except Exception:  # another release of jax, of which accelerate() knows nothing
+        return False
+    return isinstance(rule, _Rule)
+
+
+# --- what is replaced, by what ---
+
+
+class _Replacement(NamedTuple):
+    """A primitive of lax and what is faster on CPUs."""
+
+    primitive: Primitive
+    parameters: set[str]
+    example: Callable[[jax.Array], Any]  # a program that has it
+    faster: Callable[..., Compute | None]  # from types and parameters; None: lax's is
+
+
+def posed(lhs: Any, rhs: Any, **parameters: Any) -> Posed | None:
+    """The problem that a convolution of lax is; None if it stays with lax."""
+    if sharded_by_type(lhs, rhs):
+        return None
+    found = pose(lhs, rhs, Convolution.of(parameters))
+    return None if found is None or plan(found.problem).name == "lax" else found
+
+
+def _faster_convolution(lhs, rhs, **parameters) -> Compute | None:
+    found = posed(lhs, rhs, **parameters)
+    if found is None:
+        convolution = Convolution.of(parameters)
         if convolution.is_safe(lhs, rhs):
             return None
-        return partial(convolution.by_lax, out_sharding=params["out_sharding"])
-
-    def compute(lhs, rhs):
-        operands = posed.operands(lhs, rhs)
-        return posed.result(solve(*operands, problem=posed.problem))
-
-    return compute
+        return partial(convolution.by_lax, out_sharding=parameters["out_sharding"])
+    problem = found.problem
+    return lambda x, w: found.result(solve(*found.operands(x, w), problem=problem))
 
 
-def _cpu_rules() -> dict[Any, Any]:
-    """Where jax keeps its lowering rules for CPUs, if all is as this file expects."""
-    image = jax.ShapeDtypeStruct((1, 1, 2), jnp.float32)
+def faster_sum(
+    operand,
+    *,
+    window_dimensions,
+    window_strides,
+    padding,
+    base_dilation,
+    window_dilation,
+) -> Compute | None:
+    """`reduce_window_sum` by whole arrays; None where it stays with lax."""
+    windows = Windows(operand.shape, window_dimensions, window_strides, padding)
+    if not _served(windows, operand) or max(*base_dilation, *window_dilation) > 1:
+        return None
+    if prod(windows.shape) <= FEW_TAPS and max(windows.strides) == 1:
+        return None
+    return lambda x: sum_of_taps(x, windows)
+
+
+def faster_scatter(
+    source, operand, *, select_prim, window_dimensions, window_strides, padding
+) -> Compute | None:
+    """`select_and_scatter_add` by whole arrays; None where it stays with lax."""
+    windows = Windows(operand.shape, window_dimensions, window_strides, padding)
+    if select_prim not in _SIGNS or not _served(windows, operand, source):
+        return None
+    sign = _SIGNS[select_prim]
+    return lambda a, x: put_on_cpu(a, sign(x), windows=windows)
+
+
+def faster_gather(
+    tangents,
+    operand,
+    *,
+    select_prim,
+    window_dimensions,
+    window_strides,
+    padding,
+    base_dilation,
+    window_dilation,
+) -> Compute | None:
+    """`select_and_gather_add` by whole arrays; None where it stays with lax."""
+    windows = Windows(operand.shape, window_dimensions, window_strides, padding)
+    if select_prim not in _SIGNS or not _served(windows, operand, tangents):
+        return None
+    if max(*base_dilation, *window_dilation) > 1:
+        return None
+    sign = _SIGNS[select_prim]
+
+    def gather(a, x):
+        seen, values = taps(sign(x), windows, -np.inf), taps(a, windows, 0)
+        # A window of minus infinity alone has the tangent 0, though not the gradient.
+        lowest, zero = jnp.full_like(seen[0], -np.inf), jnp.zeros_like(values[0])
+        return at_first_maximum([lowest, *seen], [zero, *values])
+
+    return gather
+
+
+_SIGNS = {lax.ge_p: lambda x: x, lax.le_p: lambda x: -x}
+
+
+def _served(windows: Windows, *operands: Any) -> bool:
+    return (
+        len({operand.dtype for operand in operands}) == 1
+        and operands[0].dtype in (*DTYPES, jnp.float16)
+        and all(isinstance(n, int) and n for a in operands for n in a.shape)
+        and all(pad >= 0 for pair in windows.padding for pad in pair)
+        and windows.few_taps
+        and not sharded_by_type(*operands)
+    )
+
+
+def _replacements() -> tuple[_Replacement, ...]:
+    def pool(x, start=-jnp.inf, combine=lax.max):
+        return lax.reduce_window(x, start, combine, (1, 1, 2), (1, 1, 2), "VALID")
+
+    windows = {"window_dimensions", "window_strides", "padding"}
+    dilations = {"base_dilation", "window_dilation"}
+    return (
+        _Replacement(
+            lax.conv_general_dilated_p,
+            {*Convolution._fields, "out_sharding"},
+            lambda x: lax.conv(x, x, (1,), "VALID"),
+            _faster_convolution,
+        ),
+        _Replacement(
+            lax.reduce_window_sum_p,
+            windows | dilations,
+            lambda x: pool(x, 0.0, lax.add),
+            faster_sum,
+        ),
+        _Replacement(
+            lax.select_and_scatter_add_p,
+            windows | {"select_prim"},
+            lambda x: jax.vjp(pool, x)[1](x[..., :1]),
+            faster_scatter,
+        ),
+        _Replacement(
+            lax.select_and_gather_add_p,
+            windows | dilations | {"select_prim"},
+            lambda x: jax.jvp(pool, (x,), (x,)),
+            faster_gather,
+        ),
+    )
+
+
+# --- how it is replaced ---
+
+
+class _Tables(NamedTuple):
+    """Where jax keeps its lowering rules, by primitive."""
+
+    for_cpus: dict[Any, Any]
+    for_all: dict[Any, Any]
+
+    def of(self, primitive: Primitive) -> Any:
+        return self.for_cpus.get(primitive) or self.for_all[primitive]
+
+
+class _Rule:
+    """A lowering rule for CPUs that stands in the place of lax's own."""
+
+    def __init__(self, replacement: _Replacement, tables: _Tables):
+        self.on = True
+        self._replacement, self._tables = replacement, tables
+        self._before = tables.for_cpus.get(replacement.primitive)
+        self._next = tables.of(replacement.primitive)
+        mlir.register_lowering(replacement.primitive, self, platform="cpu")
+
+    def __call__(self, context, *operands, **parameters):
+        if self.on:
+            compute = self._replacement.faster(*context.avals_in, **parameters)
+            if compute is not None:
+                rule = mlir.lower_fun(compute, multiple_results=False)
+                return rule(context, *operands)
+        return self._next.rule(context, *operands, **parameters)
+
+    def undo(self) -> None:
+        """Steps aside, and leaves the table if no other rule lies on top."""
+        self.on = False
+        primitive, rules = self._replacement.primitive, self._tables.for_cpus
+        while primitive in rules:
+            top = rules[primitive].rule
+            if not isinstance(top, _Rule) or top.on:
+                return
+            if top._before is None:
+                del rules[primitive]
+            else:
+                rules[primitive] = top._before
+
+
+def _tables() -> _Tables:
+    from jax._src.interpreters.mlir import _lowerings, _platform_specific_lowerings
+
+    return _Tables(_platform_specific_lowerings["cpu"], _lowerings)
+
+
+def _checked() -> tuple[tuple[_Replacement, ...], _Tables]:
+    """What is to be replaced and where, if all is as this file expects."""
     try:
-        from jax._src.interpreters.mlir import _platform_specific_lowerings
-
-        rules = _platform_specific_lowerings["cpu"]
-        program = jax.make_jaxpr(lambda x: lax.conv(x, x, (1,), "VALID"))(image)
-        (equation,) = program.eqns
-        expected = {*Convolution._fields, "out_sharding"}
-        if equation.primitive is not lax.conv_general_dilated_p:
-            raise RuntimeError(f"a convolution is {equation.primitive}")
-        if set(equation.params) != expected:
-            raise RuntimeError(f"its parameters are {sorted(equation.params)}")
-        if not callable(rules[lax.conv_general_dilated_p].rule):
-            raise RuntimeError("its lowering rule is not callable")
+        replacements, tables = _replacements(), _tables()
+        for replacement in replacements:
+            _check(replacement, tables)
     except Exception as error:
         raise RuntimeError(
             f"accelerate() does not know the internals of jax {jax.__version__} "
             f"({error}); nothing was changed"
         ) from error
-    return rules
+    return replacements, tables
+
+
+def _check(replacement: _Replacement, tables: _Tables) -> None:
+    primitive, parameters, example, _ = replacement
+    program = jax.make_jaxpr(example)(jax.ShapeDtypeStruct((1, 1, 2), jnp.float32))
+    for equation in program.eqns:
+        if equation.primitive is primitive:
+            if set(equation.params) != parameters:
+                raise RuntimeError(f"{primitive} has {sorted(equation.params)}")
+            if not callable(tables.of(primitive).rule):
+                raise RuntimeError(f"the lowering rule of {primitive} is not callable")
+            return
+    raise RuntimeError(f"{primitive} is not in {program}")

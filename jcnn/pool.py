@@ -1,4 +1,4 @@
-"""Pooling over windows of arrays, channels last, by `lax.reduce_window`."""
+"""Pooling over windows of arrays, channels last."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,12 +6,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 
 from ._dtypes import wide
 from ._shapes import Padding, Pairs, image, output_size, pad_pairs, sizes
-from .max_windows import Windows, max_windows
+from .max_windows import max_windows
+from .window_sums import window_sums
+from .windows import Windows
 
 
 def max_pool(
@@ -45,7 +46,7 @@ def max_pool(
            [13., 15.]], dtype=float32)
     """
     x, windows = _windows(x, window_shape, strides, padding, ceil_mode)
-    return max_windows(x, windows.over_all_axes())
+    return max_windows(x, windows.of(x))
 
 
 def min_pool(
@@ -63,7 +64,7 @@ def min_pool(
            [ 8., 10.]], dtype=float32)
     """
     x, windows = _windows(x, window_shape, strides, padding, ceil_mode)
-    return -max_windows(-x, windows.over_all_axes())
+    return -max_windows(-x, windows.of(x))
 
 
 def avg_pool(
@@ -91,12 +92,7 @@ def avg_pool(
     Array([0. , 1.5, 1.5], dtype=float32)
     """
     x, windows = _windows(x, window_shape, strides, padding, ceil_mode)
-    total = lax.reduce_window(
-        x.astype(wide(x.dtype)),
-        np.zeros((), wide(x.dtype)),
-        lax.add,
-        *windows.over_all_axes(),
-    )
+    total = window_sums(x.astype(wide(x.dtype)), windows.of(x))
     counts = windows.counts(x.shape[1:-1], count_include_pad)
     mean = total / jnp.asarray(counts, total.dtype)[None, ..., None]
     return mean.astype(x.dtype)
@@ -128,10 +124,13 @@ class _Windows(NamedTuple):
     pads: Pairs  # as asked for
     excess: tuple[int, ...]  # what `ceil_mode` adds on the high side
 
-    def over_all_axes(self) -> Windows:
+    def of(self, x: jax.Array) -> Windows:
         pads = [(low, high + e) for (low, high), e in zip(self.pads, self.excess)]
         return Windows(
-            (1, *self.shape, 1), (1, *self.strides, 1), ((0, 0), *pads, (0, 0))
+            x.shape,
+            (1, *self.shape, 1),
+            (1, *self.strides, 1),
+            ((0, 0), *pads, (0, 0)),
         )
 
     def counts(self, size: Sequence[int], include_pad: bool) -> np.ndarray:

@@ -1,0 +1,222 @@
+"""Times of pools and their gradients: jcnn, lax, PyTorch in its channels-last layout.
+
+Each row is one pool (f), its gradient (g) or both in one program (fg, as a training
+step has them), in milliseconds, minimum / median, and in brackets the ratio of medians
+to jcnn's. All candidates of a row are called in turn, so that noise hits them alike.
+PyTorch notes in the forward pass which pixel wins, so its g has less to do; fg is the
+same work for all.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax import lax
+
+from jcnn import avg_pool, max_pool
+
+from .conv import geometric_mean
+from .timing import Times, interleaved
+
+NAMES = ("jcnn", "lax", "torch")
+FACES = ("f", "g", "fg")
+POOLS = {"max": max_pool, "avg": avg_pool}
+
+
+@dataclass(frozen=True)
+class Config:
+    pools: tuple[Literal["max", "avg"], ...] = ("max", "avg")
+    """Which pools to measure."""
+    faces: tuple[Literal["f", "g", "fg"], ...] = FACES
+    """What of them: forward, gradient, both."""
+    seconds: float = 1.0
+    """Time for each row."""
+    only: str = ""
+    """Only rows that contain this text, such as "k3 s2" or "1000"."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the inputs."""
+
+
+class Shape(NamedTuple):
+    """Sizes of a pool; windows that overlap have "SAME" padding."""
+
+    batch: int
+    size: tuple[int, ...]
+    channels: int
+    window: int
+    strides: int
+
+    @property
+    def padding(self) -> str:
+        return "SAME" if self.window > self.strides else "VALID"
+
+    def __str__(self) -> str:
+        size = "x".join(map(str, self.size))
+        return f"{self.batch}x{size}x{self.channels} k{self.window} s{self.strides}"
+
+
+SHAPES = [
+    Shape(128, (28, 28), 32, 2, 2),
+    Shape(64, (32, 32), 64, 2, 2),
+    Shape(32, (56, 56), 64, 3, 2),
+    Shape(16, (112, 112), 64, 3, 1),
+    Shape(97, (27, 27), 24, 3, 2),
+    Shape(7, (35, 35), 48, 7, 7),
+    Shape(7, (35, 35), 48, 7, 2),
+    Shape(16, (1000,), 64, 2, 2),
+    Shape(16, (997,), 64, 5, 3),
+    Shape(4, (24, 24, 24), 32, 2, 2),
+    Shape(2, (24, 24, 24), 32, 3, 2),
+]
+
+
+def main(config: Config) -> None:
+    for pool in config.pools:
+        print(f"| {pool} | {' | '.join(NAMES)} |")
+        print("|---|" + "---|" * len(NAMES))
+        ratios: dict[tuple[str, str], list[float]] = {}
+        for shape in SHAPES:
+            for face in config.faces:
+                if config.only in f"{shape} {face}":
+                    functions = candidates(pool, shape, face, config.dtype)
+                    times = interleaved(functions, seconds=config.seconds)
+                    print(row(shape, face, times), flush=True)
+                    for other in times:
+                        ratio = times[other].median / times["jcnn"].median
+                        ratios.setdefault((face, other), []).append(ratio)
+        for face in config.faces:
+            means = [geometric_mean(ratios.get((face, name), [])) for name in NAMES]
+            print(f"| geometric mean of {face} / jcnn | {' | '.join(means)} |")
+        print()
+
+
+def row(shape: Shape, face: str, times: dict[str, Times]) -> str:
+    cells = []
+    for name in NAMES:
+        cell = ""
+        if name in times:
+            cell = f"{times[name].minimum:.2f} / {times[name].median:.2f}"
+            if name != "jcnn":
+                cell += f" ({times[name].median / times['jcnn'].median:.2f})"
+        cells.append(cell)
+    return f"| {shape} {face} | {' | '.join(cells)} |"
+
+
+def candidates(
+    pool: str, shape: Shape, face: str, dtype: str
+) -> dict[str, Callable[[], object]]:
+    """Compiled functions without arguments, by name."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((shape.batch, *shape.size, shape.channels))
+    x = jnp.asarray(np.maximum(x, 0), dtype)  # what a ReLU leaves: many ties
+    options = {"strides": shape.strides, "padding": shape.padding}
+    of_jcnn = partial(POOLS[pool], window_shape=shape.window, **options)
+    outputs = jax.eval_shape(of_jcnn, x)
+    y = jnp.asarray(random.standard_normal(outputs.shape), dtype)
+    functions = {}
+    for name, function in (("jcnn", of_jcnn), ("lax", partial(_by_lax, pool, shape))):
+        compiled = jax.jit(_face(function, face)).lower(x, y).compile()
+        functions[name] = _blocking(compiled, x, y)
+    if dtype == "float32":
+        if by_torch := _torch(pool, shape, face, np.asarray(x), np.asarray(y)):
+            functions["torch"] = by_torch
+    return functions
+
+
+def _by_lax(pool: str, shape: Shape, x: jax.Array) -> jax.Array:
+    """What a program has that writes its pools in lax, as Flax and others do."""
+    rank = len(shape.size)
+    window = (1, *[shape.window] * rank, 1)
+    windows = (window, (1, *[shape.strides] * rank, 1), shape.padding)
+    if pool == "max":
+        return lax.reduce_window(x, np.asarray(-np.inf, x.dtype), lax.max, *windows)
+
+    def summed(x):
+        return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, *windows)
+
+    return summed(x) / summed(jnp.ones((1, *shape.size, 1), x.dtype))
+
+
+def _face(function: Callable[[jax.Array], jax.Array], face: str):
+    if face == "f":
+        return lambda x, y: function(x)
+    if face == "g":
+        return lambda x, y: jax.vjp(function, x)[1](y)[0]
+
+    def both(x, y):
+        value, pull_back = jax.vjp(function, x)
+        return value, pull_back(y)[0]
+
+    return both
+
+
+def _blocking(function: Callable[..., object], *args: jax.Array):
+    return lambda: jax.block_until_ready(function(*args))
+
+
+def _torch(pool: str, shape: Shape, face: str, x, y) -> Callable[[], object] | None:
+    """PyTorch's pool with the same windows; None without it, or where it has none.
+
+    It pads alike on both sides: where "SAME" has an odd rest its windows lie one
+    pixel off.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    rank = len(shape.size)
+    if rank == 1:
+        return None
+    to_torch = (0, rank + 1, *range(1, rank + 1))
+    layout = torch.channels_last if rank == 2 else torch.channels_last_3d
+    tx = torch.tensor(np.ascontiguousarray(x.transpose(to_torch)))
+    ty = torch.tensor(np.ascontiguousarray(y.transpose(to_torch)))
+    tx, ty = tx.contiguous(memory_format=layout), ty.contiguous(memory_format=layout)
+    pad = 0 if shape.padding == "VALID" else shape.window // 2
+    windows = [[shape.window] * rank, [shape.strides] * rank, [pad] * rank]
+    aten = torch.ops.aten
+    if pool == "max":
+        windows += [[1] * rank, False]
+        pools = {
+            2: aten.max_pool2d_with_indices,
+            3: aten.max_pool3d_with_indices,
+        }
+        gradients = {
+            2: aten.max_pool2d_with_indices_backward,
+            3: aten.max_pool3d_with_indices_backward,
+        }
+        indices = pools[rank](tx, *windows)[1]
+
+        def forward():
+            return pools[rank](tx, *windows)
+
+        def backward(indices=indices):
+            return gradients[rank](ty, tx, *windows, indices)
+
+        def both():
+            value, indices = forward()
+            return value, backward(indices)
+    else:
+        windows += [False, False, None]
+        pools = {2: aten.avg_pool2d, 3: aten.avg_pool3d}
+        gradients = {2: aten.avg_pool2d_backward, 3: aten.avg_pool3d_backward}
+
+        def forward():
+            return pools[rank](tx, *windows)
+
+        def backward():
+            return gradients[rank](ty, tx, *windows)
+
+        def both():
+            return forward(), backward()
+
+    return {"f": forward, "g": backward, "fg": both}[face]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,228 @@
+"""Windows that slide over all axes of an array, and maps between it and its windows.
+
+Such a map goes from values of the array to values of its windows and is linear, as its
+transpose is, which goes back. On CPUs both are computed for whole arrays at once, tap
+by tap, where XLA's `reduce_window` and `select_and_scatter` walk through every window.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from itertools import product
+from math import prod
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ._shapes import Pairs
+from .engine.meshes import vary_alike
+
+MOST_TAPS = 64  # of a window: programs grow with them
+
+
+class Windows(NamedTuple):
+    """Windows over an array of `size`; every field has an entry for each axis."""
+
+    size: tuple[int, ...]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: Pairs
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """How many windows there are."""
+        return tuple(
+            (n + low + high - k) // s + 1
+            for n, k, s, (low, high) in zip(
+                self.size, self.shape, self.strides, self.padding
+            )
+        )
+
+    @property
+    def few_taps(self) -> bool:
+        return prod(self.shape) <= MOST_TAPS
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """How many windows may see one pixel, along each axis."""
+        return tuple(-(-k // s) for k, s in zip(self.shape, self.strides))
+
+    @property
+    def few_overlap(self) -> bool:
+        return prod(self.reach) <= MOST_TAPS
+
+
+def taps(x: jax.Array, windows: Windows, outside: float) -> list[jax.Array]:
+    """For each tap, in row-major order, what it sees of x in every window.
+
+    Outside x it sees the value `outside`.
+    """
+    around = [(low, high, 0) for low, high in windows.padding]
+    x = lax.pad(x, jnp.asarray(outside, x.dtype), around)
+    seen = []
+    for start in product(*map(range, windows.shape)):
+        stop = [
+            b + (n - 1) * s + 1
+            for b, n, s in zip(start, windows.outputs, windows.strides)
+        ]
+        seen.append(lax.slice(x, start, stop, windows.strides))
+    return seen
+
+
+def spread(a: jax.Array, windows: Windows, tap: jax.Array | None = None) -> jax.Array:
+    """Adds each window's value of `a` to every pixel it sees, or to that of one tap.
+
+    Counted from the padding's corner, pixel s*q + r is seen by windows q - t for
+    t < k / s, as their tap r + s*t. So whole arrays of windows, t windows apart, are
+    stretched by s and added, in the order in which `select_and_scatter` adds.
+
+    Args:
+      a: [*windows.outputs].
+      windows: the windows.
+      tap: int8, the number of a tap for each window, alike.
+
+    Returns:
+      [*windows.size].
+    """
+    rank, (_, shape, strides, padding) = a.ndim, windows
+    lows = [low for low, _ in padding]
+    places = [-(-(n + low) // s) for n, low, s in zip(windows.size, lows, strides)]
+    around = [(t - 1, q - n, 0) for t, q, n in zip(windows.reach, places, a.shape)]
+    stretched = [n for pair in zip(places, strides) for n in pair]
+    numbers = np.full([t * s for t, s in zip(windows.reach, strides)], -1)
+    numbers[tuple(map(slice, shape))] = np.arange(prod(shape)).reshape(shape)
+
+    def of_windows(values, back):
+        """At pixels s*q + r what the windows q - back have."""
+        start = [t - 1 - b for t, b in zip(windows.reach, back)]
+        values = lax.slice(values, start, [b + q for b, q in zip(start, places)])
+        return lax.broadcast_in_dim(values, stretched, range(0, 2 * rank, 2))
+
+    def of_phases(values):
+        """At pixels s*q + r what there is for each r."""
+        return lax.broadcast_in_dim(values, stretched, range(1, 2 * rank, 2))
+
+    a = lax.pad(a, jnp.zeros((), a.dtype), around)
+    if tap is not None:
+        tap = lax.pad(tap, jnp.int8(0), around)
+    total = jnp.zeros(stretched, a.dtype)
+    for back in product(*[reversed(range(t)) for t in windows.reach]):
+        number = numbers[
+            tuple(slice(b * s, (b + 1) * s) for b, s in zip(back, strides))
+        ]
+        part = of_windows(a, back)
+        if tap is not None:
+            hit = of_windows(tap, back) == of_phases(number.astype(np.int8))
+            part = jnp.where(hit, part, 0)
+        elif (number < 0).any():
+            part = jnp.where(of_phases(number >= 0), part, 0)
+        total = total + part
+    x = total.reshape([q * s for q, s in zip(places, strides)])
+    return lax.slice(x, lows, [low + n for low, n in zip(lows, windows.size)])
+
+
+def linear_pair(
+    name: str,
+    others: int,
+    there: Callable[..., jax.Array],
+    back: Callable[..., jax.Array],
+    by_lax: Callable[..., jax.Array],
+) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
+    """Two functions that are each other's transpose, as primitives of JAX.
+
+    All functions take `(a, *others, windows=...)` and are linear in `a`; the others are
+    of the array's size. An output has the dtype of `a`.
+
+    Args:
+      name: of the primitives, for those who read programs.
+      others: how many operands there are beside `a`.
+      there: from an array to its windows, on CPUs.
+      back: its transpose, on CPUs.
+      by_lax: what `there` is on other platforms.
+
+    Returns:
+      `there` and `back`, which can be differentiated and batched.
+    """
+    there_p, back_p = Primitive(f"jcnn_{name}"), Primitive(f"jcnn_{name}_transposed")
+
+    def back_by_lax(a, *others, windows):
+        x = jax.ShapeDtypeStruct(windows.size, a.dtype)
+        function = partial(by_lax, windows=windows)
+        return jax.linear_transpose(lambda x: function(x, *others), x)(a)[0]
+
+    _define(there_p, back_p, others, _outputs, there, by_lax)
+    _define(back_p, there_p, others, _size, back, back_by_lax)
+    return partial(_bind, there_p), partial(_bind, back_p)
+
+
+def _outputs(windows: Windows) -> tuple[int, ...]:
+    return windows.outputs
+
+
+def _size(windows: Windows) -> tuple[int, ...]:
+    return windows.size
+
+
+def _bind(primitive: Primitive, *operands: jax.Array, windows: Windows) -> jax.Array:
+    return primitive.bind(*vary_alike(*operands), windows=windows)
+
+
+def _define(
+    primitive: Primitive,
+    transpose: Primitive,
+    others: int,
+    shape: Callable[[Windows], tuple[int, ...]],
+    on_cpu: Callable[..., jax.Array],
+    elsewhere: Callable[..., jax.Array],
+) -> None:
+    @lru_cache(1024)
+    def jitted(windows):
+        return jax.jit(partial(primitive.bind, windows=windows))
+
+    def abstract(a, *others, windows):
+        replicated = PartitionSpec(*[None] * a.ndim)
+        return ShapedArray(
+            shape(windows),
+            a.dtype,
+            sharding=NamedSharding(a.sharding.mesh, replicated),
+            manual_axis_type=a.manual_axis_type,
+        )
+
+    def tangent(t, a, *others, windows):
+        return _bind(primitive, t, *others, windows=windows)
+
+    def transposed(cotangent, a, *others, windows):
+        if isinstance(cotangent, ad.Zero):
+            return ad.Zero(a.aval), *[None for _ in others]
+        a = _bind(transpose, cotangent, *others, windows=windows)
+        return a, *[None for _ in others]
+
+    def batched(operands, axes, *, windows):
+        length = next(
+            a.shape[axis] for a, axis in zip(operands, axes) if axis is not None
+        )
+        operands = [
+            jnp.broadcast_to(a, (length, *a.shape))
+            if axis is None
+            else jnp.moveaxis(a, axis, 0)
+            for a, axis in zip(operands, axes)
+        ]
+        size, shape, strides, padding = windows
+        wider = Windows((length, *size), (1, *shape), (1, *strides), ((0, 0), *padding))
+        return _bind(primitive, *operands, windows=wider), 0
+
+    primitive.def_impl(lambda *operands, windows: jitted(windows)(*operands))
+    primitive.def_abstract_eval(abstract)
+    ad.defjvp(primitive, tangent, *[None] * others)
+    ad.primitive_transposes[primitive] = transposed
+    batching.primitive_batchers[primitive] = batched
+    mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=False))
+    mlir.register_lowering(
+        primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu"
+    )
