@@ -15,12 +15,13 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from .._shapes import Pairs, dilated
+from .choices import Impl
 from .meshes import sharded_by_type
 from .mirror import turned
 from .padding import pad_now, split
 from .planner import ALGORITHMS
 from .primitive import convolve
-from .problem import Problem
+from .problem import Problem, is_name
 
 DTYPES = (jnp.float32, jnp.bfloat16, jnp.float64)  # what the fast paths are tested for
 
@@ -65,7 +66,7 @@ class Posed(NamedTuple):
 
 
 def convolve_general(
-    lhs: jax.Array, rhs: jax.Array, convolution: Convolution, impl: str = "auto"
+    lhs: jax.Array, rhs: jax.Array, convolution: Convolution, impl: Impl = "auto"
 ) -> jax.Array:
     """The convolution by the algorithm named, or by the planner's choice.
 
@@ -75,10 +76,10 @@ def convolve_general(
     if impl == "lax" or sharded_by_type(jax.typeof(lhs), jax.typeof(rhs)):
         return convolution.by_lax(lhs, rhs)
     posed = pose(lhs, rhs, convolution, impl)
-    if impl != "auto" and (posed is None or _refusal(posed.problem)):
+    if is_name(impl) and (posed is None or _refusal(impl, posed.problem)):
         lhs, convolution = _spread(lhs, convolution)
         posed = pose(lhs, rhs, convolution, impl)
-        if posed is not None and (refusal := _refusal(posed.problem)):
+        if posed is not None and (refusal := _refusal(impl, posed.problem)):
             raise ValueError(f"impl={impl!r} cannot serve this convolution: {refusal}")
     if posed is None:
         return convolution.by_lax(lhs, rhs)
@@ -86,7 +87,7 @@ def convolve_general(
 
 
 def pose(
-    lhs: Any, rhs: Any, convolution: Convolution, impl: str = "auto"
+    lhs: Any, rhs: Any, convolution: Convolution, impl: Impl = "auto"
 ) -> Posed | None:
     """The problem that a convolution is, from the shapes and dtypes of its operands.
 
@@ -97,7 +98,7 @@ def pose(
     shapes = (*lhs.shape, *rhs.shape)
     if rank not in (1, 2, 3) or not all(isinstance(n, int) and n for n in shapes):
         return None
-    if lhs.dtype != rhs.dtype or (impl == "auto" and lhs.dtype not in DTYPES):
+    if lhs.dtype != rhs.dtype or (not is_name(impl) and lhs.dtype not in DTYPES):
         return None
     taps = [rhs.shape[axis] for axis in c.dimension_numbers.rhs_spec[2:]]
     size = [lhs.shape[axis] for axis in c.dimension_numbers.lhs_spec[2:]]
@@ -250,8 +251,8 @@ def _spread(lhs: jax.Array, c: Convolution) -> tuple[jax.Array, Convolution]:
     return lhs, c._replace(lhs_dilation=(1,) * len(axes))
 
 
-def _refusal(problem: Problem) -> str | None:
-    return ALGORITHMS[problem.impl].refusal(problem)
+def _refusal(name: str, problem: Problem) -> str | None:
+    return ALGORITHMS[name].refusal(problem)
 
 
 def _image(spec: Sequence[int]) -> tuple[int, ...]:
