@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -20,13 +21,14 @@ from ..engine.primitive import convolution_p
 from ..engine.problem import Problem
 from ..explain import equations
 
+DTYPES = (jnp.float32, jnp.bfloat16, jnp.float64)  # what the algorithms are tested for
 WORTHWHILE = 0.95  # of the time by rule: less is noise, and choices should be stable
 HOPELESS = 3.0  # times the fastest: such an algorithm is not called any more
 LEAST_ROUNDS = 5
 
 
 class Measured(NamedTuple):
-    """One convolution, and how long the algorithms that serve it take."""
+    """One convolution, and how long its algorithms take."""
 
     problem: Problem
     milliseconds: dict[str, float]  # medians, by algorithm
@@ -94,7 +96,7 @@ def measure(
         functions = {
             # With the choices made so far for the parts that an algorithm consists of.
             name: _compiled(problem, {**algorithms, problem: name}, compiler_options)
-            for name in _serving(problem)
+            for name in _candidates(problem)
         }
         milliseconds = _medians(functions, seconds)
         rule, fastest = (
@@ -113,7 +115,7 @@ def _problems(function: Callable[..., Any], *args: Any) -> list[Problem]:
     def add(problem: Problem) -> None:
         if problem in found:
             return
-        for name in _serving(problem):
+        for name in _candidates(problem):
             by_name = partial(solve, problem=replace(problem, impl=name))
             for part in _convolutions(by_name, *_operands(problem)):
                 add(part)
@@ -129,16 +131,25 @@ def _convolutions(
 ) -> Iterator[Problem]:
     """jcnn's convolutions, and if they are to be posed as problems lax's too."""
     for equation in equations(jax.make_jaxpr(function)(*args).jaxpr):
+        problem = None
         if equation.primitive is convolution_p:
-            yield key_of(equation.params["problem"])
+            problem = equation.params["problem"]
         elif posed and equation.primitive is lax.conv_general_dilated_p:
             lhs, rhs = (variable.aval for variable in equation.invars)
-            if found := pose(lhs, rhs, Convolution.of(equation.params)):
-                yield key_of(found.problem)
+            found = pose(lhs, rhs, Convolution.of(equation.params))
+            problem = found and found.problem
+        if problem is not None and jnp.dtype(problem.dtype) in DTYPES:
+            yield key_of(problem)
 
 
-def _serving(problem: Problem) -> list[str]:
-    return [name for name in ALGORITHMS if serves(name, problem)]
+def _candidates(problem: Problem) -> list[str]:
+    """The algorithms that serve, without one that is fast only in some places."""
+    names = [name for name in ALGORITHMS if serves(name, problem)]
+    # XLA computes lax's gradients to kernels some fifty times slower in a loop: who
+    # takes the choices into one must not find it there.
+    if problem.face == "w" and plan(problem).name != "lax":
+        names.remove("lax")
+    return names
 
 
 def _operands(problem: Problem) -> list[jax.ShapeDtypeStruct]:
