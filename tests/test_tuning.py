@@ -19,12 +19,16 @@ from jax import lax
 from oracle import assert_close
 
 import jcnn
+from experiments import digits
+from experiments import tune as tune_experiment
 from jcnn import conv, conv_transpose
+from jcnn.data import from_arrays
 from jcnn.dropin import conv_general_dilated
 from jcnn.engine import planner
 from jcnn.engine.planner import ALGORITHMS, plan, serves
 from jcnn.engine.primitive import convolution_p
 from jcnn.engine.problem import Problem
+from jcnn.experiment import Result, command, main
 from jcnn.explain import convolutions, equations
 from jcnn.layers import Conv, Dense
 from jcnn.tuning import Choices, file, load, measure, save, timing, tune
@@ -64,12 +68,10 @@ def loss(impl, x, w):
 @pytest.mark.parametrize("name", ("lax", "im2col"))
 def test_choices_are_obeyed_forward_and_backward(name, rng):
     x, w = some(rng, 2, 6, 5, 3), some(rng, 3, 3, 3, 3)
-    function = partial(jax.grad(lambda impl, x, w: loss(impl, x, w), (1, 2)))
+    function = jax.grad(loss, (1, 2))
     choices = all_by(name, partial(function, "auto"), x, w)
     assert len(choices) == 6 and {p.face for p in choices} == {"x", "w", "y"}
     assert set(plans(partial(function, choices), x, w)) == {(name, MEASURED)}
-    other = {"lax": "im2col", "im2col": "lax"}[name]
-    assert other in {by for by, _ in plans(partial(function, "auto"), x, w)} | {"lax"}
     # And not only in words: lax's convolution is an operation, im2col's a product.
     text = jax.jit(partial(function, choices)).lower(x, w).as_text()
     assert ("stablehlo.convolution" in text) == (name == "lax")
@@ -710,3 +712,62 @@ def test_damaged_bytes(data, path, row):
         assert len(load(path)) <= 1
     except ValueError as error:
         assert str(error).startswith(f"{path}: ")
+
+
+# --- experiments ---
+
+
+@pytest.fixture
+def few_digits(monkeypatch, rng):
+    images = rng.integers(0, 256, (12, 8, 8, 1)).astype(np.uint8)
+    few = from_arrays(images, rng.integers(0, 10, 12), 10)
+    monkeypatch.setattr(digits, "load", lambda name, split: few)
+
+
+def test_a_run_goes_by_the_file_and_keeps_it(few_digits, tmp_path, capsys, monkeypatch):
+    path, run_dir = tmp_path / "tuned.json", tmp_path / "run"
+    config = tune_experiment.Config("digits", path, batch_size=6, seconds=1e-3)
+    assert tune_experiment.main(config) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(" ms") >= 2 * len(load(path)) and f"--impl {path}" in printed
+
+    options = digits.Config(impl=str(path), batch_size=6)
+    recipe = digits.recipe(options)
+    images = jax.ShapeDtypeStruct((6, 8, 8, 1), jnp.uint8)
+    batch = {"image": images, "label": jax.ShapeDtypeStruct((6,), jnp.int32)}
+    params, state = recipe.layer.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    gradient = jax.grad(recipe.loss_fn, has_aux=True)
+    taken = plans(gradient, params, state, batch, jax.random.key(0))
+    assert len(taken) == 8 and {reason for _, reason in taken} == {MEASURED}
+
+    # Training itself is tested elsewhere: the folder is ready before it begins.
+    trained = []
+
+    def fit(recipe, run_dir, **how):
+        trained.append(how)
+        return Result(None, 0.0, False)
+
+    monkeypatch.setattr(command, "fit", fit)
+    options = ["--impl", str(path), "--batch-size", "6", "--run-dir", str(run_dir)]
+    assert main(digits.Config, digits.recipe, options) == 0
+    assert len(trained) == 1
+    assert (run_dir / "tuned.json").read_bytes() == path.read_bytes()
+    assert json.loads((run_dir / "config.json").read_text())["config"]["impl"] == (
+        str(path)
+    )
+
+
+def test_files_that_do_not_do_give_one_line_and_status_2(
+    few_digits, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.json").write_text("{}")
+    for impl in ("nowhere.json", "bad.json", "im2col"):
+        assert main(digits.Config, digits.recipe, ["--impl", impl]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: --impl: {impl} is neither auto nor lax nor")
+        assert error.count("\n") == 1
+    config = tune_experiment.Config("digits", Path("nowhere", "tuned.json"))
+    assert tune_experiment.main(config) == 2
+    assert capsys.readouterr().err == "error: --out: nowhere is not a folder\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["bad.json"]
