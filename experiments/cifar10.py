@@ -22,6 +22,7 @@ from jcnn.experiment import (
     RunConfig,
     count_steps,
     main,
+    read_impl,
 )
 from jcnn.models import resnet20
 from jcnn.train import classification
@@ -60,7 +61,7 @@ def recipe(config: Config) -> Recipe:
     train, test = (
         load("cifar10", split, data_dir=config.data_dir) for split in ("train", "test")
     )
-    layer = resnet20()
+    layer = resnet20(impl=read_impl(config.impl))
     num_steps = count_steps(
         len(train.label), batch_size=config.batch_size, epochs=config.epochs
     )

@@ -23,6 +23,7 @@ from jcnn.experiment import (
     RunConfig,
     count_steps,
     main,
+    read_impl,
 )
 from jcnn.layers import Conv, Dense, Dropout, MaxPool
 from jcnn.train import classification
@@ -47,21 +48,22 @@ class Config(RunConfig):
     optimizer: Optimizer = Optimizer()
 
 
-def model(dropout: float) -> Layer:
+def model(config: Config) -> Layer:
+    impl = read_impl(config.impl)
     return serial(
-        conv1=Conv(32, 3),
+        conv1=Conv(32, 3, impl=impl),
         relu1=jax.nn.relu,
-        conv2=Conv(32, 3),
+        conv2=Conv(32, 3, impl=impl),
         relu2=jax.nn.relu,
         pool1=MaxPool(2),
-        conv3=Conv(64, 3),
+        conv3=Conv(64, 3, impl=impl),
         relu3=jax.nn.relu,
         pool2=MaxPool(2),
         flatten=flatten,
-        dropout1=Dropout(dropout),
+        dropout1=Dropout(config.dropout),
         fc1=Dense(128),
         relu4=jax.nn.relu,
-        dropout2=Dropout(dropout),
+        dropout2=Dropout(config.dropout),
         head=Dense(10),
     )
 
@@ -75,7 +77,7 @@ def prepare(images: jax.Array, key: jax.Array | None) -> jax.Array:
 
 def recipe(config: Config) -> Recipe:
     train, test = (load("digits", split) for split in ("train", "test"))
-    layer = model(config.dropout)
+    layer = model(config)
     num_steps = count_steps(
         len(train.label), batch_size=config.batch_size, epochs=config.epochs
     )

@@ -22,6 +22,7 @@ from jcnn.experiment import (
     RunConfig,
     count_steps,
     main,
+    read_impl,
 )
 from jcnn.models import small_cnn
 from jcnn.train import classification
@@ -58,7 +59,7 @@ def recipe(config: Config) -> Recipe:
         load("fashion_mnist", split, data_dir=config.data_dir)
         for split in ("train", "test")
     )
-    layer = small_cnn(dropout=config.dropout)
+    layer = small_cnn(dropout=config.dropout, impl=read_impl(config.impl))
     num_steps = count_steps(
         len(train.label), batch_size=config.batch_size, epochs=config.epochs
     )

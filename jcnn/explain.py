@@ -55,14 +55,15 @@ def explain(function: Callable[..., Any], *args: Any) -> None:
 def convolutions(function: Callable[..., Any], *args: Any) -> list[Convolution]:
     """What `explain` prints, as values, in the order of the program."""
     program = jax.make_jaxpr(function)(*args)
-    return [row for eqn in _equations(program.jaxpr) for row in _row(eqn)]
+    return [row for eqn in equations(program.jaxpr) for row in _row(eqn)]
 
 
-def _equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    """All operations of a program, those of its parts after the one they belong to."""
     for eqn in jaxpr.eqns:
         yield eqn
         for inner in jaxprs_in_params(eqn.params):
-            yield from _equations(inner)
+            yield from equations(inner)
 
 
 def _row(eqn: JaxprEqn) -> Iterator[Convolution]:

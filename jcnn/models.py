@@ -1,4 +1,7 @@
-"""Networks for small images, as functions that return a Layer. Logits come out."""
+"""Networks for small images, as functions that return a Layer. Logits come out.
+
+`impl` says who computes the convolutions, as for `jcnn.conv`.
+"""
 
 from collections.abc import Sequence
 
@@ -7,11 +10,12 @@ import jax.numpy as jnp
 
 from .combine import residual, serial
 from .dense import flatten
+from .engine.choices import Impl
 from .layers import AvgPool, BatchNorm, Conv, Dense, Dropout, Layer, MaxPool
 from .pool import global_avg_pool
 
 
-def lenet5(num_classes: int = 10) -> Layer:
+def lenet5(num_classes: int = 10, *, impl: Impl = "auto") -> Layer:
     """LeNet-5 for [N, 28, 28, C]: LeCun et al., "Gradient-Based Learning" (1998), II.B.
 
     With the changes that have become usual: "SAME" padding instead of 32x32 images, all
@@ -22,10 +26,10 @@ def lenet5(num_classes: int = 10) -> Layer:
     61706
     """
     return serial(
-        conv1=Conv(6, 5),
+        conv1=Conv(6, 5, impl=impl),
         tanh1=jnp.tanh,
         pool1=AvgPool(2),
-        conv2=Conv(16, 5, padding="VALID"),
+        conv2=Conv(16, 5, padding="VALID", impl=impl),
         tanh2=jnp.tanh,
         pool2=AvgPool(2),
         flatten=flatten,
@@ -43,6 +47,7 @@ def small_cnn(
     widths: tuple[int, int] = (32, 64),
     hidden: int = 256,
     dropout: float = 0.0,
+    impl: Impl = "auto",
 ) -> Layer:
     """Two 3x3 convolutions with max pools, then two dense layers.
 
@@ -51,10 +56,10 @@ def small_cnn(
     (3136, 256)
     """
     return serial(
-        conv1=Conv(widths[0], 3),
+        conv1=Conv(widths[0], 3, impl=impl),
         relu1=jax.nn.relu,
         pool1=MaxPool(2),
-        conv2=Conv(widths[1], 3),
+        conv2=Conv(widths[1], 3, impl=impl),
         relu2=jax.nn.relu,
         pool2=MaxPool(2),
         flatten=flatten,
@@ -65,7 +70,12 @@ def small_cnn(
     )
 
 
-def vgg(num_classes: int = 10, *, widths: Sequence[int] = (64, 128, 256)) -> Layer:
+def vgg(
+    num_classes: int = 10,
+    *,
+    widths: Sequence[int] = (64, 128, 256),
+    impl: Impl = "auto",
+) -> Layer:
     """Stages of two 3x3 convolutions with batch norm and a max pool; a global mean.
 
     After Simonyan and Zisserman, "Very Deep Convolutional Networks" (2014), section 2.
@@ -76,14 +86,16 @@ def vgg(num_classes: int = 10, *, widths: Sequence[int] = (64, 128, 256)) -> Lay
     """
     stages = {
         f"stage{i}": serial(
-            unit1=_conv_norm_relu(width), unit2=_conv_norm_relu(width), pool=MaxPool(2)
+            unit1=_conv_norm_relu(width, impl),
+            unit2=_conv_norm_relu(width, impl),
+            pool=MaxPool(2),
         )
         for i, width in enumerate(widths, 1)
     }
     return serial(**stages, mean=global_avg_pool, head=Dense(num_classes))
 
 
-def resnet20(num_classes: int = 10) -> Layer:
+def resnet20(num_classes: int = 10, *, impl: Impl = "auto") -> Layer:
     """ResNet-20 for CIFAR: He et al., "Deep Residual Learning" (2015), section 4.2.
 
     Where a stage begins with half the size, the shortcut is a 1x1 convolution.
@@ -92,51 +104,56 @@ def resnet20(num_classes: int = 10) -> Layer:
     >>> sum(p.size for p in jax.tree.leaves(params))
     272474
     """
-    return _resnet(num_classes, widths=(16, 32, 64), blocks=3)
+    return _resnet(num_classes, widths=(16, 32, 64), blocks=3, impl=impl)
 
 
-def resnet18(num_classes: int = 10) -> Layer:
+def resnet18(num_classes: int = 10, *, impl: Impl = "auto") -> Layer:
     """ResNet-18 (He et al., 2015, table 1) in its form for CIFAR: a 3x3 stem, no pool.
 
     >>> params, _ = resnet18().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     >>> sum(p.size for p in jax.tree.leaves(params))
     11173962
     """
-    return _resnet(num_classes, widths=(64, 128, 256, 512), blocks=2)
+    return _resnet(num_classes, widths=(64, 128, 256, 512), blocks=2, impl=impl)
 
 
-def _resnet(num_classes: int, *, widths: Sequence[int], blocks: int) -> Layer:
+def _resnet(
+    num_classes: int, *, widths: Sequence[int], blocks: int, impl: Impl
+) -> Layer:
     inputs, stages = widths[0], {}
     for i, width in enumerate(widths, 1):
         for j in range(1, blocks + 1):
             strides = 2 if i > 1 and j == 1 else 1
-            stages[f"stage{i}_block{j}"] = _basic_block(inputs, width, strides)
+            stages[f"stage{i}_block{j}"] = _basic_block(inputs, width, strides, impl)
             inputs = width
     return serial(
-        stem=_conv_norm_relu(widths[0]),
+        stem=_conv_norm_relu(widths[0], impl),
         **stages,
         mean=global_avg_pool,
         head=Dense(num_classes),
     )
 
 
-def _basic_block(inputs: int, width: int, strides: int) -> Layer:
+def _basic_block(inputs: int, width: int, strides: int, impl: Impl) -> Layer:
     body = serial(
-        conv1=Conv(width, 3, strides=strides, use_bias=False),
+        conv1=Conv(width, 3, strides=strides, use_bias=False, impl=impl),
         norm1=BatchNorm(),
         relu=jax.nn.relu,
-        conv2=Conv(width, 3, use_bias=False),
+        conv2=Conv(width, 3, use_bias=False, impl=impl),
         norm2=BatchNorm(),
     )
     if inputs == width and strides == 1:
         return serial(sum=residual(body), relu=jax.nn.relu)
     shortcut = serial(
-        conv=Conv(width, 1, strides=strides, use_bias=False), norm=BatchNorm()
+        conv=Conv(width, 1, strides=strides, use_bias=False, impl=impl),
+        norm=BatchNorm(),
     )
     return serial(sum=residual(body, shortcut), relu=jax.nn.relu)
 
 
-def _conv_norm_relu(width: int) -> Layer:
+def _conv_norm_relu(width: int, impl: Impl) -> Layer:
     return serial(
-        conv=Conv(width, 3, use_bias=False), norm=BatchNorm(), relu=jax.nn.relu
+        conv=Conv(width, 3, use_bias=False, impl=impl),
+        norm=BatchNorm(),
+        relu=jax.nn.relu,
     )

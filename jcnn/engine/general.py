@@ -15,13 +15,14 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from .._shapes import Pairs, dilated
+from .choices import Impl
 from .lax_convolution import Steps, conv_general_dilated, endangered, misread
 from .meshes import sharded_by_type
 from .mirror import turned
 from .padding import pad_now, split
 from .planner import ALGORITHMS
 from .primitive import convolve
-from .problem import Problem
+from .problem import Problem, is_name
 
 
 class Convolution(NamedTuple):
@@ -110,7 +111,7 @@ class Posed(NamedTuple):
 
 
 def convolve_general(
-    lhs: jax.Array, rhs: jax.Array, convolution: Convolution, impl: str = "auto"
+    lhs: jax.Array, rhs: jax.Array, convolution: Convolution, impl: Impl = "auto"
 ) -> jax.Array:
     """The convolution by the algorithm named, or by the planner's choice.
 
@@ -133,18 +134,18 @@ def convolve_general(
         )
         return by_compiler(lhs, rhs)
     posed = pose(lhs, rhs, convolution, impl)
-    if posed is None or _refusal(posed.problem):
+    if posed is None or _refusal(impl, posed.problem):
         lhs, convolution = _spread(lhs, convolution)
         posed = pose(lhs, rhs, convolution, impl)
     if posed is None:
         return convolution.by_lax(lhs, rhs)
-    if refusal := _refusal(posed.problem):
+    if refusal := _refusal(impl, posed.problem):
         raise ValueError(f"impl={impl!r} cannot serve this convolution: {refusal}")
     return posed.result(convolve(posed.problem, *posed.operands(lhs, rhs)))
 
 
 def pose(
-    lhs: Any, rhs: Any, convolution: Convolution, impl: str = "auto"
+    lhs: Any, rhs: Any, convolution: Convolution, impl: Impl = "auto"
 ) -> Posed | None:
     """The problem that a convolution is, from the shapes and dtypes of its operands.
 
@@ -310,10 +311,8 @@ def _padded(lhs: jax.Array, now: Pairs, dilation, axes) -> jax.Array:
     return lax.optimization_barrier(padded) if any(d > 1 for d in dilation) else padded
 
 
-def _refusal(problem: Problem) -> str | None:
-    if problem.impl == "auto":
-        return None
-    return ALGORITHMS[problem.impl].refusal(problem)
+def _refusal(impl: Impl, problem: Problem) -> str | None:
+    return ALGORITHMS[impl].refusal(problem) if is_name(impl) else None
 
 
 def _image(spec: Sequence[int]) -> tuple[int, ...]:

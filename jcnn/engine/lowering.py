@@ -15,7 +15,7 @@ from .._dtypes import wide
 from .algorithms import lax as as_lax_does
 from .planner import plan
 from .primitive import convolution_p
-from .problem import Problem
+from .problem import Problem, is_name
 
 
 def solve(first: jax.Array, second: jax.Array, *, problem: Problem) -> jax.Array:
@@ -29,7 +29,7 @@ def solve(first: jax.Array, second: jax.Array, *, problem: Problem) -> jax.Array
 
 
 def _solve_elsewhere(first, second, *, problem: Problem):
-    if problem.impl != "auto":
+    if is_name(problem.impl):
         return solve(first, second, problem=problem)
     if problem.models is not None:
         one = partial(_solve_elsewhere, problem=problem.one_model())

@@ -46,8 +46,8 @@ def plan(problem: Problem) -> Plan:
         return Plan("lax", "a size is not known before the program runs")
     if problem.multiply_adds == 0:
         return Plan("lax", "there is nothing to compute")
-    if problem.impl != "auto" and serves(problem.impl, problem):
-        return Plan(problem.impl, "asked for by name")
+    if asked := _asked_for(problem):
+        return asked
     if jnp.dtype(problem.dtype) not in (jnp.float32, jnp.bfloat16, jnp.float64):
         return Plan("lax", f"the dtype is {problem.dtype}")
     if serves("matmul", problem):
@@ -69,6 +69,16 @@ def plan(problem: Problem) -> Plan:
 
 def serves(name: str, problem: Problem) -> bool:
     return ALGORITHMS[name].refusal(problem) is None
+
+
+def _asked_for(problem: Problem) -> Plan | None:
+    """What was named or measured, where it serves."""
+    if isinstance(problem.impl, str):
+        asked = Plan(problem.impl, "asked for by name")
+    else:
+        asked = Plan(problem.impl.get(problem, "auto"), "measured by the tuner")
+    left_open = asked.name == "auto" or not serves(asked.name, problem)
+    return None if left_open else asked
 
 
 def _kernel_gradient(problem: Problem) -> Plan:

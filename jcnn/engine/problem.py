@@ -9,9 +9,10 @@ missing: "y" is the convolution itself, "x" its gradient to the input (a transpo
 convolution), "w" its gradient to the kernel. Differentiating a face gives another one.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from jax.typing import DTypeLike
 
@@ -27,6 +28,7 @@ class Problem:
     `padding` lies between 0 and the dilated kernel less one on every side, and the
     input is not dilated: callers bring other problems to this form.
     `dtype` is that of x and w, `output_dtype` that of y.
+    `impl` is an algorithm's name, "auto", or a name for every problem (`Choices`).
     `models` is None, or the length of a leading axis of all three tensors that counts
     convolutions of equal shape (what `jax.vmap` makes of kernels).
     """
@@ -45,7 +47,7 @@ class Problem:
     dtype: DTypeLike
     output_dtype: DTypeLike
     precision: Any = None
-    impl: str = "auto"
+    impl: str | Mapping["Problem", str] = "auto"
     models: int | None = None
 
     @property
@@ -95,3 +97,8 @@ class Problem:
 
     def one_model(self) -> "Problem":
         return replace(self, models=None)
+
+
+def is_name(impl: str | Mapping[Problem, str]) -> TypeGuard[str]:
+    """Whether it asks for one algorithm, whatever the problem."""
+    return isinstance(impl, str) and impl != "auto"

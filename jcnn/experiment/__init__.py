@@ -12,9 +12,11 @@ from .config import Positive as Positive
 from .config import Range as Range
 from .config import Rate as Rate
 from .config import RunConfig as RunConfig
+from .config import check_config as check_config
 from .fit import Recipe as Recipe
 from .fit import Result as Result
 from .fit import fit as fit
+from .impl import read_impl as read_impl
 from .run_folder import read_config as read_config
 from .run_folder import read_metrics as read_metrics
 from .stepping import count_steps as count_steps

@@ -10,6 +10,7 @@ import tyro
 from .config import OptionError, RunConfig, check_config
 from .environment import describe_environment
 from .fit import Recipe, fit
+from .impl import keep_choices
 from .run_folder import make_run_dir, refuse_run_dir, write_config, write_json
 from .stepping import count_steps
 
@@ -86,6 +87,7 @@ def _prepare(
     short_name = name.rpartition(".")[-1]
     run_dir = make_run_dir(config.run_dir, name=short_name, seed=config.seed)
     write_config(run_dir, config, experiment=name)
+    keep_choices(run_dir, config.impl)
     write_json(run_dir / "environment.json", environment)
     return recipe, run_dir
 

@@ -86,6 +86,8 @@ class RunConfig:
     """Passes over the training images."""
     batch_size: Count = 128
     """Images per training step."""
+    impl: str = "auto"
+    """Who computes convolutions: auto, lax, or a file written by experiments.tune."""
     data_dir: Path | None = None
     """Folder of the prepared data sets; otherwise the variable JCNN_DATA_DIR."""
     run_dir: Path | None = None

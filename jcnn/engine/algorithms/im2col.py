@@ -65,9 +65,7 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
 
 def _patches(problem: Problem, x):
     """[positions, taps * C] of a block that is padded already."""
-    patches = window_patches(
-        x, problem.kernel_size, problem.strides, problem.dilation
-    )
+    patches = window_patches(x, problem.kernel_size, problem.strides, problem.dilation)
     return patches.reshape(prod(patches.shape[:-1]), patches.shape[-1])
 
 

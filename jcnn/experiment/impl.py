@@ -1,0 +1,42 @@
+"""Who computes the convolutions of a run: a name, or what the tuner has measured."""
+
+from pathlib import Path
+
+from ..engine.choices import Impl
+from ..tuning import load
+from .config import OptionError
+from .run_folder import write_file
+
+_NAMES = ("auto", "lax")
+
+
+def read_impl(impl: str) -> Impl:
+    """The argument `impl` of convolutions that the option --impl stands for.
+
+    Args:
+        impl: "auto", "lax", or the path of a file that `experiments.tune` has written.
+
+    Raises:
+        OptionError: If it is no name and no such file can be read.
+
+    >>> read_impl("auto")
+    'auto'
+    """
+    if impl in _NAMES:
+        return impl
+    try:
+        return load(impl)
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            f"--impl: {impl} is neither {' nor '.join(_NAMES)} nor a file of choices: "
+            f"{error}"
+        ) from error
+
+
+def keep_choices(run_dir: Path, impl: str) -> None:
+    """Copies a run's file of choices, if it has one, to `tuned.json` in its folder.
+
+    >>> keep_choices(Path("nowhere"), "lax")
+    """
+    if impl not in _NAMES:
+        write_file(run_dir / "tuned.json", Path(impl).read_bytes())
