@@ -17,7 +17,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from .engine.general import DTYPES, Convolution, Posed, pose
+from .engine.general import Convolution, Posed, pose
 from .engine.lowering import solve
 from .engine.meshes import sharded_by_type
 from .engine.planner import plan
@@ -182,13 +182,14 @@ def faster_gather(
     return gather
 
 
+_DTYPES = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
 _SIGNS = {lax.ge_p: lambda x: x, lax.le_p: lambda x: -x}
 
 
 def _served(windows: Windows, *operands: Any) -> bool:
     return (
         len({operand.dtype for operand in operands}) == 1
-        and operands[0].dtype in (*DTYPES, jnp.float16)
+        and operands[0].dtype in _DTYPES
         and all(isinstance(n, int) and n for a in operands for n in a.shape)
         and all(pad >= 0 for pair in windows.padding for pad in pair)
         and windows.few_taps

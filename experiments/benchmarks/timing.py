@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-
 PAUSE = 0.003  # seconds
 
 
