@@ -148,6 +148,16 @@ def test_choices_are_for_cpus(rng):
     assert "stablehlo.convolution" in text and "dot_general" not in text
 
 
+@pytest.mark.parametrize("dtype", ("float16", "complex64"))
+def test_other_dtypes_stay_with_lax(dtype, rng):
+    x, w = some(rng, 2, 6, 3), some(rng, 3, 3, 3)
+    choices = all_by("im2col", partial(conv, impl="auto"), x, w)
+    x, w = x.astype(dtype), w.astype(dtype)
+    y = conv(x, w, impl=choices)
+    assert np.array_equal(y, conv(x, w, impl="lax")) and y.dtype == dtype
+    assert [name for name, _ in plans(partial(conv, impl=choices), x, w)] == ["lax"]
+
+
 def test_other_convolutions_take_choices(rng):
     x, w = some(rng, 2, 5, 4, 3), some(rng, 3, 3, 1, 3)
     depthwise = partial(jcnn.depthwise_conv, x)
