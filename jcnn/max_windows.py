@@ -62,7 +62,7 @@ def put_on_cpu(a: jax.Array, x: jax.Array, *, windows: Windows) -> jax.Array:
         partial(_first_maximum, windows=windows),
         x,
     )
-    return spread(a, windows, winner)
+    return spread(a, winner, windows=windows)
 
 
 def _first_maximum(x, windows: Windows):

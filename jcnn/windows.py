@@ -53,10 +53,6 @@ class Windows(NamedTuple):
         """How many windows may see one pixel, along each axis."""
         return tuple(-(-k // s) for k, s in zip(self.shape, self.strides))
 
-    @property
-    def few_overlap(self) -> bool:
-        return prod(self.reach) <= MOST_TAPS
-
 
 def taps(x: jax.Array, windows: Windows, outside: float) -> list[jax.Array]:
     """For each tap, in row-major order, what it sees of x in every window.
@@ -75,7 +71,9 @@ def taps(x: jax.Array, windows: Windows, outside: float) -> list[jax.Array]:
     return seen
 
 
-def spread(a: jax.Array, windows: Windows, tap: jax.Array | None = None) -> jax.Array:
+def spread(
+    a: jax.Array, tap: jax.Array | None = None, *, windows: Windows
+) -> jax.Array:
     """Adds each window's value of `a` to every pixel it sees, or to that of one tap.
 
     Counted from the padding's corner, pixel s*q + r is seen by windows q - t for
@@ -84,8 +82,8 @@ def spread(a: jax.Array, windows: Windows, tap: jax.Array | None = None) -> jax.
 
     Args:
       a: [*windows.outputs].
-      windows: the windows.
-      tap: int8, the number of a tap for each window, alike.
+      tap: [*windows.outputs], int8: the number of a tap for each window.
+      windows: the windows, of few taps.
 
     Returns:
       [*windows.size].
