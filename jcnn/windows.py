@@ -53,6 +53,28 @@ class Windows(NamedTuple):
         """How many windows may see one pixel, along each axis."""
         return tuple(-(-k // s) for k, s in zip(self.shape, self.strides))
 
+    def cut(self, axis: int) -> list[tuple[int, int, "Windows"]]:
+        """Windows over the low edge of an axis, inside it, and over its high edge.
+
+        Each with the pixels, from one up to another, that they see along the axis. The
+        padding of those over an edge may crop what was padded on the other side.
+        """
+        n, k, s, (low, _) = (field[axis] for field in self)
+        outputs = self.outputs[axis]
+        first = min(-(-low // s), outputs)
+        last = max(min((n + low - k) // s + 1, outputs), first)
+        parts = []
+        for a, b in ((0, first), (first, last), (last, outputs)):
+            if a < b:
+                ends = a * s - low, (b - 1) * s - low + k
+                start, stop = (min(max(end, 0), n) for end in ends)
+                pads = (start - ends[0], ends[1] - stop)
+                size, padding = list(self.size), list(self.padding)
+                size[axis], padding[axis] = stop - start, pads
+                part = self._replace(size=tuple(size), padding=tuple(padding))
+                parts.append((start, stop, part))
+        return parts
+
 
 def taps(x: jax.Array, windows: Windows, outside: float) -> list[jax.Array]:
     """For each tap, in row-major order, what it sees of x in every window.

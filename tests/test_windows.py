@@ -69,6 +69,27 @@ def test_taps_see_and_windows_hand_back_what_loops_say(axes, seed):
         np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
 
 
+@settings(max_examples=200, derandomize=True, deadline=None)
+@given(_AXIS)
+def test_cut_windows_see_what_they_saw(axis):
+    n, k, s, low, high = axis
+    assume(n + low + high >= k)
+    whole = Windows((n,), (k,), (s,), ((low, high),))
+    x = np.arange(1, n + 1)
+
+    def seen(windows, x):
+        (low, high) = windows.padding[0]
+        padded = [*[0] * low, *x, *[0] * high]
+        padded = padded[max(-low, 0) : len(padded) + min(high, 0)]
+        return [padded[i * s : i * s + k] for i in range(windows.outputs[0])]
+
+    parts = whole.cut(0)
+    assert sum((seen(part, x[a:b]) for a, b, part in parts), []) == seen(whole, x)
+    inside = [part for *_, part in parts if part.padding == ((0, 0),)]
+    reach = [0 <= i * s - low <= n - k for i in range(whole.outputs[0])]
+    assert sum(part.outputs[0] for part in inside) == sum(reach)
+
+
 SIZE = (2, 9, 8, 3)
 SAME = ((0, 0), (1, 1), (0, 1), (0, 0))
 
