@@ -1,5 +1,6 @@
 """Convolutional networks as pure JAX functions."""
 
+from .acceleration import accelerate as accelerate
 from .combine import parallel as parallel
 from .combine import residual as residual
 from .combine import serial as serial
@@ -8,7 +9,9 @@ from .conv import conv_transpose as conv_transpose
 from .conv import depthwise_conv as depthwise_conv
 from .dense import dense as dense
 from .dense import flatten as flatten
+from .dropin import conv_general_dilated as conv_general_dilated
 from .dropout import dropout as dropout
+from .explanation import explain as explain
 from .im2col import col2im as col2im
 from .im2col import im2col as im2col
 from .layers import Layer as Layer

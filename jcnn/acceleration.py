@@ -17,7 +17,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from .engine.general import Convolution, Posed, pose
+from .engine.general import Convolution, pose
 from .engine.lowering import solve
 from .engine.meshes import sharded_by_type
 from .engine.planner import plan
@@ -34,8 +34,8 @@ class Acceleration:
     """What `accelerate` returns: it can be undone, and is a context manager."""
 
     def __init__(self):
-        replacements, tables = _checked()
-        self._rules = [_Rule(replacement, tables) for replacement in replacements]
+        replaced, tables = _checked()
+        self._rules = [_Rule(replacement, tables) for replacement in replaced]
 
     @property
     def on(self) -> bool:
@@ -85,7 +85,7 @@ def accelerate() -> Acceleration:
     return Acceleration()
 
 
-def accelerated() -> bool:
+def is_on() -> bool:
     """Whether convolutions that are compiled now run on jcnn's algorithms."""
     try:
         rule = _tables().of(lax.conv_general_dilated_p).rule
@@ -97,7 +97,7 @@ def accelerated() -> bool:
 # --- what is replaced, by what ---
 
 
-class _Replacement(NamedTuple):
+class Replacement(NamedTuple):
     """A primitive of lax and what is faster on CPUs."""
 
     primitive: Primitive
@@ -106,26 +106,20 @@ class _Replacement(NamedTuple):
     faster: Callable[..., Compute | None]  # from types and parameters; None: lax's is
 
 
-def posed(lhs: Any, rhs: Any, **parameters: Any) -> Posed | None:
-    """The problem that a convolution of lax is; None if it stays with lax."""
+def _faster_convolution(lhs, rhs, **parameters) -> Compute | None:
     if sharded_by_type(lhs, rhs):
         return None
-    found = pose(lhs, rhs, Convolution.of(parameters))
-    return None if found is None or plan(found.problem).name == "lax" else found
-
-
-def _faster_convolution(lhs, rhs, **parameters) -> Compute | None:
-    found = posed(lhs, rhs, **parameters)
-    if found is None:
-        convolution = Convolution.of(parameters)
+    convolution = Convolution.of(parameters)
+    posed = pose(lhs, rhs, convolution)
+    if posed is None or plan(posed.problem).name == "lax":
         if convolution.is_safe(lhs, rhs):
             return None
         return partial(convolution.by_lax, out_sharding=parameters["out_sharding"])
-    problem = found.problem
-    return lambda x, w: found.result(solve(*found.operands(x, w), problem=problem))
+    problem = posed.problem
+    return lambda x, w: posed.result(solve(*posed.operands(x, w), problem=problem))
 
 
-def faster_sum(
+def _faster_sum(
     operand,
     *,
     window_dimensions,
@@ -140,10 +134,10 @@ def faster_sum(
         return None
     if prod(windows.shape) <= FEW_TAPS and max(windows.strides) == 1:
         return None
-    return lambda x: sum_of_taps(x, windows)
+    return partial(sum_of_taps, windows=windows)
 
 
-def faster_scatter(
+def _faster_scatter(
     source, operand, *, select_prim, window_dimensions, window_strides, padding
 ) -> Compute | None:
     """`select_and_scatter_add` by whole arrays; None where it stays with lax."""
@@ -154,7 +148,7 @@ def faster_scatter(
     return lambda a, x: put_on_cpu(a, sign(x), windows=windows)
 
 
-def faster_gather(
+def _faster_gather(
     tangents,
     operand,
     *,
@@ -197,36 +191,38 @@ def _served(windows: Windows, *operands: Any) -> bool:
     )
 
 
-def _replacements() -> tuple[_Replacement, ...]:
+def replacements() -> tuple[Replacement, ...]:
+    """All that `accelerate` replaces."""
+
     def pool(x, start=-jnp.inf, combine=lax.max):
         return lax.reduce_window(x, start, combine, (1, 1, 2), (1, 1, 2), "VALID")
 
     windows = {"window_dimensions", "window_strides", "padding"}
     dilations = {"base_dilation", "window_dilation"}
     return (
-        _Replacement(
+        Replacement(
             lax.conv_general_dilated_p,
             {*Convolution._fields, "out_sharding"},
             lambda x: lax.conv(x, x, (1,), "VALID"),
             _faster_convolution,
         ),
-        _Replacement(
+        Replacement(
             lax.reduce_window_sum_p,
             windows | dilations,
             lambda x: pool(x, 0.0, lax.add),
-            faster_sum,
+            _faster_sum,
         ),
-        _Replacement(
+        Replacement(
             lax.select_and_scatter_add_p,
             windows | {"select_prim"},
             lambda x: jax.vjp(pool, x)[1](x[..., :1]),
-            faster_scatter,
+            _faster_scatter,
         ),
-        _Replacement(
+        Replacement(
             lax.select_and_gather_add_p,
             windows | dilations | {"select_prim"},
             lambda x: jax.jvp(pool, (x,), (x,)),
-            faster_gather,
+            _faster_gather,
         ),
     )
 
@@ -247,7 +243,7 @@ class _Tables(NamedTuple):
 class _Rule:
     """A lowering rule for CPUs that stands in the place of lax's own."""
 
-    def __init__(self, replacement: _Replacement, tables: _Tables):
+    def __init__(self, replacement: Replacement, tables: _Tables):
         self.on = True
         self._replacement, self._tables = replacement, tables
         self._before = tables.for_cpus.get(replacement.primitive)
@@ -282,21 +278,21 @@ def _tables() -> _Tables:
     return _Tables(_platform_specific_lowerings["cpu"], _lowerings)
 
 
-def _checked() -> tuple[tuple[_Replacement, ...], _Tables]:
+def _checked() -> tuple[tuple[Replacement, ...], _Tables]:
     """What is to be replaced and where, if all is as this file expects."""
     try:
-        replacements, tables = _replacements(), _tables()
-        for replacement in replacements:
+        found, tables = replacements(), _tables()
+        for replacement in found:
             _check(replacement, tables)
     except Exception as error:
         raise RuntimeError(
             f"accelerate() does not know the internals of jax {jax.__version__} "
             f"({error}); nothing was changed"
         ) from error
-    return replacements, tables
+    return found, tables
 
 
-def _check(replacement: _Replacement, tables: _Tables) -> None:
+def _check(replacement: Replacement, tables: _Tables) -> None:
     primitive, parameters, example, _ = replacement
     program = jax.make_jaxpr(example)(jax.ShapeDtypeStruct((1, 1, 2), jnp.float32))
     for equation in program.eqns:

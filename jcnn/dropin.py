@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from .engine.general import Convolution, convolve_general
@@ -28,7 +29,6 @@ def conv_general_dilated(
     Arguments, result and errors are lax's own. What no fast algorithm covers goes to
     lax. Pass it to Flax as `nnx.Conv(…, conv_general_dilated=…)`, or call it.
 
-    >>> import jax.numpy as jnp
     >>> x = jnp.arange(4.0).reshape(1, 1, 4)
     >>> conv_general_dilated(x, jnp.ones((1, 1, 2)), (1,), "VALID")
     Array([[[1., 3., 5.]]], dtype=float32)
@@ -44,10 +44,15 @@ def conv_general_dilated(
         batch_group_count=batch_group_count,
         precision=precision,
         preferred_element_type=preferred_element_type,
+        out_sharding=out_sharding,
     )
     if out_sharding is not None:
-        return as_lax_does(lhs, rhs, out_sharding=out_sharding)
+        return as_lax_does(lhs, rhs)
     # lax itself checks the arguments and brings them to one form.
     program = jax.make_jaxpr(as_lax_does)(lhs, rhs)
-    convolution = Convolution.of(program.eqns[-1].params)
-    return convolve_general(lhs, rhs, convolution)
+    (params,) = [
+        eqn.params
+        for eqn in program.eqns
+        if eqn.primitive is lax.conv_general_dilated_p
+    ]
+    return convolve_general(jnp.asarray(lhs), jnp.asarray(rhs), Convolution.of(params))

@@ -62,11 +62,29 @@ def put_on_cpu(a: jax.Array, x: jax.Array, *, windows: Windows) -> jax.Array:
         partial(_first_maximum, windows=windows),
         x,
     )
-    return spread(a, windows, winner)
+    return spread(a, winner, windows=windows)
 
 
 def _first_maximum(x, windows: Windows):
-    """The number of the tap that wins each window."""
+    """The number of the tap that wins each window.
+
+    Windows over the edges are searched apart, so that not all of x is copied to be
+    padded: that takes as long as the search.
+    """
+    for axis, pads in enumerate(windows.padding):
+        if any(pads):
+            numbers = []
+            for start, stop, part in windows.cut(axis):
+                inside = not any(part.padding[axis])
+                search = _first_maximum if inside else _first_maximum_at_once
+                numbers.append(
+                    search(lax.slice_in_dim(x, start, stop, axis=axis), part)
+                )
+            return lax.concatenate(numbers, axis)
+    return _first_maximum_at_once(x, windows)
+
+
+def _first_maximum_at_once(x, windows: Windows):
     seen = taps(x, windows, -np.inf)
     numbers = [jnp.full(tap.shape, i, jnp.int8) for i, tap in enumerate(seen)]
     return at_first_maximum(seen, numbers)

@@ -10,12 +10,12 @@ from .windows import Windows, linear_pair, spread, taps
 
 def window_sums(x: jax.Array, windows: Windows) -> jax.Array:
     """The sum of each window; what is padded counts as zero."""
-    if sharded_by_type(jax.typeof(x)):
+    if sharded_by_type(jax.typeof(x)) or not windows.few_taps:
         return _sums_by_lax(x, windows=windows)
     return _sums(x, windows=windows)
 
 
-def sum_of_taps(x: jax.Array, windows: Windows) -> jax.Array:
+def sum_of_taps(x: jax.Array, *, windows: Windows) -> jax.Array:
     """The sums, by adding whole arrays."""
     total, *rest = taps(x, windows, 0)
     for tap in rest:
@@ -23,22 +23,9 @@ def sum_of_taps(x: jax.Array, windows: Windows) -> jax.Array:
     return total
 
 
-def _sums_on_cpu(x, *, windows: Windows):
-    if windows.few_taps:
-        return sum_of_taps(x, windows)
-    return _sums_by_lax(x, windows=windows)
-
-
-def _spread_on_cpu(y, *, windows: Windows):
-    if windows.few_overlap:
-        return spread(y, windows)
-    x = jax.ShapeDtypeStruct(windows.size, y.dtype)
-    return jax.linear_transpose(lambda x: _sums_by_lax(x, windows=windows), x)(y)[0]
-
-
 def _sums_by_lax(x, *, windows: Windows):
     _, *settings = windows
     return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, *settings)
 
 
-_sums, _ = linear_pair("window_sums", 0, _sums_on_cpu, _spread_on_cpu, _sums_by_lax)
+_sums, _ = linear_pair("window_sums", 0, sum_of_taps, spread, _sums_by_lax)

@@ -53,9 +53,27 @@ class Windows(NamedTuple):
         """How many windows may see one pixel, along each axis."""
         return tuple(-(-k // s) for k, s in zip(self.shape, self.strides))
 
-    @property
-    def few_overlap(self) -> bool:
-        return prod(self.reach) <= MOST_TAPS
+    def cut(self, axis: int) -> list[tuple[int, int, "Windows"]]:
+        """Windows over the low edge of an axis, inside it, and over its high edge.
+
+        Each with the pixels, from one up to another, that they see along the axis. The
+        padding of those over an edge may crop what was padded on the other side.
+        """
+        n, k, s, (low, _) = (field[axis] for field in self)
+        outputs = self.outputs[axis]
+        first = min(-(-low // s), outputs)
+        last = max(min((n + low - k) // s + 1, outputs), first)
+        parts = []
+        for a, b in ((0, first), (first, last), (last, outputs)):
+            if a < b:
+                ends = a * s - low, (b - 1) * s - low + k
+                start, stop = (min(max(end, 0), n) for end in ends)
+                pads = (start - ends[0], ends[1] - stop)
+                size, padding = list(self.size), list(self.padding)
+                size[axis], padding[axis] = stop - start, pads
+                part = self._replace(size=tuple(size), padding=tuple(padding))
+                parts.append((start, stop, part))
+        return parts
 
 
 def taps(x: jax.Array, windows: Windows, outside: float) -> list[jax.Array]:
@@ -75,7 +93,9 @@ def taps(x: jax.Array, windows: Windows, outside: float) -> list[jax.Array]:
     return seen
 
 
-def spread(a: jax.Array, windows: Windows, tap: jax.Array | None = None) -> jax.Array:
+def spread(
+    a: jax.Array, tap: jax.Array | None = None, *, windows: Windows
+) -> jax.Array:
     """Adds each window's value of `a` to every pixel it sees, or to that of one tap.
 
     Counted from the padding's corner, pixel s*q + r is seen by windows q - t for
@@ -84,8 +104,8 @@ def spread(a: jax.Array, windows: Windows, tap: jax.Array | None = None) -> jax.
 
     Args:
       a: [*windows.outputs].
-      windows: the windows.
-      tap: int8, the number of a tap for each window, alike.
+      tap: [*windows.outputs], int8: the number of a tap for each window.
+      windows: the windows, of few taps.
 
     Returns:
       [*windows.size].

@@ -10,7 +10,7 @@ from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
 from jcnn import acceleration
-from jcnn.acceleration import accelerate, accelerated
+from jcnn.acceleration import accelerate, is_on
 
 
 def _gradients():
@@ -45,12 +45,12 @@ def _by_lax(operands) -> tuple[int, int]:
 
 def test_it_replaces_what_it_says_and_gives_the_same(operands):
     expected = _gradients()(*operands)
-    assert _by_lax(operands) == (3, 1) and not accelerated()
+    assert _by_lax(operands) == (3, 1) and not is_on()
     with accelerate() as handle:
-        assert handle.on and accelerated()
+        assert handle.on and is_on()
         assert _by_lax(operands) == (0, 0)
         got = _gradients()(*operands)
-    assert not handle.on and not accelerated()
+    assert not handle.on and not is_on()
     assert _by_lax(operands) == (3, 1)
     for a, b in zip(got, expected):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
@@ -74,11 +74,11 @@ def test_handles_may_be_undone_in_any_order(operands, order):
     before = _cpu_rules()
     handles = [accelerate() for _ in order]
     for place in order:
-        assert accelerated() and _by_lax(operands) == (0, 0)
+        assert is_on() and _by_lax(operands) == (0, 0)
         handles[place].undo()
         handles[place].undo()
         assert not handles[place].on
-    assert _by_lax(operands) == (3, 1) and not accelerated()
+    assert _by_lax(operands) == (3, 1) and not is_on()
     assert _cpu_rules() == before
 
 
@@ -130,7 +130,7 @@ def test_an_unknown_release_of_jax_is_refused_and_left_alone(
         monkeypatch.delattr(lax, "select_and_gather_add_p")
     with pytest.raises(RuntimeError, match=f"{jax.__version__}.*nothing was changed"):
         accelerate()
-    assert not accelerated()
+    assert not is_on()
     monkeypatch.undo()
     assert _by_lax(operands) == (3, 1)
 

@@ -85,5 +85,6 @@ def test_what_is_public_is_documented():
     names = [name for name in vars(jcnn) if not name.startswith("_")]
     public = [name for name in names if callable(getattr(jcnn, name))]
     assert {"conv", "max_pool", "batch_norm", "serial", "summarize"} <= set(public)
+    assert {"accelerate", "explain", "conv_general_dilated"} <= set(public)
     assert all(getattr(jcnn, name).__doc__ for name in public)
     assert jcnn.__version__.count(".") == 2

@@ -29,7 +29,7 @@ from jcnn.engine.planner import ALGORITHMS, plan, serves
 from jcnn.engine.primitive import convolution_p
 from jcnn.engine.problem import Problem
 from jcnn.experiment import Result, command, main
-from jcnn.explain import convolutions, equations
+from jcnn.explanation import equations, operations
 from jcnn.layers import Conv, Dense
 from jcnn.tuning import Choices, file, load, measure, save, timing, tune
 
@@ -39,12 +39,12 @@ MEASURED = "measured by the tuner"
 
 def problems(function, *args) -> list[Problem]:
     program = jax.make_jaxpr(function)(*args).jaxpr
-    found = [e for e in equations(program) if e.primitive is convolution_p]
+    found = [e for e, _ in equations(program) if e.primitive is convolution_p]
     return [e.params["problem"] for e in found]
 
 
 def plans(function, *args) -> list[tuple[str, str]]:
-    return [(row.algorithm, row.reason) for row in convolutions(function, *args)]
+    return [(row.algorithm, row.reason) for row in operations(function, *args)]
 
 
 def all_by(name: str, function, *args) -> Choices:

@@ -19,7 +19,7 @@ from ..engine.lowering import solve
 from ..engine.planner import ALGORITHMS, plan, serves
 from ..engine.primitive import convolution_p
 from ..engine.problem import Problem
-from ..explain import equations
+from ..explanation import equations
 
 DTYPES = (jnp.float32, jnp.bfloat16, jnp.float64)  # what the algorithms are tested for
 WORTHWHILE = 0.95  # of the time by rule: less is noise, and choices should be stable
@@ -130,7 +130,7 @@ def _convolutions(
     function: Callable[..., Any], *args: Any, posed: bool = False
 ) -> Iterator[Problem]:
     """jcnn's convolutions, and if they are to be posed as problems lax's too."""
-    for equation in equations(jax.make_jaxpr(function)(*args).jaxpr):
+    for equation, _ in equations(jax.make_jaxpr(function)(*args).jaxpr):
         problem = None
         if equation.primitive is convolution_p:
             problem = equation.params["problem"]
