@@ -44,10 +44,9 @@ def conv_general_dilated(
         batch_group_count=batch_group_count,
         precision=precision,
         preferred_element_type=preferred_element_type,
+        out_sharding=out_sharding,
     )
-    if out_sharding is not None:
-        return as_lax_does(lhs, rhs, out_sharding=out_sharding)
     # lax itself checks the arguments and brings them to one form.
-    program = jax.make_jaxpr(as_lax_does)(lhs, rhs)
-    convolution = Convolution.of(program.eqns[-1].params)
-    return convolve_general(lhs, rhs, convolution)
+    params = jax.make_jaxpr(as_lax_does)(lhs, rhs).eqns[-1].params
+    convolution = Convolution.of(params)
+    return convolve_general(lhs, rhs, convolution, sharding=params["out_sharding"])
