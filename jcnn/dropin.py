@@ -46,8 +46,6 @@ def conv_general_dilated(
         preferred_element_type=preferred_element_type,
         out_sharding=out_sharding,
     )
-    if out_sharding is not None:
-        return as_lax_does(lhs, rhs)
     # lax itself checks the arguments and brings them to one form.
     program = jax.make_jaxpr(as_lax_does)(lhs, rhs)
     (params,) = [
@@ -55,4 +53,10 @@ def conv_general_dilated(
         for eqn in program.eqns
         if eqn.primitive is lax.conv_general_dilated_p
     ]
-    return convolve_general(jnp.asarray(lhs), jnp.asarray(rhs), Convolution.of(params))
+    convolution = Convolution.of(params)
+    return convolve_general(
+        jnp.asarray(lhs),
+        jnp.asarray(rhs),
+        convolution,
+        sharding=params["out_sharding"],
+    )

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from .._shapes import Pairs, dilated
 from .choices import Impl
 from .lax_convolution import Steps, conv_general_dilated, endangered, misread
-from .meshes import sharded_by_type
+from .meshes import compiled_as, sharded_by_type
 from .mirror import turned
 from .padding import pad_now, split
 from .planner import ALGORITHMS
@@ -111,37 +112,33 @@ class Posed(NamedTuple):
 
 
 def convolve_general(
-    lhs: jax.Array, rhs: jax.Array, convolution: Convolution, impl: Impl = "auto"
+    lhs: jax.Array,
+    rhs: jax.Array,
+    convolution: Convolution,
+    impl: Impl = "auto",
+    sharding: NamedSharding | None = None,
 ) -> jax.Array:
     """The convolution by the algorithm named, or by the planner's choice.
 
     By "lax" it is the primitive of lax, which other tools know, wherever its
-    derivatives are safe, and else jcnn's.
+    derivatives are safe, and else jcnn's. Where types say how arrays are sharded (or
+    `sharding` says it of the result), lax computes it.
 
     Raises:
       ValueError: if the algorithm that is named cannot serve it.
     """
-    sharded = sharded_by_type(jax.typeof(lhs), jax.typeof(rhs))
-    if impl == "lax" or sharded:
+    if sharding is not None or sharded_by_type(jax.typeof(lhs), jax.typeof(rhs)):
+        return compiled_as(
+            sharding or _sharding(lhs, rhs, convolution),
+            lambda lhs, rhs: _convolve(lhs, rhs, convolution, "lax"),
+            lhs,
+            rhs,
+        )
+    if impl == "lax":
         lhs, convolution = convolution.padded(lhs, rhs)
         if not convolution.endangered(lhs, rhs):
             return convolution.by_lax(lhs, rhs)
-    if sharded:
-        result = jax.eval_shape(convolution.by_lax, lhs, rhs)
-        by_compiler: Any = jax.sharding.auto_axes(
-            lambda lhs, rhs: convolve_general(lhs, rhs, convolution, "lax"),
-            out_sharding=result.sharding,
-        )
-        return by_compiler(lhs, rhs)
-    posed = pose(lhs, rhs, convolution, impl)
-    if posed is None or _refusal(impl, posed.problem):
-        lhs, convolution = _spread(lhs, convolution)
-        posed = pose(lhs, rhs, convolution, impl)
-    if posed is None:
-        return convolution.by_lax(lhs, rhs)
-    if refusal := _refusal(impl, posed.problem):
-        raise ValueError(f"impl={impl!r} cannot serve this convolution: {refusal}")
-    return posed.result(convolve(posed.problem, *posed.operands(lhs, rhs)))
+    return _convolve(lhs, rhs, convolution, impl)
 
 
 def pose(
@@ -173,6 +170,21 @@ def pose(
     if c.batch_group_count > 1:
         return None
     return _as_it_is(lhs, rhs, c, outputs, impl)
+
+
+def _convolve(
+    lhs: jax.Array, rhs: jax.Array, convolution: Convolution, impl: str
+) -> jax.Array:
+    """By jcnn's primitive if that can be."""
+    posed = pose(lhs, rhs, convolution, impl)
+    if posed is None or _refusal(impl, posed.problem):
+        lhs, convolution = _spread(lhs, convolution)
+        posed = pose(lhs, rhs, convolution, impl)
+    if posed is None:
+        return convolution.by_lax(lhs, rhs)
+    if refusal := _refusal(impl, posed.problem):
+        raise ValueError(f"impl={impl!r} cannot serve this convolution: {refusal}")
+    return posed.result(convolve(posed.problem, *posed.operands(lhs, rhs)))
 
 
 def _as_it_is(lhs, rhs, c: Convolution, outputs, impl) -> Posed:
@@ -313,6 +325,20 @@ def _padded(lhs: jax.Array, now: Pairs, dilation, axes) -> jax.Array:
 
 def _refusal(impl: Impl, problem: Problem) -> str | None:
     return ALGORITHMS[impl].refusal(problem) if is_name(impl) else None
+
+
+def _sharding(lhs: jax.Array, rhs: jax.Array, c: Convolution) -> NamedSharding:
+    """As lax's result is laid out; features may be split as the kernel's are."""
+    axis, type_ = c.dimension_numbers.rhs_spec[0], jax.typeof(rhs)
+    spec = list(type_.sharding.spec)
+    features, spec[axis] = spec[axis], None
+    if features is None:
+        return jax.eval_shape(c.by_lax, lhs, rhs).sharding
+    mesh = type_.sharding.mesh
+    whole = type_.update(sharding=NamedSharding(mesh, PartitionSpec(*spec)))
+    spec = list(jax.eval_shape(c.by_lax, lhs, whole).sharding.spec)
+    spec[c.dimension_numbers.out_spec[1]] = features
+    return NamedSharding(mesh, PartitionSpec(*spec))
 
 
 def _image(spec: Sequence[int]) -> tuple[int, ...]:

@@ -1,9 +1,11 @@
 """What the types of arrays say about meshes of devices."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax import lax
+from jax.sharding import NamedSharding
 
 
 def vary_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
@@ -21,8 +23,17 @@ def vary_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def sharded_by_type(*types: Any) -> bool:
-    """Whether a mesh with explicit axes says how arrays of these types are laid out.
-
-    The primitives of jcnn have no rules for that; lax's have.
-    """
+    """Whether a mesh with explicit axes says how arrays of these types are laid out."""
     return any(axis is not None for t in types for axis in t.sharding.spec)
+
+
+def compiled_as(
+    sharding: NamedSharding, function: Callable[..., jax.Array], *operands: jax.Array
+) -> jax.Array:
+    """The function of operands that are sharded by type, its result as it is said.
+
+    Between the two the compiler says how arrays are laid out: jcnn's primitives have no
+    rules for it, and not all that lax's convolution becomes in transformations has.
+    """
+    run: Any = jax.sharding.auto_axes(function, out_sharding=sharding)
+    return run(*operands)

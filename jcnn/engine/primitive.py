@@ -17,7 +17,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .meshes import vary_alike
+from .meshes import compiled_as, vary_alike
 from .problem import Face, Problem
 
 
@@ -72,8 +72,19 @@ ad.defbilinear(convolution_p, partial(_transpose, 0), partial(_transpose, 1))
 
 def _batch(operands, axes, *, problem: Problem):
     """Folds what was mapped into the batch, or counts it as models of their own."""
-    size = next(a.shape[axis] for a, axis in zip(operands, axes) if axis is not None)
+    pairs = [(a, axis) for a, axis in zip(operands, axes) if axis is not None]
+    size = next(a.shape[axis] for a, axis in pairs)
     mapped = {face for face, axis in zip(problem.operands, axes) if axis is not None}
+    shardings = {jax.typeof(a).sharding.spec[axis] for a, axis in pairs} - {None}
+    if shardings:
+        mesh = jax.typeof(pairs[0][0]).sharding.mesh
+        by_lax = partial(_batch, axes=axes, problem=replace(problem, impl="lax"))
+        result = compiled_as(
+            NamedSharding(mesh, PartitionSpec(shardings.pop())),
+            lambda *operands: by_lax(operands)[0],
+            *operands,
+        )
+        return result, 0
     operands = [
         a if axis is None else jnp.moveaxis(a, axis, 0)
         for a, axis in zip(operands, axes)

@@ -1,0 +1,265 @@
+"""What `impl="auto"` becomes under JAX's transformations and on meshes of devices.
+
+In float64, against lax's convolution, transformed alike but never sharded. What
+`test_engine.py` does with every algorithm is done here with the public functions.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from oracle import assert_close
+
+from jcnn import conv, conv_transpose, depthwise_conv
+from jcnn.dropin import conv_general_dilated
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+class Case(NamedTuple):
+    """A function of x and a kernel, and the same in lax's words."""
+
+    function: Any
+    reference: Any
+    x: tuple[int, ...]
+    kernel: tuple[int, ...]
+
+    def operands(self, rng):
+        return [jnp.asarray(rng.normal(size=shape)) for shape in (self.x, self.kernel)]
+
+
+def of_lax(
+    x, kernel, strides, padding, convolve=lax.conv_general_dilated, around=0, **settings
+):
+    x = jnp.pad(x, ((0, 0), (around, around), (around, around), (0, 0)))
+    return convolve(x, kernel, strides, padding, dimension_numbers=LAYOUT, **settings)
+
+
+CASES = {
+    "conv": Case(  # XLA misreads its gradient to x, see test_lax_convolution.py
+        partial(
+            conv,
+            strides=(1, 2),
+            padding=((1, 1), (1, 1)),
+            feature_group_count=2,
+            impl="auto",
+        ),
+        partial(
+            of_lax, strides=(1, 2), padding="VALID", around=1, feature_group_count=2
+        ),
+        (2, 2, 4, 4),
+        (3, 2, 2, 4),
+    ),
+    "depthwise": Case(
+        partial(depthwise_conv, kernel_dilation=(2, 1), impl="auto"),
+        partial(
+            of_lax,
+            strides=(1, 1),
+            padding="SAME",
+            rhs_dilation=(2, 1),
+            feature_group_count=2,
+        ),
+        (2, 4, 4, 2),
+        (2, 3, 1, 4),
+    ),
+    "transposed": Case(
+        partial(conv_transpose, strides=(2, 1), impl="auto"),
+        partial(of_lax, strides=(2, 1), padding="SAME", convolve=lax.conv_transpose),
+        (2, 3, 2, 2),
+        (3, 2, 2, 2),
+    ),
+}
+ANY_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+@pytest.fixture(autouse=True)
+def double(strict_promotion):
+    with jax.enable_x64(True):
+        yield
+
+
+def loss(function):
+    """Not linear in anything, so that no derivative vanishes."""
+    return lambda x, kernel: jnp.sum(jnp.sin(function(x, kernel)))
+
+
+def with_gradients(function):
+    """The value, both gradients and a directional derivative."""
+
+    def run(x, kernel):
+        y, dy = jax.jvp(function, (x, kernel), (x, kernel))
+        return y, dy, jax.grad(loss(function), (0, 1))(x, kernel)
+
+    return run
+
+
+def third_order(function):
+    def run(x, kernel):
+        def of_kernel(kernel):
+            return jnp.sum(jax.hessian(loss(function))(x, kernel) ** 2)
+
+        return jax.grad(of_kernel)(kernel)
+
+    return run
+
+
+def scanned(function):
+    """Over examples, each recomputed in the backward pass."""
+
+    def run(x, kernel):
+        def step(total, x):
+            return total + jax.checkpoint(loss(function))(x[None], kernel), None
+
+        return lax.scan(step, 0.0, x)[0]
+
+    return jax.value_and_grad(run, (0, 1))
+
+
+def assert_same(actual, expected):
+    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
+    for a, b in pairs:
+        assert np.any(np.asarray(b))
+        assert_close(a, b, "float64")
+
+
+@pytest.mark.parametrize(
+    "transform",
+    (scanned, third_order, lambda f: jax.hessian(loss(f), (0, 1))),
+    ids=("scan of remat", "third order", "hessian"),
+)
+@ANY_CASE
+def test_programs_and_higher_orders(case, transform, rng):
+    operands = case.operands(rng)
+    actual = jax.jit(transform(case.function))(*operands)
+    assert_same(actual, jax.jit(transform(case.reference))(*operands))
+
+
+@pytest.mark.parametrize("axes", ((0, None), (None, 1), (-1, 0)), ids=str)
+@ANY_CASE
+def test_vmap(case, axes, rng):
+    operands = [
+        a if axis is None else jnp.stack([a, 1 - a, 2 * a], axis)
+        for a, axis in zip(case.operands(rng), axes)
+    ]
+    actual, expected = (
+        jax.jit(jax.vmap(with_gradients(function), axes))(*operands)
+        for function in (case.function, case.reference)
+    )
+    assert_same(actual, expected)
+
+
+@ANY_CASE
+def test_export_of_any_batch(case, rng):
+    x, kernel = case.operands(rng)
+    (batch,) = jax.export.symbolic_shape("batch")
+    shape = jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+    run = jax.jit(with_gradients(case.function))
+    exported = jax.export.export(run)(shape, kernel)
+    for n in (1, 5):
+        x = jnp.asarray(rng.normal(size=(n, *case.x[1:])))
+        assert_same(exported.call(x, kernel), with_gradients(case.reference)(x, kernel))
+
+
+# --- meshes ---
+
+# How x and the kernel are split over two devices.
+SPLITS = {
+    "batch": (P("two"), P()),
+    "features": (P(), P(None, None, None, "two")),
+    "columns": (P(None, "two"), P()),
+}
+
+
+def mesh_of(kind):
+    return jax.make_mesh((2,), ("two",), axis_types=(kind,))
+
+
+def on_mesh(mesh, operands, specs):
+    return [
+        jax.device_put(a, NamedSharding(mesh, spec)) for a, spec in zip(operands, specs)
+    ]
+
+
+@pytest.mark.parametrize("kind", (AxisType.Auto, AxisType.Explicit), ids=str)
+@pytest.mark.parametrize("split", SPLITS)
+@ANY_CASE
+def test_operands_on_two_devices(case, split, kind, rng):
+    if split == "columns":
+        case = case._replace(x=(case.x[0], 4, *case.x[2:]))
+    operands, mesh = case.operands(rng), mesh_of(kind)
+    expected = jax.jit(with_gradients(case.reference))(*operands)
+    with jax.set_mesh(mesh):
+        x, kernel = on_mesh(mesh, operands, SPLITS[split])
+        actual = jax.jit(with_gradients(case.function))(x, kernel)
+        if kind == AxisType.Explicit:
+            _, _, gradients = actual
+            for a, b in zip(gradients, (x, kernel)):
+                assert jax.typeof(a).sharding == jax.typeof(b).sharding
+    assert_same(actual, expected)
+
+
+def test_drop_in_shards_its_result_as_it_is_told(rng):
+    case, mesh = CASES["conv"], mesh_of(AxisType.Explicit)
+    operands = case.operands(rng)
+    drop_in = partial(
+        of_lax,
+        strides=(1, 2),
+        padding=((1, 1), (1, 1)),
+        feature_group_count=2,
+        convolve=conv_general_dilated,
+        out_sharding=P("two"),
+    )
+    expected = jax.jit(with_gradients(case.reference))(*operands)
+    with jax.set_mesh(mesh):
+        operands = on_mesh(mesh, operands, SPLITS["features"])
+        actual = jax.jit(with_gradients(drop_in))(*operands)
+        assert jax.typeof(actual[0]).sharding.spec == P("two", None, None, None)
+    assert_same(actual, expected)
+
+
+@pytest.mark.parametrize("mapped", ((0, None), (None, 0), (0, 0)), ids=str)
+@pytest.mark.parametrize("split", ("mapped", "batch"))
+@ANY_CASE
+def test_vmap_over_what_is_sharded_by_type(case, split, mapped, rng):
+    operands, mesh = case.operands(rng), mesh_of(AxisType.Explicit)
+    operands = [
+        a if axis is None else jnp.stack([a, 1 - a])
+        for a, axis in zip(operands, mapped)
+    ]
+    run = jax.vmap(with_gradients(case.reference), mapped)
+    expected = jax.jit(run)(*operands)
+    specs = [P() if axis is None else P("two") for axis in mapped]
+    if split == "batch":
+        specs = [P("two") if mapped[0] is None else P(None, "two"), P()]
+    with jax.set_mesh(mesh):
+        operands = on_mesh(mesh, operands, specs)
+        actual = jax.jit(jax.vmap(with_gradients(case.function), mapped))(*operands)
+    assert_same(actual, expected)
+
+
+@pytest.mark.parametrize("check_vma", (True, False))
+@ANY_CASE
+def test_shard_map(case, check_vma, rng):
+    x, kernel = case.operands(rng)
+
+    def shard(x, kernel):
+        value, dy, (gx, gkernel) = with_gradients(case.function)(x, kernel)
+        if not check_vma:  # with it, the gradient to what is shared is summed
+            gkernel = lax.psum(gkernel, "two")
+        return value, dy, (gx, gkernel)
+
+    split = P("two")
+    run = jax.shard_map(
+        shard,
+        mesh=mesh_of(AxisType.Auto),
+        in_specs=(split, P()),
+        out_specs=(split, split, (split, P())),
+        check_vma=check_vma,
+    )
+    assert_same(jax.jit(run)(x, kernel), with_gradients(case.reference)(x, kernel))
