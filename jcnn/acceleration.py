@@ -130,9 +130,9 @@ def _faster_sum(
 ) -> Compute | None:
     """`reduce_window_sum` by whole arrays; None where it stays with lax."""
     windows = Windows(operand.shape, window_dimensions, window_strides, padding)
-    if not _served(windows, operand) or max(*base_dilation, *window_dilation) > 1:
+    if not _served(windows, operand) or _above_1(base_dilation + window_dilation):
         return None
-    if prod(windows.shape) <= FEW_TAPS and max(windows.strides) == 1:
+    if prod(windows.shape) <= FEW_TAPS and not _above_1(windows.strides):
         return None
     return partial(sum_of_taps, windows=windows)
 
@@ -163,7 +163,7 @@ def _faster_gather(
     windows = Windows(operand.shape, window_dimensions, window_strides, padding)
     if select_prim not in _SIGNS or not _served(windows, operand, tangents):
         return None
-    if max(*base_dilation, *window_dilation) > 1:
+    if _above_1(base_dilation + window_dilation):
         return None
     sign = _SIGNS[select_prim]
 
@@ -189,6 +189,10 @@ def _served(windows: Windows, *operands: Any) -> bool:
         and windows.few_taps
         and not sharded_by_type(*operands)
     )
+
+
+def _above_1(values: tuple[int, ...]) -> bool:
+    return any(value > 1 for value in values)
 
 
 def replacements() -> tuple[Replacement, ...]:

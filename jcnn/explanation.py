@@ -129,17 +129,17 @@ _BY_TAPS = ("taps", "whole arrays, one for each pixel of a window")
 
 
 def _convolution_of_lax(eqn: JaxprEqn, accelerated: bool) -> Operation:
-    types = _types(eqn)
-    posed = pose(*types, Convolution.of(eqn.params))
+    lhs, rhs = _types(eqn)
+    posed = pose(lhs, rhs, Convolution.of(eqn.params))
     if posed is None:
-        kernel, features = types[1].shape, eqn.params["dimension_numbers"].rhs_spec[0]
+        kernel, features = rhs.shape, eqn.params["dimension_numbers"].rhs_spec[0]
         products = prod(_shape(eqn)) * prod(kernel) // max(kernel[features], 1)
         plan_ = _LEFT_TO_LAX if accelerated else _BY_LAX
         return _named(eqn, "convolution", *plan_, 2 * products)
     what, flops = _convolution(posed.problem), _flops(posed.problem)
     if not accelerated:
         return _named(eqn, what, *_BY_LAX, flops)
-    if sharded_by_type(*types):
+    if sharded_by_type(lhs, rhs):
         return _named(eqn, what, *_LEFT_TO_LAX, flops)
     return _named(eqn, what, *plan(posed.problem), flops)
 

@@ -40,9 +40,9 @@ def _max_windows_jvp(windows, primals, tangents):
 
 
 def _reduced(x, windows: Windows):
+    _, shape, strides, padding = windows
     lowest = np.asarray(-np.inf, x.dtype)
-    _, *settings = windows
-    return lax.reduce_window(x, lowest, lax.max, *settings)
+    return lax.reduce_window(x, lowest, lax.max, shape, strides, padding)
 
 
 def pick_on_cpu(a: jax.Array, x: jax.Array, *, windows: Windows) -> jax.Array:

@@ -24,8 +24,9 @@ def sum_of_taps(x: jax.Array, *, windows: Windows) -> jax.Array:
 
 
 def _sums_by_lax(x, *, windows: Windows):
-    _, *settings = windows
-    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, *settings)
+    _, shape, strides, padding = windows
+    zero = np.zeros((), x.dtype)
+    return lax.reduce_window(x, zero, lax.add, shape, strides, padding)
 
 
 _sums, _ = linear_pair("window_sums", 0, sum_of_taps, spread, _sums_by_lax)

@@ -59,8 +59,8 @@ class Windows(NamedTuple):
         Each with the pixels, from one up to another, that they see along the axis. The
         padding of those over an edge may crop what was padded on the other side.
         """
-        n, k, s, (low, _) = (field[axis] for field in self)
-        outputs = self.outputs[axis]
+        n, k, s = self.size[axis], self.shape[axis], self.strides[axis]
+        (low, _), outputs = self.padding[axis], self.outputs[axis]
         first = min(-(-low // s), outputs)
         last = max(min((n + low - k) // s + 1, outputs), first)
         parts = []

@@ -164,7 +164,7 @@ def test_a_sharding_asked_for_is_given(rng):
 
 def test_flax_takes_it_in_place_of_laxs(rng):
     nnx = pytest.importorskip("flax.nnx")
-    x = _normal(rng, (2, 9, 8, 32))
+    x = _normal(rng, (5, 15, 16, 32))
     layers = [
         nnx.Conv(32, 40, (3, 3), rngs=nnx.Rngs(0), conv_general_dilated=function)
         for function in (jcnn.conv_general_dilated, lax.conv_general_dilated)

@@ -44,7 +44,8 @@ def problems(function, *args) -> list[Problem]:
 
 
 def plans(function, *args) -> list[tuple[str, str]]:
-    return [(row.algorithm, row.reason) for row in operations(function, *args)]
+    rows = operations(function, *args)
+    return [(row.algorithm, row.reason) for row in rows if row.flops]
 
 
 def all_by(name: str, function, *args) -> Choices:

@@ -182,40 +182,26 @@ def _torch(pool: str, shape: Shape, face: str, x, y) -> Callable[[], object] | N
     aten = torch.ops.aten
     if pool == "max":
         windows += [[1] * rank, False]
-        pools = {
-            2: aten.max_pool2d_with_indices,
-            3: aten.max_pool3d_with_indices,
-        }
-        gradients = {
-            2: aten.max_pool2d_with_indices_backward,
-            3: aten.max_pool3d_with_indices_backward,
-        }
-        indices = pools[rank](tx, *windows)[1]
-
-        def forward():
-            return pools[rank](tx, *windows)
-
-        def backward(indices=indices):
-            return gradients[rank](ty, tx, *windows, indices)
-
-        def both():
-            value, indices = forward()
-            return value, backward(indices)
-    else:
-        windows += [False, False, None]
-        pools = {2: aten.avg_pool2d, 3: aten.avg_pool3d}
-        gradients = {2: aten.avg_pool2d_backward, 3: aten.avg_pool3d_backward}
-
-        def forward():
-            return pools[rank](tx, *windows)
-
-        def backward():
-            return gradients[rank](ty, tx, *windows)
-
-        def both():
-            return forward(), backward()
-
-    return {"f": forward, "g": backward, "fg": both}[face]
+        forward, backward = {
+            2: (aten.max_pool2d_with_indices, aten.max_pool2d_with_indices_backward),
+            3: (aten.max_pool3d_with_indices, aten.max_pool3d_with_indices_backward),
+        }[rank]
+        winners = forward(tx, *windows)[1]
+        return {
+            "f": lambda: forward(tx, *windows),
+            "g": lambda: backward(ty, tx, *windows, winners),
+            "fg": lambda: backward(ty, tx, *windows, forward(tx, *windows)[1]),
+        }[face]
+    windows += [False, False, None]
+    forward, backward = {
+        2: (aten.avg_pool2d, aten.avg_pool2d_backward),
+        3: (aten.avg_pool3d, aten.avg_pool3d_backward),
+    }[rank]
+    return {
+        "f": lambda: forward(tx, *windows),
+        "g": lambda: backward(ty, tx, *windows),
+        "fg": lambda: (forward(tx, *windows), backward(ty, tx, *windows)),
+    }[face]
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def pose(
 
 
 def _convolve(
-    lhs: jax.Array, rhs: jax.Array, convolution: Convolution, impl: str
+    lhs: jax.Array, rhs: jax.Array, convolution: Convolution, impl: Impl
 ) -> jax.Array:
     """By jcnn's primitive if that can be."""
     posed = pose(lhs, rhs, convolution, impl)
