@@ -165,6 +165,10 @@ def _window(eqn: JaxprEqn) -> tuple | None:
         if problem.face == "x":  # a transposed convolution: its input is spread
             return problem.window, ones, problem.strides
         return problem.window, problem.strides, ones
+    if eqn.primitive.name == "jcnn_window_sums":
+        windows, inner = params["windows"], slice(1, -1)
+        ones = (1,) * (len(windows.shape) - 2)
+        return windows.shape[inner], windows.strides[inner], ones
     if eqn.primitive.name.startswith("reduce_window"):
         inner = slice(1, -1)
         window = dilated(params["window_dimensions"], params["window_dilation"])

@@ -18,11 +18,12 @@ _ENVIRONMENT = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 
 
 class Job(NamedTuple):
-    """A train step to measure, and whether after `accelerate()`."""
+    """A train step to measure, whether after `accelerate()` and `keep_memory()`."""
 
     name: Name
     model: Model
     accelerated: bool = False
+    keep_memory: bool = False
 
 
 def those_installed(names: Iterable[Name]) -> list[Name]:
@@ -71,6 +72,7 @@ def over_rounds(samples: list[Sample]) -> Sample:
 def _sample(job: Job, seconds: float) -> Sample:
     arguments = [job.name, job.model, str(seconds)]
     arguments += ["accelerated"] if job.accelerated else []
+    arguments += ["keep-memory"] if job.keep_memory else []
     process = subprocess.run(
         [sys.executable, "-m", "experiments.benchmarks.worker", *arguments],
         capture_output=True,

@@ -32,12 +32,18 @@ class Config:
     """Processes for each."""
     seconds: float = 5.0
     """Time for the steps of each process."""
+    keep_memory: bool = False
+    """Whether all keep large buffers, as the experiments' option of this name."""
 
 
 def main(config: Config) -> int:
     print(environment(), end="\n\n")
     names = those_installed(config.peers)
-    jobs = [Job(name, model) for model in config.models for name in names]
+    jobs = [
+        Job(name, model, keep_memory=config.keep_memory)
+        for model in config.models
+        for name in names
+    ]
     samples = sample_in_turn(jobs, rounds=config.rounds, seconds=config.seconds)
     status = 0
     for model in config.models:

@@ -1,8 +1,9 @@
 """Times one peer's train step in the process that it is: `rounds.py` starts it.
 
-    python -m experiments.benchmarks.worker PEER MODEL SECONDS [accelerated]
+    python -m experiments.benchmarks.worker PEER MODEL SECONDS [SETTING ...]
 
-prints a `Sample` as a line of JSON. Nothing that a peer imports is imported before.
+with the settings "accelerated" and "keep-memory", prints a `Sample` as a line of JSON.
+Nothing that a peer imports is imported before.
 """
 
 import json
@@ -30,11 +31,15 @@ class Sample(NamedTuple):
     last_loss: float  # WATCHED steps later
 
 
-def main(name: str, model: str, seconds: str, *accelerated: str) -> None:
+def main(name: str, model: str, seconds: str, *settings: str) -> None:
     start = time.perf_counter()
     peer = import_module(f"experiments.benchmarks.peers.{PEERS[name].module}")
     import_s = time.perf_counter() - start
-    if accelerated:
+    if "keep-memory" in settings:
+        from jcnn.experiment import keep_memory
+
+        keep_memory()
+    if "accelerated" in settings:
         from jcnn.acceleration import accelerate
 
         accelerate()

@@ -17,6 +17,7 @@ from .fit import Recipe as Recipe
 from .fit import Result as Result
 from .fit import fit as fit
 from .impl import read_impl as read_impl
+from .memory import keep_memory as keep_memory
 from .run_folder import read_config as read_config
 from .run_folder import read_metrics as read_metrics
 from .stepping import count_steps as count_steps

@@ -11,6 +11,7 @@ from .config import OptionError, RunConfig, check_config
 from .environment import describe_environment
 from .fit import Recipe, fit
 from .impl import keep_choices
+from .memory import keep_memory
 from .run_folder import make_run_dir, refuse_run_dir, write_config, write_json
 from .stepping import count_steps
 
@@ -53,6 +54,8 @@ def main(
         args=arguments,
     )
     code_dir = Path(module.__file__ or ".").parent
+    if config.keep_memory and not keep_memory():
+        print("--keep-memory changes nothing here: it needs glibc", file=sys.stderr)
     try:
         recipe, run_dir = _prepare(config, make_recipe, name, code_dir)
     except (OptionError, OSError) as error:

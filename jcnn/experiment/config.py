@@ -88,6 +88,8 @@ class RunConfig:
     """Images per training step."""
     impl: str = "auto"
     """Who computes convolutions: auto, lax, or a file written by experiments.tune."""
+    keep_memory: bool = False
+    """Keep large buffers between steps: faster on a CPU, if no one else needs them."""
     data_dir: Path | None = None
     """Folder of the prepared data sets; otherwise the variable JCNN_DATA_DIR."""
     run_dir: Path | None = None
