@@ -54,7 +54,7 @@ from jcnn.experiment.run_folder import (
 from jcnn.experiment.stepping import compile_steps, split_epoch
 from jcnn.layers import BatchNorm, Conv, Dense, Dropout
 from jcnn.models import resnet20
-from jcnn.train import classification, create
+from jcnn.train import classification, create, make_scan
 
 
 @dataclass(frozen=True)
@@ -493,6 +493,37 @@ def test_the_division_into_calls_changes_nothing():
     assert losses[0] == losses[1] == losses[2] and len(set(losses[0])) == 6
     for end in ends[1:]:
         jax.tree.map(np.testing.assert_array_equal, end, ends[0])
+
+
+def test_steps_leave_the_loop_where_convolutions_are_laxs(monkeypatch):
+    scanned = []
+
+    def spy(*args, num_steps, **options):
+        scanned.append(num_steps)
+        return make_scan(*args, num_steps=num_steps, **options)
+
+    monkeypatch.setattr("jcnn.experiment.stepping.make_scan", spy)
+    random = np.random.default_rng(0)
+    data = {
+        "image": jnp.asarray(random.standard_normal((20, 6, 6, 2)), "float32"),
+        "label": jnp.asarray(random.integers(0, 3, 20)),
+    }
+    ends = {}
+    for impl in ("auto", "lax"):
+        layer = serial(conv=Conv(4, 3, impl=impl), flatten=flatten, head=Dense(3))
+        loss_fn, _ = classification(layer, lambda images, key: images)
+        tx = optax.sgd(0.1)
+        state = create(layer, tx, jax.random.key(0), data["image"])
+        calls = compile_steps(
+            loss_fn, tx, batch_size=5, sizes=[3], state=state, data=data
+        )
+        ends[impl], _ = calls[3](state, data)
+    assert scanned == [3]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        ends["auto"].params,
+        ends["lax"].params,
+    )
 
 
 def test_fit_refuses_a_batch_larger_than_the_data(tmp_path):

@@ -3,13 +3,13 @@
 Each row is one convolution (f), or its gradient to the input (gx) or kernel (gw), in
 milliseconds, minimum / median, and in brackets the ratio of medians to jcnn's. All
 candidates of a row are called in turn, so that noise hits them alike. "lax+" is lax
-with the XLA option that switches its slow path for convolutions off; jcnn has it too.
+with the options of `jcnn.compilation`, which jcnn has too.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from itertools import product
 from typing import Literal
 
 import jax
@@ -17,15 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from jcnn import conv, conv_transpose
+from jcnn.compilation import default_options
+from jcnn.experiment import keep_memory
 
+from .faces import FACES, face, operands
+from .report import table
 from .shapes import CHECKED_ON, CHOSEN_ON, Shape
 from .timing import Times, interleaved
 
-NAMES = ("jcnn", "lax", "lax+", "torch")
-FACES = ("f", "gx", "gw")
+NAMES = ("jcnn", "jcnn+", "lax", "lax+", "torch")
 SETS = {"chosen": CHOSEN_ON, "checked": CHECKED_ON}
-LAX_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+
+
+# Of others' medians to jcnn's, by kind of shape and face, by whose they are.
+Ratios = dict[tuple[str, str], dict[str, list[float]]]
 
 
 @dataclass(frozen=True)
@@ -38,28 +43,39 @@ class Config:
     """Only rows that contain this text, such as "g4" or "1000"."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of inputs and kernels."""
+    keep_memory: bool = False
+    """Whether all keep large buffers, as the experiments' option of this name."""
 
 
 def main(config: Config) -> None:
+    if config.keep_memory:
+        keep_memory()
     peak = matmul_peak()
     print(f"A 2048x2048 matrix product runs at {peak:.0f} GFLOP/s.\n")
     for name in config.shapes:
         print(f"| {name} | {' | '.join(NAMES)} | of peak |")
         print("|---|" + "---|" * (len(NAMES) + 1))
-        ratios: dict[tuple[str, str], list[float]] = {}
-        for shape in SETS[name]:
-            for face in FACES:
-                if config.only in f"{shape} {face}":
-                    functions = candidates(shape, face, config.dtype)
-                    times = interleaved(functions, seconds=config.seconds)
-                    print(row(shape, face, times, peak), flush=True)
-                    for other in times:
-                        ratio = times[other].median / times["jcnn"].median
-                        ratios.setdefault((face, other), []).append(ratio)
-        for face in FACES:
-            means = [geometric_mean(ratios.get((face, name), [])) for name in NAMES]
-            print(f"| geometric mean of {face} / jcnn | {' | '.join(means)} | |")
-        print()
+        ratios: Ratios = {}
+        for shape, part in product(SETS[name], FACES):
+            if config.only in f"{shape} {part}":
+                functions = candidates(shape, part, config.dtype)
+                times = interleaved(functions, seconds=config.seconds)
+                print(row(shape, part, times, peak), flush=True)
+                for other in times:
+                    ratio = times[other].median / times["jcnn"].median
+                    ratios.setdefault((shape.kind, part), {}).setdefault(
+                        other, []
+                    ).append(ratio)
+        print(f"\n{means(ratios)}\n")
+
+
+def means(ratios: Ratios) -> str:
+    """Geometric means over the shapes of a kind of the others' medians to jcnn's."""
+    rows = [
+        [kind, face, *(geometric_mean(by_name.get(n, [])) for n in NAMES[1:])]
+        for (kind, face), by_name in sorted(ratios.items())
+    ]
+    return table(["geometric means", "face", *(f"{n} / jcnn" for n in NAMES[1:])], rows)
 
 
 def row(shape: Shape, face: str, times: dict[str, Times], peak: float) -> str:
@@ -80,52 +96,26 @@ def geometric_mean(values: list[float]) -> str:
     return f"{math.exp(np.mean(np.log(values))):.2f}" if values else ""
 
 
-def candidates(shape: Shape, face: str, dtype: str) -> dict[str, Callable[[], object]]:
-    """Compiled functions without arguments, by name."""
+def candidates(shape: Shape, name: str, dtype: str) -> dict[str, Callable[[], object]]:
+    """Compiled functions without arguments, by whose they are."""
     random = np.random.default_rng(0)
-    rank, channels = len(shape.size), shape.in_channels // shape.groups
-    x = random.standard_normal((shape.batch, *shape.size, shape.in_channels))
-    size = (shape.kernel,) * rank
-    w = random.standard_normal((*size, channels, shape.out_channels))
-    x, w = jnp.asarray(x, dtype), jnp.asarray(w, dtype)
-    outputs = jax.eval_shape(partial(_convolve, shape, "lax"), x, w)
-    y = jnp.asarray(random.standard_normal(outputs.shape), dtype)
+    x, w, y = (
+        jnp.asarray(random.standard_normal(a.shape), dtype) for a in operands(shape)
+    )
     functions = {}
-    for name, impl, options in (
-        ("jcnn", "auto", LAX_OPTIONS),
+    for whose, impl, options in (
+        ("jcnn", "auto", None),
+        ("jcnn+", "auto", default_options()),
         ("lax", "lax", None),
-        ("lax+", "lax", LAX_OPTIONS),
+        ("lax+", "lax", default_options()),
     ):
-        function = jax.jit(_face(shape, face, impl), compiler_options=options)
-        compiled = function.lower(x, w, y).compile()
-        functions[name] = _blocking(compiled, x, w, y)
+        function = jax.jit(face(shape, name, impl), compiler_options=options)
+        functions[whose] = _blocking(function.lower(x, w, y).compile(), x, w, y)
     if dtype == "float32":
         arrays = np.asarray(x), np.asarray(w), np.asarray(y)
-        if torch_function := _torch(shape, face, *arrays):
+        if torch_function := _torch(shape, name, *arrays):
             functions["torch"] = torch_function
     return functions
-
-
-def _convolve(shape: Shape, impl: str, x, w):
-    if shape.transposed:
-        return conv_transpose(x, w, strides=shape.strides, impl=impl)
-    return conv(
-        x,
-        w,
-        strides=shape.strides,
-        kernel_dilation=shape.dilation,
-        feature_group_count=shape.groups,
-        impl=impl,
-    )
-
-
-def _face(shape: Shape, face: str, impl: str):
-    function = partial(_convolve, shape, impl)
-    if face == "f":
-        return lambda x, w, y: function(x, w)
-    if face == "gx":
-        return lambda x, w, y: jax.vjp(lambda x: function(x, w), x)[1](y)[0]
-    return lambda x, w, y: jax.vjp(lambda w: function(x, w), w)[1](y)[0]
 
 
 def _blocking(function: Callable[..., object], *args: jax.Array):

@@ -25,8 +25,23 @@ class Shape(NamedTuple):
         text += f" d{self.dilation}" if self.dilation > 1 else ""
         return text + (" T" if self.transposed else "")
 
+    @property
+    def kind(self) -> str:
+        """What it is compared with others as."""
+        if self.transposed:
+            return "transposed"
+        if self.groups > 1:
+            return "depthwise" if self.groups == self.in_channels else "grouped"
+        usual = self.kernel in (3, 5) and self.strides == 1
+        if (
+            usual
+            and len(self.size) == 2
+            and min(self.in_channels, self.out_channels) >= 32
+        ):
+            return "dense, 3x3 and 5x5, 32 channels and more"
+        return "other dense"
 
-# What the planner's constants were chosen on.
+
 CHOSEN_ON = [
     Shape(128, (28, 28), 1, 32, 3),
     Shape(128, (28, 28), 32, 64, 3),
@@ -50,10 +65,6 @@ CHOSEN_ON = [
     Shape(128, (16, 16), 32, 32, 3),
     Shape(128, (32, 32), 16, 32, 3, strides=2),
     Shape(32, (16, 16), 128, 64, 4, strides=2, transposed=True),
-]
-
-# What they are checked on: nothing was chosen by these.
-CHECKED_ON = [
     Shape(97, (27, 27), 24, 48, 3),
     Shape(7, (61, 45), 48, 48, 3),
     Shape(31, (17, 23), 40, 72, 5),
@@ -69,4 +80,29 @@ CHECKED_ON = [
     Shape(37, (19, 19), 33, 65, 3, strides=2),
     Shape(23, (30, 30), 48, 96, 1, strides=2),
     Shape(8, (64, 64), 24, 24, 3, dilation=3),
+]
+
+# What they are checked on: nothing was chosen by these.
+CHECKED_ON = [
+    Shape(61, (25, 25), 32, 48, 3),
+    Shape(11, (37, 53), 64, 96, 3),
+    Shape(3, (160, 120), 48, 48, 5),
+    Shape(127, (12, 12), 96, 32, 3),
+    Shape(19, (7, 7), 320, 192, 3),
+    Shape(1, (384, 384), 24, 40, 3),
+    Shape(53, (33, 33), 12, 20, 5),
+    Shape(29, (64, 64), 3, 24, 3),
+    Shape(41, (56, 56), 24, 24, 3, strides=2),
+    Shape(5, (96, 96), 3, 48, 7, strides=2),
+    Shape(17, (28, 28), 72, 144, 1),
+    Shape(13, (45, 45), 40, 40, 3, dilation=2),
+    Shape(59, (300,), 48, 48, 3),
+    Shape(32, (2048,), 1, 32, 9, strides=2),
+    Shape(3, (18, 22, 26), 24, 24, 3),
+    Shape(22, (26, 26), 48, 48, 3, groups=8),
+    Shape(9, (31, 31), 128, 128, 3, groups=2),
+    Shape(19, (42, 42), 80, 80, 5, groups=80),
+    Shape(37, (29, 29), 48, 48, 3, strides=2, groups=48),
+    Shape(11, (24, 24), 64, 32, 4, strides=2, transposed=True),
+    Shape(7, (20, 20), 40, 40, 3, strides=2, transposed=True),
 ]

@@ -2,9 +2,9 @@
 
 Every framework trains every model in fresh processes of its own, one after the other
 and round after round, so that a busy moment does not hit one alone. "jax" is plain JAX
-with lax's convolutions; "jax+" is the same with the XLA option that switches its slow
-path for convolutions off. Compilation is the first step; imports include jax and optax,
-or torch. The exit status is 1 if the frameworks' numbers of parameters
+with lax's convolutions; "jax+" is the same with the options of `jcnn.compilation`;
+"jcnn_scan" takes four steps a call. Compilation is the first call; imports include jax
+and optax, or torch. The exit status is 1 if the frameworks' numbers of parameters
 differ or a loss does not fall.
 """
 
@@ -64,7 +64,7 @@ def results_table(model: Model, results: Mapping[str, Sample]) -> str:
         "to jax",
         "import s",
         "parameters",
-        f"loss, {WATCHED} steps on",
+        f"loss, {WATCHED} runs on",
     ]
     jcnn_ms = results["jcnn"].median_ms if "jcnn" in results else None
     jax_s = results["jax"].first_s if "jax" in results else None

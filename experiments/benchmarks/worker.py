@@ -15,20 +15,20 @@ from typing import NamedTuple
 
 from .peers import PEERS
 
-WARM_UP = 3  # steps before the clock starts, the first included
-WATCHED = 10  # steps between the first loss and the last
+WARM_UP = 3  # runs before the clock starts, the first included
+WATCHED = 10  # runs between the first loss and the last
 
 
 class Sample(NamedTuple):
     """What one process measured."""
 
     import_s: float
-    first_s: float  # the first step, which compiles
+    first_s: float  # the first run, which compiles
     minimum_ms: float
     median_ms: float
     parameters: int
     first_loss: float
-    last_loss: float  # WATCHED steps later
+    last_loss: float  # WATCHED runs later
 
 
 def main(name: str, model: str, seconds: str, *settings: str) -> None:
@@ -52,7 +52,7 @@ def main(name: str, model: str, seconds: str, *settings: str) -> None:
     while len(losses) <= WATCHED or time.perf_counter() < end:
         start = time.perf_counter()
         losses.append(step.run())
-        times.append(1e3 * (time.perf_counter() - start))
+        times.append(1e3 * (time.perf_counter() - start) / step.steps)
     sample = Sample(
         import_s,
         first_s,

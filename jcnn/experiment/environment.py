@@ -11,6 +11,8 @@ import jax
 
 import jcnn
 
+from ..compilation import default_options
+
 
 def describe_environment(code_dir: Path) -> dict[str, Any]:
     """Versions, device, XLA's flags, and the commit of the code, as JSON values.
@@ -41,6 +43,7 @@ def describe_environment(code_dir: Path) -> dict[str, Any]:
             "kind": devices[0].device_kind,
             "count": len(devices),
         },
+        "compiler_options": default_options(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS"),
         "commit": commit,
         "dirty": None if commit is None else changes != "",

@@ -1,15 +1,15 @@
 """How an epoch is cut into calls to the device, and what one call does."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import jax
 import numpy as np
 import optax
+from jax import lax
 
-from ..train import Batch, LossFn, Metrics, TrainState, batch_at, make_scan, make_step
+from ..explanation import equations
+from ..train import Batch, LossFn, Step, TrainState, batch_at, make_scan, make_step
 from .config import OptionError
-
-Steps = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def count_steps(num_examples: int, *, batch_size: int, epochs: int) -> int:
@@ -91,7 +91,7 @@ def compile_steps(
     sizes: Collection[int],
     state: TrainState,
     data: Batch,
-) -> dict[int, Steps]:
+) -> dict[int, Step]:
     """Compile calls of so many steps each, so that later they take only their time.
 
     Args:
@@ -120,7 +120,7 @@ def compile_steps(
     >>> int(state.step), metrics["loss"].shape
     (5, (5,))
     """
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and _by_lax(loss_fn, state, data, batch_size):
         step = _compile_step(loss_fn, tx, batch_size, state, data)
         return {size: _repeat(step, size) for size in sizes}
     return {
@@ -131,12 +131,23 @@ def compile_steps(
     }
 
 
-def _compile_step(loss_fn, tx, batch_size, state, data) -> Steps:
-    """One step, outside of any loop.
+def _by_lax(loss_fn, state, data, batch_size) -> bool:
+    """Whether some convolution of the loss is lax's own, not one of `impl="auto"`.
 
-    XLA tidies the convolutions of a program's entry on a CPU (jaxlib 0.10), but not
-    those in a loop, whose gradients then take up to 30 times longer.
+    In a loop XLA computes its gradients up to 30 times slower: it tidies convolutions
+    in the outermost part of a program only (ConvCanonicalization, jaxlib 0.10).
     """
+
+    def loss(state, data):
+        batch = batch_at(state.key, state.step, data, batch_size)
+        return loss_fn(state.params, state.model_state, batch, state.key)
+
+    found = equations(jax.make_jaxpr(loss)(state, data).jaxpr)
+    return any(e.primitive is lax.conv_general_dilated_p for e, _ in found)
+
+
+def _compile_step(loss_fn, tx, batch_size, state, data) -> Step:
+    """One step, outside of any loop."""
 
     def take(key, step, data):
         return batch_at(key, step, data, batch_size)
@@ -147,7 +158,7 @@ def _compile_step(loss_fn, tx, batch_size, state, data) -> Steps:
     return lambda state, data: step(state, take(state.key, state.step, data))
 
 
-def _repeat(step: Steps, num_steps: int) -> Steps:
+def _repeat(step: Step, num_steps: int) -> Step:
     def steps(state, data):
         by_step = []
         for _ in range(num_steps):

@@ -7,7 +7,15 @@ from importlib.util import find_spec
 from typing import Literal, NamedTuple
 
 Name = Literal[
-    "jcnn", "jax", "jax+", "flax_nnx", "equinox", "keras", "torch", "torch_compile"
+    "jcnn",
+    "jcnn_scan",
+    "jax",
+    "jax+",
+    "flax_nnx",
+    "equinox",
+    "keras",
+    "torch",
+    "torch_compile",
 ]
 
 
@@ -22,6 +30,7 @@ class Peer(NamedTuple):
 
 PEERS: dict[str, Peer] = {
     "jcnn": Peer("jcnn_", "jax"),
+    "jcnn_scan": Peer("jcnn_scan", "jax"),
     "jax": Peer("jax_", "jax"),
     "jax+": Peer("jax_plus", "jax"),
     "flax_nnx": Peer("flax_nnx", "flax"),

@@ -1,36 +1,34 @@
-"""jcnn: layers, and the step of `jcnn.train`."""
-
-from functools import partial
+"""jcnn: layers, and the step of `jcnn.train`, one or several a call."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jcnn import flatten, global_avg_pool, residual, serial, train
-from jcnn.layers import BatchNorm, Dense, Layer, MaxPool
-from jcnn.layers import Conv as _Conv
+from jcnn.layers import BatchNorm, Conv, Dense, Layer, MaxPool
 
 from . import workload
 from .workload import Model, Step
 
-Conv = partial(_Conv)
 
-
-def make(model: Model, examples: int | None = None) -> Step:
+def make(model: Model, examples: int | None = None, steps: int = 1) -> Step:
     layer = {"mnist": mnist, "vgg": vgg, "resnet20": resnet20}[model]()
     images, labels = workload.batch(model, examples)
     batch = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
     tx = optax.adam(workload.LEARNING_RATE)
     loss_fn, _ = train.classification(layer, lambda images, key: images)
-    step = train.make_step(loss_fn, tx)
+    if steps == 1:
+        call = train.make_step(loss_fn, tx)
+    else:
+        call = train.make_scan(loss_fn, tx, batch_size=len(labels), num_steps=steps)
     state = train.create(layer, tx, jax.random.key(0), batch["image"])
 
     def run() -> float:
         nonlocal state
-        state, metrics = jax.block_until_ready(step(state, batch))
-        return float(metrics["loss"])
+        state, metrics = jax.block_until_ready(call(state, batch))
+        return float(metrics["loss"].reshape(-1)[0])
 
-    return Step(run, sum(p.size for p in jax.tree.leaves(state.params)))
+    return Step(run, sum(p.size for p in jax.tree.leaves(state.params)), steps)
 
 
 def mnist() -> Layer:

@@ -36,8 +36,9 @@ LEARNING_RATE = 1e-3
 class Step(NamedTuple):
     """A train step that is ready to be called."""
 
-    run: Callable[[], float]  # one step, to its very end; the loss before it
+    run: Callable[[], float]  # to its very end; the loss before it
     parameters: int  # how many numbers are trained
+    steps: int = 1  # that one run takes
 
 
 def batch(model: Model, examples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
