@@ -1,5 +1,6 @@
 """Times of competing functions, taken in turn, so that noise hits all alike."""
 
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -20,14 +21,19 @@ def interleaved(
 ) -> dict[str, Times]:
     """Calls every function in turn for `seconds` in all, at least `least` rounds.
 
-    Of two calls in a row the second is counted, after a pause: threads of other
-    libraries wait for work by spinning and would slow whoever comes next.
+    Threads of other libraries wait for work by spinning and slow whoever comes next.
+    So of two calls in a row the second is counted, after a pause, and each round has
+    an order of its own.
     """
+    shuffle = random.Random(0).shuffle
+    names = list(functions)
     samples: dict[str, list[float]] = {name: [] for name in functions}
     end, rounds = time.perf_counter() + seconds, 0
     while rounds < least or time.perf_counter() < end:
         rounds += 1
-        for name, function in functions.items():
+        shuffle(names)
+        for name in names:
+            function = functions[name]
             time.sleep(PAUSE)
             function()
             start = time.perf_counter()

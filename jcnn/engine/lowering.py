@@ -3,8 +3,8 @@
 An algorithm that is asked for by name is taken on every platform.
 """
 
+from collections.abc import Callable
 from functools import partial
-from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax import lax
 from jax.interpreters import mlir
 
 from .._dtypes import wide
-from .algorithms import lax as as_lax_does
+from .algorithms import lax as by_lax
 from .planner import plan
 from .primitive import convolution_p
 from .problem import Problem, is_name
@@ -25,7 +25,8 @@ def solve(first: jax.Array, second: jax.Array, *, problem: Problem) -> jax.Array
         if problem.impl == "lax":
             return jax.vmap(one)(first, second)
         return lax.map(lambda operands: one(*operands), (first, second))
-    return _by(plan(problem).algorithm, problem, first, second)
+    algorithm = plan(problem).algorithm
+    return _by(getattr(algorithm, _FUNCTIONS[problem.face]), problem, first, second)
 
 
 def _solve_elsewhere(first, second, *, problem: Problem):
@@ -34,20 +35,24 @@ def _solve_elsewhere(first, second, *, problem: Problem):
     if problem.models is not None:
         one = partial(_solve_elsewhere, problem=problem.one_model())
         return jax.vmap(one)(first, second)
-    return _by(as_lax_does, problem, first, second)
+    return _by(_ELSEWHERE[problem.face], problem, first, second)
 
 
-def _by(algorithm: ModuleType, problem: Problem, first, second):
+def _by(compute: Callable[..., jax.Array], problem: Problem, first, second):
     result_dtype = jnp.dtype(problem.face_dtype(problem.face))
     dtype = max(first.dtype, second.dtype, key=lambda dtype: dtype.itemsize)
     if result_dtype.itemsize > wide(dtype).itemsize:  # sums are not taken that wide
         dtype = result_dtype
-    compute = getattr(algorithm, _FUNCTIONS[problem.face])
     result = compute(problem, first.astype(dtype), second.astype(dtype))
     return result.astype(result_dtype)
 
 
 _FUNCTIONS = {"y": "forward", "x": "input_gradient", "w": "kernel_gradient"}
+_ELSEWHERE = {
+    "y": by_lax.forward,
+    "x": by_lax.input_gradient,
+    "w": by_lax.kernel_gradient_elsewhere,
+}
 
 mlir.register_lowering(
     convolution_p, mlir.lower_fun(_solve_elsewhere, multiple_results=False)

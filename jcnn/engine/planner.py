@@ -26,6 +26,7 @@ ALGORITHMS = {
 FULL_CHANNELS = 32  # fewer leave the vectors of a product half empty
 ENOUGH_CHANNELS = 24  # to sum over: there Winograd's patches are what costs
 LEAST_POSITIONS = 1024  # fewer do not pay for the transformed kernel
+MOST_TAPS = 256  # more take long to compile, each being an operation of its own
 LEAST_PHASES = 10**8  # multiply-adds; fewer do not pay for taking a product apart
 
 
@@ -57,13 +58,15 @@ def plan(problem: Problem) -> Plan:
     if problem.rank == 1 and problem.face != "w" and problem.strides != (1,):
         return Plan("lax", "in one dimension its strides are fast")
     if serves("phases", problem) and (
-        problem.multiply_adds >= LEAST_PHASES or problem.rank == 3
+        problem.multiply_adds >= LEAST_PHASES or problem.rank == 3 or problem.groups > 1
     ):
         return Plan("phases", "no product with the zeros that the strides put in y")
     if problem.groups > 1:
         if serves("grouped", problem):
             return Plan("grouped", "each group is a convolution of its own")
         return Plan("lax", "there are too many groups")
+    if prod(problem.kernel_size) > MOST_TAPS:
+        return Plan("lax", "there are too many taps")
     return _kernel_gradient(problem) if problem.face == "w" else _dense(problem)
 
 
@@ -94,7 +97,13 @@ def _kernel_gradient(problem: Problem) -> Plan:
 
 def _dense(problem: Problem) -> Plan:
     """Dense convolutions and their input gradients that no rule above has taken."""
-    channels = problem.out_channels if problem.face == "x" else problem.in_channels
+    channels, written = problem.in_channels, problem.out_channels
+    if problem.face == "x":
+        channels, written = written, channels
+    if written == 1:
+        return Plan("lax", "one channel does not fill a product")
+    if problem.rank == 1 and problem.kernel_size[0] < 4:
+        return Plan("lax", "in one dimension few taps are fast")
     if serves("winograd", problem) and _positions(problem) >= LEAST_POSITIONS:
         if channels >= FULL_CHANNELS:
             return Plan("winograd", "half the products, with full channels")

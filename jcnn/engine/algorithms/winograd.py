@@ -44,15 +44,16 @@ def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
         "ak,k...o->a...o", jnp.array(maps.kernel, jnp.float32), _float32(w)
     )
     kernels = kernels.reshape(len(maps.kernel), -1, w.shape[-1])
+    dtype = problem.output_dtype
 
     def block(x):
         rows = x.shape[1] - problem.window[0] + 1
-        patches = _tile_patches(problem, x, rows, maps.input)
+        patches = _tile_patches(problem, _float32(x), rows, maps.input)
         products = [_dot(problem, p, u, (1, 0)) for p, u in zip(patches, kernels)]
         outputs = jnp.stack(_combined(maps.output, products))
-        return _rows_of(problem, outputs, x.shape[0], rows)
+        return _rows_of(problem, outputs, x.shape[0], rows).astype(dtype)
 
-    return _blocks(problem).map(block, _float32(x))
+    return _blocks(problem).map(block, x)
 
 
 def input_gradient(problem: Problem, w: jax.Array, y: jax.Array) -> jax.Array:
@@ -63,15 +64,15 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
     maps = transforms(OUTPUTS, problem.kernel_size[0])
 
     def block(x, y):
-        patches = _tile_patches(problem, x, y.shape[1], maps.input)
-        outputs = _tiles_of(problem, y)
+        patches = _tile_patches(problem, _float32(x), y.shape[1], maps.input)
+        outputs = _tiles_of(problem, _float32(y))
         outputs = _combined(tuple(zip(*maps.output)), outputs)
         # y first: the narrow matrix as the one that is walked along.
         return jnp.stack(
             [_dot(problem, y, p, (0, 0)) for y, p in zip(outputs, patches)]
         )
 
-    total = _blocks(problem).sum(block, _float32(x), _float32(y))
+    total = _blocks(problem).sum(block, x, y)
     w = jnp.einsum("ak,aop->kpo", jnp.array(maps.kernel, jnp.float32), total)
     return w.reshape(problem.shape("w"))
 
