@@ -28,7 +28,7 @@ class Example(NamedTuple):
     way: str = "auto"
     positions: int = 0  # of the blocks that algorithms work in; 0 leaves it to them
     x64: bool = False
-    optimized: bool = False  # by LLVM, as usual; that takes most of the time
+    as_usual: bool = False  # how it is compiled, otherwise in haste
 
     @property
     def arguments(self) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
@@ -56,7 +56,7 @@ def draw(random: np.random.Generator) -> Example:
     return example._replace(
         way=_one_of(random, special if special and random.random() < 0.6 else general),
         x64=wide or random.random() < 0.25,
-        optimized=random.random() < 0.1,
+        as_usual=random.random() < 0.05,
     )
 
 
