@@ -14,12 +14,12 @@ from experiments.check_convolutions import __main__ as script
 from experiments.check_convolutions.bounds import BOUNDS
 from experiments.check_convolutions.checking import check, drawn, errors
 from experiments.check_convolutions.definition import Faces, by_pytorch, defined
-from experiments.check_convolutions.drawing import Example
+from experiments.check_convolutions.drawing import Example, channels_last
 from experiments.check_convolutions.ways import ways_of
 from jcnn.engine.blocks import Blocks
 from jcnn.engine.planner import ALGORITHMS
 
-EXAMPLES, PART = 300, 50  # the script's docstring names the former
+EXAMPLES, PART = 200, 50  # the script's docstring names the former
 
 
 @pytest.mark.parametrize("first", range(0, EXAMPLES, PART))
@@ -84,13 +84,13 @@ def exact(rng):
     )
     shapes = (example.lhs, example.rhs, example.result)
     operands = [rng.normal(size=shape) for shape in shapes]
-    return example, operands, defined(*operands, example.convolution)
+    return example, operands, defined(operands, example.convolution)
 
 
 @pytest.mark.parametrize("face", Faces._fields)
 def test_gradients_that_are_no_adjoints_are_found(face, rng):
     example, operands, expected = exact(rng)
-    sums = defined(*map(np.abs, operands), example.convolution)
+    sums = defined(list(map(np.abs, operands)), example.convolution)
     way = ways_of(*example.arguments, example.convolution)["lax"]
 
     def adjoint(actual: Faces) -> float:
@@ -128,16 +128,12 @@ def test_both_oracles_are_that_of_the_other_tests(rng):
     for number in range(100):
         example = drawn(2, number)[0]
         c = example.convolution
-        rank = len(c.padding)
-        channels_last = c.dimension_numbers.out_spec == (
-            0,
-            rank + 1,
-            *range(1, rank + 1),
-        )
-        if c.batch_group_count > 1 or not channels_last or example.lhs[-1] > 32:
+        if c.batch_group_count > 1 or example.lhs[-1] > 32:
+            continue
+        if c.dimension_numbers != tuple(channels_last(len(c.padding))):
             continue
         shapes = (example.lhs, example.rhs, example.result)
-        x, w, g = (rng.normal(size=shape) for shape in shapes)
+        x, w, g = operands = [rng.normal(size=shape) for shape in shapes]
         settings = dict(
             groups=c.feature_group_count,
             strides=c.window_strides,
@@ -149,7 +145,7 @@ def test_both_oracles_are_that_of_the_other_tests(rng):
             oracle.conv(x, w, **settings),
             *oracle.conv_gradients(x, w, g, **settings),
         )
-        for got in (defined(x, w, g, c), by_pytorch(x, w, g, c)):
+        for got in (defined(operands, c), by_pytorch(operands, c)):
             for a, b in zip(got, loops):
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
         compared += 1
@@ -178,4 +174,4 @@ def test_the_script_names_a_wrong_option(capsys):
 
 def test_what_the_script_says_of_the_tests():
     assert f"first {EXAMPLES} examples" in " ".join(str(script.__doc__).split())
-    assert script.Config().examples == 10 * EXAMPLES
+    assert script.Config().examples >= 10 * EXAMPLES

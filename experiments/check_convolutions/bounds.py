@@ -16,10 +16,13 @@ from jcnn._dtypes import wide
 
 
 class Bound(NamedTuple):
+    """What is allowed."""
+
     units: float  # eps times the largest sum of absolute products
     of_largest: float | None  # result, in float32 and with MANY_RESULTS
 
 
+# Of 1500 examples the largest: 2.1 units; 5.8 units and 3.7e-6 of the largest result.
 DIRECT, WINOGRAD = Bound(4, None), Bound(16, 1e-5)
 MANY_RESULTS = 1000
 

@@ -50,13 +50,13 @@ def check(example: Example, random: np.random.Generator) -> Iterator[Error]:
     program = _program(way, example.as_usual)
     for time in range(VALUES):
         operands = [_normal(random, shape, example.dtype) for shape in shapes]
-        expected = defined(*operands, example.convolution)
+        expected = defined(operands, example.convolution)
         if time == 0 and importlib.util.find_spec("torch"):
-            _assert_same(expected, by_pytorch(*operands, example.convolution))
+            _assert_same(expected, by_pytorch(operands, example.convolution))
         # What is patched and configured counts while the first call is traced.
         with jax.enable_x64(example.x64), _blocks_of(example.positions):
             actual = jax.device_get(program(*operands))
-        sums = defined(*map(np.abs, operands), example.convolution)
+        sums = defined(list(map(np.abs, operands)), example.convolution)
         yield from errors(example, way, operands, actual, expected, sums)
 
 

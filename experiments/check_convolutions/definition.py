@@ -4,7 +4,7 @@ Both see groups of either kind as an axis of their own: images [N, groups, chann
 group, *spatial] and kernels [groups, features of a group, channels of a group, *taps].
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -21,27 +21,27 @@ class Faces(NamedTuple):
     gw: np.ndarray
 
 
-def defined(lhs, rhs, g, convolution: Convolution) -> Faces:
-    """By the definition: output o gets the product of tap k with pixel i where
+def defined(operands: Sequence[np.ndarray], convolution: Convolution) -> Faces:
+    """Of lhs, rhs and g: output o gets the product of tap k with pixel i where
 
         o * stride + k * rhs_dilation = i * lhs_dilation + low.
 
     Complex numbers are not conjugated.
     """
-    return _in_groups(_by_links, lhs, rhs, g, convolution)
+    return _in_groups(_by_links, operands, convolution)
 
 
-def by_pytorch(lhs, rhs, g, convolution: Convolution) -> Faces:
+def by_pytorch(operands: Sequence[np.ndarray], convolution: Convolution) -> Faces:
     """By PyTorch, the padding and the holes in the input by operations of their own."""
-    return _in_groups(_by_pytorch, lhs, rhs, g, convolution)
+    return _in_groups(_by_pytorch, operands, convolution)
 
 
-def _in_groups(compute: Callable, lhs, rhs, g, c: Convolution) -> Faces:
+def _in_groups(compute: Callable, operands, c: Convolution) -> Faces:
     lhs_spec, rhs_spec, out_spec = c.dimension_numbers
-    dtype = np.complex128 if np.iscomplexobj(lhs) else np.float64
+    dtype = np.complex128 if np.iscomplexobj(operands[0]) else np.float64
     x, w, y = (
         np.asarray(a).astype(dtype).transpose(spec)
-        for a, spec in ((lhs, lhs_spec), (rhs, rhs_spec), (g, out_spec))
+        for a, spec in zip(operands, (lhs_spec, rhs_spec, out_spec))
     )
     groups = c.feature_group_count * c.batch_group_count
     by_batch = c.batch_group_count > 1

@@ -86,7 +86,7 @@ def _small(random: np.random.Generator) -> Example:
         low, high = one_of(((0, 0), same, anything))
         padding.append((low, high + max(window - spread - low - high, 0)))
     inputs, outputs = one_of((1, 2, 3, 4, MANY)), one_of((1, 2, 3, 4, MANY))
-    orders = _channels_last(rank)
+    orders = channels_last(rank)
     if random.random() < 1 / 3:
         orders = [tuple(map(int, random.permutation(rank + 2))) for _ in orders]
     return Example(
@@ -117,7 +117,7 @@ def _layer(random: np.random.Generator) -> Example:
     taps = _one_of(random, (2, 3, 3, 3, 4, 5)) if len(size) < 3 else 3
     stride = _one_of(random, (1, 1, 1, 2))
     rank = len(size)
-    orders = _channels_last(rank)
+    orders = channels_last(rank)
     return Example(
         lhs=(batch, *size, channels),
         rhs=(*(taps,) * rank, channels, features),
@@ -136,7 +136,7 @@ def _one_of(random: np.random.Generator, values: Sequence[Any]) -> Any:
     return values[int(random.integers(len(values)))]
 
 
-def _channels_last(rank: int) -> list[tuple[int, ...]]:
+def channels_last(rank: int) -> list[tuple[int, ...]]:
     image = (0, rank + 1, *range(1, rank + 1))
     return [image, (rank + 1, rank, *range(rank)), image]
 

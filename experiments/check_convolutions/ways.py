@@ -22,7 +22,7 @@ class Way(NamedTuple):
     """
 
     function: Callable[[jax.Array, jax.Array], jax.Array]
-    faces: tuple[str | None, str | None, str | None]
+    faces: tuple[str | None, ...]
 
 
 def ways_of(
