@@ -95,7 +95,8 @@ def errors(
         fg, *others = (np.sum(a * b) for a, b in zip(exact, (g, x, w)))
         everything = np.sum(sums.f * np.abs(g))
         off = max(abs(product - fg) for product in others)
-        yield _error(example, "adjoint", off, unit * everything)
+        # Each of two products is off by so much.
+        yield _error(example, "adjoint", off, 2 * unit * everything)
 
 
 def _error(example: Example, what: str, off: float, most: float) -> Error:
