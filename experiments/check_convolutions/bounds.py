@@ -1,0 +1,49 @@
+"""How large an error may be, way by way.
+
+Errors are measured in units of eps times the largest sum of absolute products that a
+face takes: a sum of n products is off by n / 2 units at most, hardly ever by two.
+Winograd's algorithm takes differences of larger numbers. It is documented by its error
+relative to the largest result, which is stated where there are results enough for the
+largest one to be typical.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jcnn._dtypes import wide
+
+
+class Bound(NamedTuple):
+    """What is allowed."""
+
+    units: float  # eps times the largest sum of absolute products
+    of_largest: float | None  # result, in float32 and with MANY_RESULTS
+
+
+# Of 3000 examples the worst: 2.1 units; 8.8 units, and 3.9e-6 of the largest result.
+DIRECT, WINOGRAD = Bound(4, None), Bound(16, 1e-5)
+MANY_RESULTS = 1000
+
+BOUNDS = {
+    "primitive": DIRECT,
+    "lax": DIRECT,
+    "im2col": DIRECT,
+    "matmul": DIRECT,
+    "depthwise": DIRECT,
+    "winograd": WINOGRAD,
+    # These may be made of Winograd's.
+    "grouped": WINOGRAD,
+    "phases": WINOGRAD,
+    "auto": WINOGRAD,
+}
+
+
+def allowed(way: str, dtype: DTypeLike) -> float:
+    """The error allowed, relative to the largest sum of absolute products."""
+    summed = wide(dtype)
+    exact = jnp.finfo(dtype).bits > 32 or jnp.issubdtype(dtype, jnp.complexfloating)
+    bound = DIRECT if exact else BOUNDS[way]  # Winograd serves no exact dtype
+    rounding = 0 if summed == dtype else jnp.finfo(dtype).eps / 2
+    return float(rounding + bound.units * jnp.finfo(summed).eps)

@@ -1,0 +1,142 @@
+"""One example: its numbers, what is computed of them, and how far that is off."""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jcnn.engine.blocks import blocks_of
+from jcnn.engine.planner import ALGORITHMS
+
+from .bounds import BOUNDS, MANY_RESULTS, allowed
+from .definition import Faces, by_pytorch, defined
+from .drawing import Example, draw
+from .ways import Way, ways_of
+
+VALUES = 2  # how often an example is computed, with other numbers: that costs little
+
+# XLA's options for code that runs for microseconds: they save two thirds of all time.
+IN_HASTE = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
+class Error(NamedTuple):
+    """How far a result is off, as a share of what is allowed."""
+
+    way: str
+    what: str
+    dtype: str
+    share: float
+
+
+def drawn(seed: int, number: int) -> tuple[Example, np.random.Generator]:
+    """An example, and the random numbers to compute it with."""
+    random = np.random.default_rng([seed, number])
+    return draw(random), random
+
+
+def check(example: Example, random: np.random.Generator) -> Iterator[Error]:
+    """The errors of an example, all of which should be at most 1.
+
+    Raises:
+      AssertionError: if the oracles differ, or a result has a wrong shape or dtype.
+    """
+    way = ways_of(*example.arguments, example.convolution)[example.way]
+    shapes = (example.lhs, example.rhs, example.result)
+    program = _program(way, example.as_usual)
+    for time in range(VALUES):
+        operands = [_normal(random, shape, example.dtype) for shape in shapes]
+        expected = defined(operands, example.convolution)
+        if time == 0 and importlib.util.find_spec("torch"):
+            _assert_same(expected, by_pytorch(operands, example.convolution))
+        # What is patched and configured counts while the first call is traced.
+        with jax.enable_x64(example.x64), _blocks_of(example.positions):
+            actual = jax.device_get(program(*operands))
+        sums = defined(list(map(np.abs, operands)), example.convolution)
+        yield from errors(example, way, operands, actual, expected, sums)
+
+
+def errors(
+    example: Example,
+    way: Way,
+    operands: list[np.ndarray],
+    actual: list[np.ndarray | None],
+    expected: Faces,
+    sums: Faces,
+) -> Iterator[Error]:
+    """Of each face that the way computes, and of the identities between them.
+
+    Args:
+      operands: the convolution's, and the cotangent of its result.
+      actual: f, gx and gw; None for what another algorithm computes.
+      expected: what they must be.
+      sums: the sums of absolute products that they are.
+    """
+    unit = allowed(example.way, example.dtype)
+    of_largest = BOUNDS[example.way].of_largest
+    exact = []
+    for face, a, b, s in zip(way.faces, actual, expected, sums):
+        if a is None:
+            continue
+        assert a.shape == b.shape and str(a.dtype) == example.dtype, (a.shape, a.dtype)
+        exact.append(a.astype(b.dtype))
+        off = np.abs(exact[-1] - b).max()
+        yield _error(example, str(face), off, unit * s.max())
+        if of_largest and example.dtype == "float32" and b.size >= MANY_RESULTS:
+            largest = of_largest * np.abs(b).max()
+            yield _error(example, f"{face} of largest", off, largest)
+    if len(exact) == 3:
+        # <f, g> = <x, gx> = <w, gw>: all are the sum of all products.
+        x, w, g = (a.astype(b.dtype) for a, b in zip(operands, (exact * 2)[1:]))
+        fg, *others = (np.sum(a * b) for a, b in zip(exact, (g, x, w)))
+        everything = np.sum(sums.f * np.abs(g))
+        off = max(abs(product - fg) for product in others)
+        # Each of two products is off by so much.
+        yield _error(example, "adjoint", off, 2 * unit * everything)
+
+
+def _error(example: Example, what: str, off: float, most: float) -> Error:
+    # Where nothing meets anything, and where NaN came out.
+    share = off / most if most else np.where(off == 0, 0, np.inf)
+    return Error(example.way, what, example.dtype, float(share))
+
+
+def _program(way: Way, as_usual: bool):
+    """f, gx and gw, those that another algorithm computes left out."""
+
+    def compute(lhs, rhs, g) -> list[jax.Array | None]:
+        f, pull_back = jax.vjp(way.function, lhs, rhs)
+        results = (f, *pull_back(g))
+        return [a if face else None for a, face in zip(results, way.faces)]
+
+    return jax.jit(compute, compiler_options={} if as_usual else IN_HASTE)
+
+
+def _normal(random: np.random.Generator, shape: tuple[int, ...], dtype) -> np.ndarray:
+    values = random.standard_normal(shape)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        values = values + 1j * random.standard_normal(shape)
+    return values.astype(jnp.dtype(dtype))
+
+
+def _assert_same(ours: Faces, theirs: Faces) -> None:
+    for face, a, b in zip(Faces._fields, ours, theirs):
+        most = 1e-12 * max(np.abs(a).max(), 1)
+        assert np.abs(a - b).max() <= most, f"the oracles of {face} differ"
+
+
+def _blocks_of(positions: int) -> ExitStack:
+    """Blocks of so many positions: by their own choice, examples are one block each."""
+    stack = ExitStack()
+
+    def small(problem: Any, _: int):
+        return blocks_of(problem, positions)
+
+    for module in ALGORITHMS.values():
+        if positions and hasattr(module, "blocks_of"):
+            stack.enter_context(mock.patch.object(module, "blocks_of", small))
+    return stack

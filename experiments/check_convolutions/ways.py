@@ -1,0 +1,56 @@
+"""The ways to compute a convolution and its gradients: every algorithm that serves."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+
+from jcnn.engine.general import Convolution, Posed, convolve_general, pose
+from jcnn.engine.planner import ALGORITHMS, serves
+from jcnn.engine.primitive import convolve
+
+FACES = {"y": "f", "x": "gx", "w": "gw"}  # a problem's faces as functions of x and w
+
+
+class Way(NamedTuple):
+    """A function of both operands, and the names of what it and its gradients are.
+
+    A name is None where the algorithm does not serve, and the planner takes another.
+    An input with holes makes the function itself a gradient: hence the names.
+    """
+
+    function: Callable[[jax.Array, jax.Array], jax.Array]
+    faces: tuple[str | None, ...]
+
+
+def ways_of(
+    lhs: jax.ShapeDtypeStruct, rhs: jax.ShapeDtypeStruct, convolution: Convolution
+) -> dict[str, Way]:
+    """By name: "auto" and lax's primitive as users ask for them, then algorithms."""
+    posed = pose(lhs, rhs, convolution)
+    names = ("y", "x", "w")
+    if posed is not None:
+        names = (posed.problem.face, *posed.problem.operands)
+    faces = tuple(FACES[name] for name in names)
+
+    def asked_for(impl: str) -> Way:
+        function = partial(convolve_general, convolution=convolution, impl=impl)
+        return Way(function, faces)
+
+    ways = {"auto": asked_for("auto"), "primitive": asked_for("lax")}
+    if posed is None:  # not without making the holes first, as `impl` does
+        return ways | {"im2col": asked_for("im2col")}
+    for name in ALGORITHMS:
+        problem = replace(posed.problem, impl=name)
+        served = [serves(name, problem.for_face(face)) for face in names]
+        if any(served):
+            function = partial(_posed, posed._replace(problem=problem))
+            named = (f if ours else None for f, ours in zip(faces, served))
+            ways[name] = Way(function, tuple(named))
+    return ways
+
+
+def _posed(posed: Posed, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    return posed.result(convolve(posed.problem, *posed.operands(lhs, rhs)))
