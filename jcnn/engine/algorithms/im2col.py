@@ -48,6 +48,8 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
     groups = problem.groups
 
     def block(x, y):
+        # XLA multiplies short floats slowly where it sums over the first axis.
+        x, y = x.astype(wide(x.dtype)), y.astype(wide(y.dtype))
         patches = _patches(problem, x)
         if groups == 1:  # y first: the narrow matrix as the one that is walked along
             return _dot(
