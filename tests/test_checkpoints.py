@@ -2,7 +2,6 @@
 
 import math
 import shutil
-import threading
 from typing import NamedTuple
 
 import jax
@@ -145,21 +144,22 @@ def test_a_damaged_checkpoint_never_passes_for_a_good_one(
 
 
 def test_each_flipped_bit_of_the_arrays_is_found(tmp_path, rng, capsys):
-    _save(tmp_path, 1)
-    *_, data = sorted(_files(tmp_path), key=lambda path: path.stat().st_size)
+    tree = {"kernel": rng.normal(size=10_000).astype(np.float32)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, tree, {})
+    data = max(_files(tmp_path), key=lambda path: path.stat().st_size)
     whole = data.read_bytes()
+    assert len(whole) > 30_000
     for _ in range(10):
         _flip(data, rng)
-        found = _restore(tmp_path)
-        if found is not None:  # some bits of the file say nothing
-            assert digest_tree(found.tree) == digest_tree(_state(1))
-        else:
-            (tmp_path / "0000000001.damaged").rename(tmp_path / "0000000001")
+        assert _restore(tmp_path, tree) is None
+        assert "0000000001 is passed over" in capsys.readouterr().err
+        (tmp_path / "0000000001.damaged").rename(tmp_path / "0000000001")
         data.write_bytes(whole)
-    assert "0000000001 is passed over" in capsys.readouterr().err
+    assert _restore(tmp_path, tree).step == 1
 
 
-def test_all_damaged_ones_are_put_aside_and_none_is_overwritten(tmp_path, capsys):
+def test_all_bad_ones_are_put_aside_and_none_is_overwritten(tmp_path, capsys):
     for _ in range(2):
         _save(tmp_path, 1, 2)
         for file in _files(tmp_path):
@@ -207,7 +207,7 @@ def test_saving_is_due_when_it_has_had_its_share_of_the_time(tmp_path, monkeypat
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     with Checkpoints(tmp_path, share=0.25) as checkpoints:
         assert checkpoints.due()
-        committed, go_on = checkpoints._committed, threading.Event()
+        committed = checkpoints._committed
         checkpoints.save(1, _state(), {})
         checkpoints.wait()
         checkpoints._began = 98.0  # as if it had taken two seconds
@@ -217,7 +217,6 @@ def test_saving_is_due_when_it_has_had_its_share_of_the_time(tmp_path, monkeypat
         assert not checkpoints.due()
         now[0] = 108.1
         assert checkpoints.due()
-        assert not go_on.is_set()
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_those_before(tmp_path, monkeypatch):

@@ -42,9 +42,9 @@ from jcnn.experiment import (
 from jcnn.experiment.config import check_config, config_from_json, config_to_json
 from jcnn.experiment.environment import describe_environment
 from jcnn.experiment.interrupt import catch_interrupt
+from jcnn.experiment.journal import Journal
 from jcnn.experiment.pictures import draw_curves, draw_filters, write_picture
 from jcnn.experiment.progress import describe_metrics, model_table, progress_bar
-from jcnn.experiment.journal import Journal
 from jcnn.experiment.run_folder import (
     make_run_dir,
     refuse_run_dir,

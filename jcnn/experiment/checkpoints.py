@@ -17,7 +17,8 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -171,13 +172,15 @@ class Checkpoints:
         wanted = host_arrays(tree)
         for step in reversed(self._steps()):
             try:
-                arrays, content = self._read(step, wanted)
+                with _stragglers_ignored():
+                    arrays, content = self._read(step, wanted)
                 reason = refuse(content["notes"])
             # What a reader makes of damaged files cannot be listed.
             except Exception as error:
                 reason = str(error).partition("\n")[0][:200] or repr(error)
-            if reason is None:
-                return Restored(step, _like(tree, arrays), content["notes"])
+            else:
+                if reason is None:
+                    return Restored(step, _like(tree, arrays), content["notes"])
             self._put_aside(step, reason)
         return None
 
@@ -302,9 +305,32 @@ def _like(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
 def _leaf(leaf: Any, array: np.ndarray) -> Any:
     if not isinstance(leaf, jax.Array):
         return array if isinstance(leaf, np.ndarray | np.generic) else array.item()
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        impl = jax.random.key_impl(leaf)
+        return jax.random.wrap_key_data(jnp.array(array), impl=impl)
     return jnp.array(array)
+
+
+@contextmanager
+def _stragglers_ignored() -> Iterator[None]:
+    """Where one array cannot be read, Orbax does not wait for the reading of others.
+
+    Theirs ends a moment later with complaints that nobody can catch.
+    """
+    usual = sys.unraisablehook
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            usual(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    except Exception:
+        time.sleep(0.1)
+        raise
+    finally:
+        sys.unraisablehook = usual
 
 
 def _digest(content: dict[str, Any]) -> str:

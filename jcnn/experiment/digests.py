@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Description = dict[str, Any]  # {"dtype": …, "shape": […], "sha256": …}
@@ -35,9 +36,9 @@ def host_arrays(tree: Any) -> dict[str, np.ndarray]:
     names = [
         jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves
     ]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise ValueError(f"tree has two leaves of the name {min(twice)!r}")
+    if len(set(names)) < len(names):
+        twice = min(name for name in names if names.count(name) > 1)
+        raise ValueError(f"tree has two leaves of the name {twice!r}")
     values = jax.device_get([_plain(leaf) for _, leaf in leaves])
     arrays = {k: np.array(v, order="C") for k, v in zip(names, values)}
     for name, array in arrays.items():
@@ -56,7 +57,7 @@ def describe_array(array: np.ndarray) -> Description:
         array.dtype.byteorder == "=" and sys.byteorder == "big"
     )
     content = np.asarray(array.byteswap() if big else array, order="C")
-    digest = hashlib.sha256(content.reshape(-1).view(np.uint8))
+    digest = hashlib.sha256(content.reshape(-1).view(np.uint8).data)
     return {
         "dtype": array.dtype.name,
         "shape": list(array.shape),
@@ -99,8 +100,7 @@ def digest_tree(tree: Any) -> str:
 
 
 def _plain(leaf: Any) -> Any:
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
+    is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(
         leaf.dtype, jax.dtypes.prng_key
-    ):
-        return jax.random.key_data(leaf)
-    return leaf
+    )
+    return jax.random.key_data(leaf) if is_key else leaf
