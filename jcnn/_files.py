@@ -5,11 +5,14 @@ from pathlib import Path
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that nobody ever sees half of it.
+    """Write a file so that nobody ever sees half of it, not even after a power cut.
 
     Args:
         path: The file, new or to be replaced.
         content: All of its bytes.
+
+    Raises:
+        OSError: If it cannot be written, with the file's name; what was there stays.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -19,7 +22,40 @@ def write_file(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(content)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise named(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let a power cut not undo which files a folder has, where the system can do so.
+
+    >>> sync_folder(Path("."))
+    """
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def named(error: OSError, path: Path) -> OSError:
+    """The same error with the name of the file, which errors of writing lack.
+
+    >>> named(OSError(28, "No space left on device"), Path("a.txt"))
+    OSError(28, 'No space left on device')
+    >>> print(_)
+    [Errno 28] No space left on device: 'a.txt'
+    """
+    if error.errno is None:
+        return OSError(f"{path}: {error}")
+    return OSError(error.errno, error.strerror, str(path))

@@ -1,18 +1,29 @@
 """From the command line to the exit status."""
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import tyro
 
 from .config import OptionError, RunConfig, check_config
 from .environment import describe_environment
 from .fit import Recipe, fit
-from .impl import keep_choices
+from .impl import keep_choices, kept_impl
+from .lock import Locked, lock
 from .memory import keep_memory
-from .run_folder import make_run_dir, refuse_run_dir, write_config, write_json
+from .resume import is_finished, note_environment, refuse_changes
+from .run_folder import (
+    make_run_dir,
+    read_record,
+    refuse_run_dir,
+    write_config,
+    write_json,
+)
 from .stepping import count_steps
 
 RunConfigT = TypeVar("RunConfigT", bound=RunConfig)
@@ -27,7 +38,8 @@ def main(
 
     The command line is made of the fields of `config_type`; its `--help` begins with
     the first paragraph of the module's docstring. Options that cannot be used are
-    refused before anything is compiled or written.
+    refused before anything is compiled or written. Where the run folder holds a run
+    of the same options, that run goes on.
 
     Args:
         config_type: Frozen dataclass of the options.
@@ -35,8 +47,8 @@ def main(
         arguments: Command line; otherwise the program's.
 
     Returns:
-        The exit status: 0, 2 if an option, the data or the run folder cannot be used,
-        130 after Ctrl-C.
+        The exit status: 0; 1 if a file of the run cannot be written; 2 if an option,
+        the data or the run folder cannot be used; 130 after Ctrl-C, 143 after SIGTERM.
 
     Raises:
         SystemExit: With 0 after `--help`; with 2 if an option is unknown or no value
@@ -56,21 +68,40 @@ def main(
     code_dir = Path(module.__file__ or ".").parent
     if config.keep_memory and not keep_memory():
         print("--keep-memory changes nothing here: it needs glibc", file=sys.stderr)
-    try:
-        recipe, run_dir = _prepare(config, make_recipe, name, code_dir)
-    except (OptionError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    result = fit(
-        recipe,
-        run_dir,
-        seed=config.seed,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-    )
-    return 130 if result.interrupted else 0
+    with ExitStack() as held:
+        try:
+            prepared = _prepare(config, make_recipe, name, code_dir, held)
+        except (OptionError, OSError) as error:
+            return _fail(error, 2)
+        except KeyboardInterrupt:
+            return 130
+        if prepared is None:
+            print(f"this run is finished; everything is in {config.run_dir}")
+            return 0
+        try:
+            result = fit(
+                prepared.recipe,
+                prepared.run_dir,
+                seed=config.seed,
+                epochs=config.epochs,
+                batch_size=config.batch_size,
+                certify_every=config.certify_every,
+                keep_checkpoints=config.keep_checkpoints,
+                on_resume=prepared.on_resume,
+            )
+        except OptionError as error:
+            return _fail(error, 2)
+        except OSError as error:
+            return _fail(error, 1)
+        except KeyboardInterrupt:
+            return 130
+    return 128 + result.stopped_by if result.stopped_by else 0
+
+
+class _Prepared(NamedTuple):
+    recipe: Recipe
+    run_dir: Path
+    on_resume: Callable[[int], None]
 
 
 def _prepare(
@@ -78,21 +109,46 @@ def _prepare(
     make_recipe: Callable[[RunConfigT], Recipe],
     name: str,
     code_dir: Path,
-) -> tuple[Recipe, Path]:
-    """Everything that an option can be wrong for, then the folder."""
+    held: ExitStack,
+) -> _Prepared | None:
+    """Everything that an option can be wrong for, then the folder, locked.
+
+    Returns:
+        What to train; None if that has been done.
+    """
     check_config(config)
-    if config.run_dir is not None:
-        refuse_run_dir(config.run_dir)
+    run_dir = config.run_dir
+    record = None if run_dir is None else read_record(run_dir)
+    if run_dir is not None and record is not None:
+        refuse_changes(record, config, experiment=name)
+        if is_finished(run_dir):
+            return None
+        held.enter_context(lock(run_dir))
+        config = dataclasses.replace(config, impl=kept_impl(run_dir, config.impl))
+    elif run_dir is not None:
+        refuse_run_dir(run_dir)
     recipe = make_recipe(config)
     num_images = len(recipe.train.label)
     count_steps(num_images, batch_size=config.batch_size, epochs=config.epochs)
     environment = describe_environment(code_dir)
+    if run_dir is not None and record is not None:
+        on_resume = partial(note_environment, run_dir, environment)
+        return _Prepared(recipe, run_dir, on_resume)
     short_name = name.rpartition(".")[-1]
-    run_dir = make_run_dir(config.run_dir, name=short_name, seed=config.seed)
-    write_config(run_dir, config, experiment=name)
+    run_dir = make_run_dir(run_dir, name=short_name, seed=config.seed)
+    held.enter_context(lock(run_dir))
+    if read_record(run_dir) is not None:
+        raise Locked(f"--run-dir: another process has just begun a run in {run_dir}")
     keep_choices(run_dir, config.impl)
     write_json(run_dir / "environment.json", environment)
-    return recipe, run_dir
+    # Last: a folder with this file is one to go on with.
+    write_config(run_dir, config, experiment=name)
+    return _Prepared(recipe, run_dir, lambda step: None)
+
+
+def _fail(error: Exception, status: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return status
 
 
 def _module_name(module: Any) -> str:

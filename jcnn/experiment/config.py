@@ -88,12 +88,16 @@ class RunConfig:
     """Images per training step."""
     impl: str = "auto"
     """Who computes convolutions: auto, lax, or a file written by experiments.tune."""
+    certify_every: Annotated[int, Range(0)] = 0
+    """Steps of an epoch between two lines of certificate.jsonl; 0: its end alone."""
+    keep_checkpoints: Count = 2
+    """How many of the last checkpoints are kept, beside that of the least loss."""
     keep_memory: bool = False
     """Keep large buffers between steps: faster on a CPU, if no one else needs them."""
     data_dir: Path | None = None
     """Folder of the prepared data sets; otherwise the variable JCNN_DATA_DIR."""
     run_dir: Path | None = None
-    """New or empty folder for the results; otherwise a new one under runs/."""
+    """Folder for the results, or of a run to go on with; otherwise new, in runs/."""
 
 
 def check_config(config: Any, *, prefix: str = "--") -> None:

@@ -1,9 +1,10 @@
 """What a result depends on beside code and configuration: versions, device, commit."""
 
+import json
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ from ..compilation import default_options
 
 
 def describe_environment(code_dir: Path) -> dict[str, Any]:
-    """Versions, device, XLA's flags, and the commit of the code, as JSON values.
+    """Versions, device, threads, options of JAX and XLA, and the commit of the code.
 
     Args:
         code_dir: A folder of the repository that holds the experiment.
 
     Returns:
-        Names to values. `commit` is None outside of a git repository, and `dirty`
-        tells whether the files differ from the commit.
+        Names to JSON values. `distributions` are all that are installed. `commit` is
+        None outside of a git repository, and `dirty` tells whether the files differ
+        from the commit.
 
     >>> import pathlib
     >>> describe_environment(pathlib.Path("."))["device"]["count"] >= 1
@@ -33,11 +35,10 @@ def describe_environment(code_dir: Path) -> dict[str, Any]:
     changes = _git(code_dir, "status", "--porcelain")
     return {
         "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxlib": version("jaxlib"),
-        "optax": version("optax"),
-        "numpy": version("numpy"),
+        "platform": platform.platform(),
+        "cpus": {"all": os.cpu_count(), "usable": _usable_cpus()},
         "jcnn": jcnn.__version__,
+        "distributions": _distributions(),
         "device": {
             "platform": devices[0].platform,
             "kind": devices[0].device_kind,
@@ -45,9 +46,54 @@ def describe_environment(code_dir: Path) -> dict[str, Any]:
         },
         "compiler_options": default_options(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS"),
+        "jax_config": {k: _to_json(v) for k, v in sorted(jax.config.values.items())},
         "commit": commit,
         "dirty": None if commit is None else changes != "",
     }
+
+
+def differences(
+    recorded: dict[str, Any], current: dict[str, Any], prefix: str = ""
+) -> dict[str, list[Any]]:
+    """Where two nested dicts differ.
+
+    Returns:
+        Names such as `device.count` to both values; None stands for none.
+
+    >>> differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3, "d": 4}})
+    {'b.c': [2, 3], 'b.d': [None, 4]}
+    """
+    found: dict[str, list[Any]] = {}
+    for name in sorted(recorded.keys() | current.keys()):
+        old, new = recorded.get(name), current.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found |= differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found[prefix + name] = [old, new]
+    return found
+
+
+def _distributions() -> dict[str, str]:
+    """All that is installed; of two of one name the first is imported."""
+    found: dict[str, str] = {}
+    for distribution in distributions():
+        name = distribution.metadata["Name"]
+        if name is not None:  # what is left of a broken installation has no name
+            found.setdefault(name.lower(), distribution.version)
+    return dict(sorted(found.items()))
+
+
+def _usable_cpus() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _to_json(value: Any) -> Any:
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError):
+        return str(value)
 
 
 def _git(code_dir: Path, *arguments: str) -> str | None:

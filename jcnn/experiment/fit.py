@@ -1,7 +1,10 @@
 """The training loop of an experiment, writing its folder and saying how it goes."""
 
+import math
+import signal
 import time
-from itertools import chain, repeat
+from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +17,12 @@ from ..data import Dataset
 from ..layers import Layer
 from ..summary import Row, summarize
 from ..train import ExampleMetrics, LossFn, TrainState, create, make_evaluate
+from .certificate import data_line
 from .interrupt import catch_interrupt
 from .pictures import draw_curves, draw_filters, write_picture
 from .progress import describe_metrics, model_table, progress_bar
-from .run_folder import append_metrics, read_metrics
+from .record import Progress, Record
+from .run_folder import read_metrics
 from .stepping import compile_steps, count_steps, split_epoch, steps_per_call
 from .weights import write_weights
 
@@ -48,12 +53,12 @@ class Result(NamedTuple):
     Attributes:
         state: The last training state.
         test_accuracy: Part of the test images that `state` gets right.
-        interrupted: Whether Ctrl-C ended the run before its last step.
+        stopped_by: The signal that ended the run before its last step, or None.
     """
 
     state: TrainState
     test_accuracy: float
-    interrupted: bool
+    stopped_by: signal.Signals | None
 
 
 def fit(
@@ -63,12 +68,18 @@ def fit(
     seed: int,
     epochs: int,
     batch_size: int,
+    certify_every: int = 0,
+    keep_checkpoints: int = 2,
+    on_resume: Callable[[int], None] = lambda step: None,
     console: Console | None = None,
 ) -> Result:
-    """Train, and fill `run_dir` with metrics, weights and pictures.
+    """Train, and fill `run_dir` with metrics, certificate, weights and pictures.
 
-    The first Ctrl-C ends the run after the call that is running, with all of them
-    written; the second one at once.
+    If the folder has checkpoints of the same run, it goes on from the last good one,
+    and ends with the same bytes as if it had never been interrupted.
+
+    The first Ctrl-C or SIGTERM ends the run after the call that is running, with all
+    of them written and a checkpoint; the second one at once.
 
     Args:
         recipe: What to train, on what, and how.
@@ -76,13 +87,20 @@ def fit(
         seed: Decides everything random.
         epochs: Passes over the training images.
         batch_size: Images per training step.
+        certify_every: Steps of an epoch between two lines of the certificate; with 0
+            it has one for each epoch.
+        keep_checkpoints: How many of the last checkpoints are kept, beside the one of
+            the epoch with the least training loss.
+        on_resume: Is told the number of steps done when a run begins or goes on.
         console: Where to say how it goes; otherwise standard output.
 
     Returns:
         What was reached.
 
     Raises:
-        OptionError: If `batch_size` or `epochs` is out of range.
+        OptionError: If `batch_size` or `epochs` is out of range, or the folder is of a
+            run on other data.
+        OSError: If a file cannot be written; the checkpoints before are left.
 
     >>> import io, tempfile
     >>> import optax
@@ -100,81 +118,134 @@ def fit(
     ...     result = fit(
     ...         recipe, run_dir, seed=0, epochs=1, batch_size=60, console=quiet
     ...     )
-    ...     print(*sorted(file.name for file in run_dir.iterdir()))
-    curves.png filters.png metrics.jsonl params.safetensors
-    >>> int(result.state.step), result.interrupted
-    (6, False)
+    ...     print(*sorted(file.stem for file in run_dir.iterdir()))
+    certificate checkpoints curves filters metrics params
+    >>> int(result.state.step), result.stopped_by
+    (6, None)
     """
     console = console or Console()
-    started = time.perf_counter()
+    started = time.monotonic()
     num_images = len(recipe.train.label)
     total = count_steps(num_images, batch_size=batch_size, epochs=epochs)
     per_epoch = total // epochs
+    data = data_line(recipe.train, recipe.test)
     inputs = jax.ShapeDtypeStruct((1, *recipe.train.image.shape[1:]), "float32")
     rows = summarize(recipe.layer, inputs)
     console.print(model_table(rows))
     work = batch_size * sum(row.multiply_adds for row in rows)
-    sizes = split_epoch(per_epoch, steps_per_call(work))
+    sizes = split_epoch(per_epoch, steps_per_call(work), certify_every)
 
     train, test = jax.device_put([_arrays(recipe.train), _arrays(recipe.test)])
-    state = create(recipe.layer, recipe.tx, jax.random.key(seed), inputs)
+    first = create(recipe.layer, recipe.tx, jax.random.key(seed), inputs)
     evaluate = make_evaluate(
         recipe.example_metrics, batch_size=min(500, len(recipe.test.label))
     )
-    done = 0
-    line: dict[str, Any] = {}
-    with catch_interrupt() as interrupted, progress_bar(console, total) as show:
+
+    def on_test(state: TrainState) -> dict[str, float]:
+        return {f"test_{k}": v for k, v in evaluate(state, test).items()}
+
+    with (
+        Record(run_dir, data, keep=keep_checkpoints) as record,
+        catch_interrupt() as interrupted,
+        progress_bar(console, total) as show,
+    ):
+        state, (done, sums, earlier) = record.restore(first)
+        on_resume(done)
+        if done:
+            console.print(f"going on after {done} of {total} steps", highlight=False)
+        left = list(_sizes_from(done, total, sizes))
         calls = compile_steps(
             recipe.loss_fn,
             recipe.tx,
             batch_size=batch_size,
-            sizes=set(sizes),
-            state=state,
+            sizes=set(left),
+            state=first,
             data=train,
         )
-        for size in chain.from_iterable(repeat(sizes, epochs)):
+        tested: dict[str, float] = {}
+        for size in left:
             before = time.perf_counter()
             state, by_step = calls[size](state, train)
-            means = {k: float(v.mean()) for k, v in jax.device_get(by_step).items()}
+            by_step = jax.device_get(by_step)
             images_per_second = size * batch_size / (time.perf_counter() - before)
             done += size
-            line = {"step": done, "epoch": round(done / per_epoch, 6), **means}
-            line["images_per_second"] = round(images_per_second, 1)
+            epoch, epoch_ends = round(done / per_epoch, 6), done % per_epoch == 0
+            sums = {k: sums.get(k, 0.0) + _sum(v) for k, v in by_step.items()}
+            means = {name: _sum(values) / size for name, values in by_step.items()}
+            if epoch_ends:
+                means, sums = {k: v / per_epoch for k, v in sums.items()}, {}
+            tested = on_test(state) if epoch_ends else {}
+            line = {"step": done, "epoch": epoch, **means}
+            line |= {"images_per_second": round(images_per_second, 1), **tested}
+            record.add_metrics(line)
             show(done, describe_metrics(line, epochs))
-            stop = done == total or interrupted()
-            if stop or done % per_epoch == 0:
-                line |= {f"test_{k}": v for k, v in evaluate(state, test).items()}
+            if epoch_ends:
                 console.print(describe_metrics(line, epochs), highlight=False)
-            append_metrics(run_dir, line)
+            if epoch_ends or (certify_every and done % per_epoch % certify_every == 0):
+                record.certify(state, step=done, epoch=epoch)
+            stop = interrupted() is not None
+            if stop or done == total or (epoch_ends and record.due()):
+                seconds = earlier + time.monotonic() - started
+                loss = means["loss"] if epoch_ends else math.nan
+                record.save(state, Progress(done, sums, seconds), metric=loss)
             if stop:
                 break
-        result = Result(state, line["test_accuracy"], interrupted=done < total)
-        last = {name: line[name] for name in ("step", "epoch", "test_loss")}
-        last["test_accuracy"] = result.test_accuracy
-        last["interrupted"] = result.interrupted
-        last["seconds"] = round(time.perf_counter() - started, 1)
-        append_metrics(run_dir, last)
+        record.wait()
+        tested = tested or on_test(state)
+        stopped_by = interrupted() if done < total else None
+        last = {"step": done, "epoch": round(done / per_epoch, 6), **tested}
+        last["interrupted"] = stopped_by is not None
+        last["seconds"] = round(earlier + time.monotonic() - started, 1)
         params, model_state = jax.device_get((state.params, state.model_state))
         write_weights(run_dir / "params.safetensors", params, model_state)
-        _draw(run_dir, params, rows, result.test_accuracy)
-    how = f"interrupted after {done} of {total} steps" if result.interrupted else "done"
+        accuracy = tested["test_accuracy"]
+        _draw(run_dir, [*read_metrics(run_dir), last], params, rows, accuracy)
+        # The very last thing written: it says that nothing is missing.
+        record.add_metrics(last)
+    how = f"interrupted after {done} of {total} steps" if stopped_by else "done"
     console.print(
-        f"{how}: test accuracy {result.test_accuracy:.2%}, "
+        f"{how}: test accuracy {accuracy:.2%}, "
         f"{last['seconds']} s; everything is in {run_dir}",
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
-    return result
+    return Result(state, accuracy, stopped_by)
+
+
+def _sizes_from(done: int, total: int, sizes: list[int]) -> Iterator[int]:
+    """The sizes of the calls that are left of a run, epoch after epoch.
+
+    They end where the whole run's do: if `done` is within a call, what is left of it
+    comes first.
+    """
+    end = done - done % sum(sizes)
+    for size in cycle(sizes):
+        if done == total:
+            return
+        end += size
+        if end > done:
+            yield end - done
+            done = end
+
+
+def _sum(values: np.ndarray) -> float:
+    return float(values.sum(dtype="float64"))
 
 
 def _arrays(dataset: Dataset) -> dict[str, np.ndarray]:
     return {"image": dataset.image, "label": dataset.label}
 
 
-def _draw(run_dir: Path, params: Any, rows: list[Row], test_accuracy: float) -> None:
+def _draw(
+    run_dir: Path,
+    metrics: list[dict[str, Any]],
+    params: Any,
+    rows: list[Row],
+    test_accuracy: float,
+) -> None:
     title = f"{run_dir.name}: test accuracy {test_accuracy:.2%}"
-    curves = draw_curves(read_metrics(run_dir), title=title)
+    curves = draw_curves(metrics, title=title)
     write_picture(run_dir / "curves.png", curves)
     for row in rows:
         kernel = _find(params, row.name).get("kernel")

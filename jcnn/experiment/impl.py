@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from .._files import write_file
 from ..engine.choices import Impl
 from ..tuning import load
 from .config import OptionError
-from .run_folder import write_file
 
 _NAMES = ("auto", "lax")
 
@@ -40,3 +40,12 @@ def keep_choices(run_dir: Path, impl: str) -> None:
     """
     if impl not in _NAMES:
         write_file(run_dir / "tuned.json", Path(impl).read_bytes())
+
+
+def kept_impl(run_dir: Path, impl: str) -> str:
+    """What --impl stands for in a run that goes on: the run's own copy of the file.
+
+    >>> kept_impl(Path("run"), "auto"), Path(kept_impl(Path("run"), "a.json")).name
+    ('auto', 'tuned.json')
+    """
+    return impl if impl in _NAMES else str(run_dir / "tuned.json")

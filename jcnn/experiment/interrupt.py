@@ -1,39 +1,45 @@
-"""Ctrl-C as a question to ask between two pieces of work."""
+"""Ctrl-C and SIGTERM as a question to ask between two pieces of work."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 @contextmanager
-def catch_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C only be noted; the second one ends the program as usual.
+def catch_interrupt() -> Iterator[Callable[[], signal.Signals | None]]:
+    """Let the first Ctrl-C or SIGTERM only be noted; the second works as usual.
 
     Outside of the main thread, where Python delivers no signals, nothing changes.
 
     Yields:
-        A function without arguments: has Ctrl-C been pressed?
+        A function without arguments: the signal that came, or None.
 
-    >>> import os, signal
     >>> with catch_interrupt() as interrupted:
     ...     before = interrupted()
     ...     signal.raise_signal(signal.SIGINT)
-    ...     print(before, interrupted())
-    False True
+    ...     print(before, interrupted().name)
+    None SIGINT
     """
-    pressed = threading.Event()
+    came: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
-        yield pressed.is_set
+        yield lambda: None
         return
-    previous = signal.getsignal(signal.SIGINT)
+    previous = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def restore():
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
     def note(signal_number, frame):
-        pressed.set()
-        signal.signal(signal.SIGINT, previous)
+        came.append(signal.Signals(signal_number))
+        restore()
 
-    signal.signal(signal.SIGINT, note)
+    for number in _SIGNALS:
+        signal.signal(number, note)
     try:
-        yield pressed.is_set
+        yield lambda: came[0] if came else None
     finally:
-        signal.signal(signal.SIGINT, previous)
+        restore()

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from .run_folder import write_file
+from .._files import write_file
 
 _TRAIN_COLOUR = "#7aa6d8"
 _TEST_COLOUR = "#c8501e"

@@ -1,21 +1,27 @@
 """The folder of one run: made new, filled file by file, never half a file.
 
 `config.json`, `environment.json` and `params.safetensors` are written whole;
-`metrics.jsonl` grows by a line at a time.
+`metrics.jsonl` and `certificate.jsonl` grow by a line at a time.
 """
 
 import json
-import math
 import os
 import time
 from pathlib import Path
 from typing import Any
 
+from .._files import write_file
 from .config import ConfigT, config_from_json, config_to_json
+from .journal import read_lines
+
+# What a run writes before `config.json`, which makes the folder a run's.
+_FIRST_FILES = {".lock", "environment.json", "tuned.json"}
 
 
 def refuse_run_dir(run_dir: Path) -> None:
-    """Raise if no run can be written to `run_dir`; nothing is written.
+    """Raise if no new run can be written to `run_dir`; nothing is written.
+
+    What a run has left that was killed before it wrote its `config.json` is allowed.
 
     Raises:
         FileExistsError: If `run_dir` holds something already.
@@ -31,7 +37,7 @@ def refuse_run_dir(run_dir: Path) -> None:
         raise NotADirectoryError(f"--run-dir: {run_dir}: {nearest} is not a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise PermissionError(f"--run-dir: {run_dir}: no permission to write {nearest}")
-    if nearest == run_dir and any(run_dir.iterdir()):
+    if nearest == run_dir and any(map(_foreign, run_dir.iterdir())):
         raise FileExistsError(
             f"--run-dir: {run_dir} is not empty; allowed: a new or an empty folder"
         )
@@ -47,7 +53,7 @@ def make_run_dir(run_dir: Path | None, *, name: str, seed: int | None = None) ->
         seed: The run's seed, if it has one.
 
     Returns:
-        The folder, which exists and is empty.
+        The folder, which exists and holds no run.
 
     Raises:
         OSError: As `refuse_run_dir`, or if the folder cannot be made.
@@ -71,27 +77,6 @@ def make_run_dir(run_dir: Path | None, *, name: str, seed: int | None = None) ->
             return run_dir
         except FileExistsError:
             count += 1
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that nobody ever sees half of it.
-
-    Args:
-        path: The file, new or to be replaced.
-        content: All of its bytes.
-
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_file(pathlib.Path(folder, "a.txt"), b"whole")
-    ...     [(p.name, p.read_bytes()) for p in pathlib.Path(folder).iterdir()]
-    [('a.txt', b'whole')]
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -145,29 +130,59 @@ def read_config(run_dir: Path, config_type: type[ConfigT]) -> ConfigT:
     return config_from_json(config_type, values["config"])
 
 
-def append_metrics(run_dir: Path, metrics: dict[str, Any]) -> None:
-    """Add one line to `metrics.jsonl`, there for others to read at once.
+def read_record(run_dir: Path) -> dict[str, Any] | None:
+    """What `write_config` has written, as it stands in the file.
 
-    A number that JSON does not have (the loss of a run that diverged) becomes null.
+    Args:
+        run_dir: A folder, which need not exist.
 
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     append_metrics(pathlib.Path(folder), {"step": 1, "loss": float("nan")})
-    ...     read_metrics(pathlib.Path(folder))
-    [{'step': 1, 'loss': None}]
+    Returns:
+        The experiment's name under "experiment" and the options under "config"; None
+        if the folder holds no run.
+
+    Raises:
+        FileExistsError: If its `config.json` is something else.
+
+    >>> read_record(Path("nowhere"))
     """
-    values = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in metrics.items()
-    }
-    with open(run_dir / "metrics.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(values, allow_nan=False) + "\n")
+    try:
+        record = json.loads((run_dir / "config.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        record = None
+    if (
+        not isinstance(record, dict)
+        or not isinstance(record.get("experiment"), str)
+        or not isinstance(record.get("config"), dict)
+    ):
+        raise FileExistsError(
+            f"--run-dir: {run_dir} is not empty, and its config.json is not that of a "
+            "run; allowed: a new or an empty folder, or a run to go on with"
+        )
+    return record
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`, oldest first.
 
-    See `append_metrics` for an example.
+    Args:
+        run_dir: The run's folder.
+
+    Raises:
+        FileNotFoundError: If the folder has no `metrics.jsonl`.
+        ValueError: If a line other than a torn last one is no JSON object.
+
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     metrics = pathlib.Path(folder, "metrics.jsonl")
+    ...     size = metrics.write_bytes(b'{"step": 1, "loss": 0.5}' + b"\\n" + b'{"st')
+    ...     read_metrics(pathlib.Path(folder))
+    [{'step': 1, 'loss': 0.5}]
     """
-    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    return read_lines(run_dir / "metrics.jsonl")
+
+
+def _foreign(path: Path) -> bool:
+    half_written = path.name.startswith((".config.json.", ".environment.json."))
+    return not half_written and path.name not in _FIRST_FILES

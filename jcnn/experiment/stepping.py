@@ -60,7 +60,7 @@ def steps_per_call(multiply_adds: int) -> int:
     return max(1, int(in_a_second / max(1, multiply_adds)))
 
 
-def split_epoch(num_steps: int, limit: int) -> list[int]:
+def split_epoch(num_steps: int, limit: int, every: int = 0) -> list[int]:
     """Divide an epoch into calls of few different sizes, since each size is compiled.
 
     The division depends on no measured time, and so do the results to the last bit.
@@ -68,14 +68,20 @@ def split_epoch(num_steps: int, limit: int) -> list[int]:
     Args:
         num_steps: Steps of the epoch, at least 1.
         limit: Steps that a call should have at most, at least 1.
+        every: A call ends after each so many steps of the epoch; 0 for none of these.
 
     Returns:
-        The sizes in order: all equal if a size of at least half of `limit` divides
-        `num_steps`, else all but the last.
+        The sizes in order. Without `every` they are all equal if a size of at least
+        half of `limit` divides `num_steps`, else all but the last.
 
     >>> split_epoch(12, 5), split_epoch(13, 5), split_epoch(3, 5)
     ([4, 4, 4], [5, 5, 3], [3])
+    >>> split_epoch(11, 4, every=5)
+    [4, 1, 4, 1, 1]
     """
+    if 0 < every < num_steps:
+        parts = [every] * (num_steps // every) + [num_steps % every]
+        return [size for part in parts if part for size in split_epoch(part, limit)]
     limit = min(limit, num_steps)
     sizes = range(limit, limit // 2, -1)
     size = next((size for size in sizes if num_steps % size == 0), limit)

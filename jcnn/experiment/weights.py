@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from .run_folder import write_file
+from .._files import write_file
 
 Tree = dict[str, Any]
 

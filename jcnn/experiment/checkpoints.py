@@ -1,0 +1,342 @@
+"""Checkpoints by Orbax, each with the digests of what is in it.
+
+    with Checkpoints(run_dir / "checkpoints") as checkpoints:
+        found = checkpoints.restore(state, lambda notes: None)
+        ...
+        checkpoints.save(step, state, notes)
+
+Orbax writes in the background to a folder of another name, and renames it when it is
+complete. The arrays are stored one by one under their names; beside them is a JSON item
+with the digest of each, and one of its own, so that no damage goes unseen.
+"""
+
+import hashlib
+import json
+import math
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from .digests import describe_arrays, host_arrays
+
+FORMAT = 1
+Notes = dict[str, Any]
+
+
+class CheckpointError(OSError):
+    """A checkpoint could not be written; those before it are as they were."""
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        step: Its step.
+        tree: The arrays, in the structure that was asked for.
+        notes: What was saved beside them.
+    """
+
+    step: int
+    tree: Any
+    notes: Notes
+
+
+class Checkpoints:
+    """The checkpoints of a run: the last few, and the best one.
+
+    Args:
+        folder: Where they are, or will be: a folder named by its step for each.
+        keep: How many of the last ones are kept.
+        share: Part of the time that saving may take, background work included. An
+            epoch may be shorter than what a checkpoint of it takes.
+
+    >>> import tempfile
+    >>> state = {"kernel": jnp.ones((2, 3))}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with Checkpoints(Path(folder, "checkpoints")) as checkpoints:
+    ...         checkpoints.save(5, state, {"loss": 0.5})
+    ...     with Checkpoints(Path(folder, "checkpoints")) as checkpoints:
+    ...         print(checkpoints.restore(state, lambda notes: None))
+    Restored(step=5, tree={'kernel': Array([[1., 1., 1.],
+           [1., 1., 1.]], dtype=float32)}, notes={'loss': 0.5})
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2, share: float = 0.02):
+        self._folder = folder.absolute()
+        self._keep = keep
+        self._share = share
+        self._metrics: dict[int, float] = {}
+        self._saving: int | None = None
+        self._began = 0.0
+        self._next = -math.inf
+        self._checkpointer = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(),
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._committed),
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        try:
+            self.wait()
+        finally:
+            self._checkpointer.close()
+
+    def due(self) -> bool:
+        """Whether one more would keep the time that saving takes below `share`.
+
+        Raises:
+            CheckpointError: If the last one could not be written.
+        """
+        self._orbax(self._checkpointer.check_for_errors)
+        return self._saving is None and time.monotonic() >= self._next
+
+    def save(
+        self,
+        step: int,
+        tree: Any,
+        notes: Notes,
+        *,
+        metric: float = math.nan,
+    ) -> None:
+        """Save in the background, after waiting for the one before.
+
+        Args:
+            step: Number of the step, none that is saved already.
+            tree: Pytree of arrays, as `host_arrays` takes it; it is copied at once.
+            notes: JSON values to be saved with it.
+            metric: The less the better; NaN is worse than any other.
+
+        Raises:
+            CheckpointError: If this one or the one before cannot be written.
+        """
+        self.wait()
+        arrays = host_arrays(tree)
+        content = {
+            "format": FORMAT,
+            "step": step,
+            "metric": metric,
+            "arrays": describe_arrays(arrays),
+            "notes": notes,
+        }
+        # Orbax takes no empty arrays; what is said of them above restores them.
+        stored = {name: array for name, array in arrays.items() if array.size}
+        self._saving, self._began = step, time.monotonic()
+        self._metrics[step] = metric
+        self._orbax(
+            self._checkpointer.save,
+            self._path(step),
+            args=ocp.args.Composite(
+                arrays=ocp.args.PyTreeSave(stored),
+                content=ocp.args.JsonSave(content | {"sha256": _digest(content)}),
+            ),
+        )
+
+    def wait(self) -> None:
+        """Until the last one is there, and those that it replaces are gone.
+
+        Raises:
+            CheckpointError: If it could not be written.
+        """
+        self._orbax(self._checkpointer.wait_until_finished)
+        self._remove_old()
+
+    def restore(
+        self, tree: Any, refuse: Callable[[Notes], str | None]
+    ) -> Restored | None:
+        """The last good one, whose digests are right.
+
+        One that is damaged, half-written or refused is told of on standard error,
+        renamed, and passed over for the one before.
+
+        Args:
+            tree: Pytree like the one that was saved, with the same names, dtypes and
+                shapes.
+            refuse: Says of the notes why this one cannot be used, or None.
+
+        Returns:
+            What was saved, or None if there is no good one.
+        """
+        self._tidy()
+        wanted = host_arrays(tree)
+        for step in reversed(self._steps()):
+            try:
+                with _stragglers_ignored():
+                    arrays, content = self._read(step, wanted)
+                reason = refuse(content["notes"])
+            # What a reader makes of damaged files cannot be listed.
+            except Exception as error:
+                reason = str(error).partition("\n")[0][:200] or repr(error)
+            else:
+                if reason is None:
+                    return Restored(step, _like(tree, arrays), content["notes"])
+            self._put_aside(step, reason)
+        return None
+
+    def _read(
+        self, step: int, wanted: dict[str, np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        content = self._content(step)
+        found = content["arrays"]
+        for name in sorted(found.keys() | wanted.keys()):
+            theirs = name in found and (found[name]["dtype"], found[name]["shape"])
+            ours = name in wanted and (
+                wanted[name].dtype.name,
+                list(wanted[name].shape),
+            )
+            if theirs != ours:
+                raise ValueError(f"{name} is {theirs or 'absent'}, not {ours or 'so'}")
+        stored = {name: array for name, array in wanted.items() if array.size}
+        as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+        arrays = self._checkpointer.restore(
+            self._path(step),
+            args=ocp.args.Composite(
+                arrays=ocp.args.PyTreeRestore(
+                    item=stored, restore_args=dict.fromkeys(stored, as_numpy)
+                )
+            ),
+        ).arrays
+        arrays = {name: arrays.get(name, array) for name, array in wanted.items()}
+        for name, description in describe_arrays(arrays).items():
+            if description != found[name]:
+                raise ValueError(f"{name} has another digest than when it was saved")
+        return arrays, content
+
+    def _content(self, step: int) -> dict[str, Any]:
+        """The JSON item, checked."""
+        args = ocp.args.Composite(content=ocp.args.JsonRestore())
+        content = self._checkpointer.restore(self._path(step), args=args).content
+        if content.pop("sha256") != _digest(content) or content["step"] != step:
+            raise ValueError(
+                "the list of its arrays has another digest than when saved"
+            )
+        if content["format"] != FORMAT:
+            raise ValueError(f"it has format {content['format']}; allowed: {FORMAT}")
+        return content
+
+    def _committed(self) -> None:
+        """Runs in Orbax's thread after the renaming."""
+        now = time.monotonic()
+        self._next = now + (now - self._began) / self._share
+        self._saving = None
+
+    def _remove_old(self) -> None:
+        steps = self._steps()
+        kept = {*steps[-self._keep :], min(steps, key=self._rank, default=None)}
+        for step in steps:
+            if step not in kept:
+                # Renamed first: half of a checkpoint never has a checkpoint's name.
+                doomed = self._folder / f".removed-{step}"
+                self._path(step).rename(doomed)
+                shutil.rmtree(doomed)
+
+    def _rank(self, step: int) -> tuple[bool, float, int]:
+        if step not in self._metrics:
+            try:
+                self._metrics[step] = self._content(step)["metric"]
+            except Exception:  # damaged: surely not the best
+                self._metrics[step] = math.nan
+        metric = self._metrics[step]
+        return (True, 0.0, -step) if math.isnan(metric) else (False, metric, -step)
+
+    def _tidy(self) -> None:
+        """Clear away what a process that was killed has left half-done."""
+        if not self._folder.exists():
+            return
+        for path in sorted(self._folder.iterdir()):
+            if re.fullmatch(r"\d+\.orbax-checkpoint-tmp.*", path.name):
+                _say(f"{path} was being written when the run ended, and is removed")
+                shutil.rmtree(path)
+            elif re.fullmatch(r"\.removed-\d+", path.name):
+                shutil.rmtree(path)
+
+    def _put_aside(self, step: int, reason: str) -> None:
+        path = self._path(step)
+        aside = path.with_suffix(".damaged")
+        count = 1
+        while aside.exists():
+            count += 1
+            aside = path.with_suffix(f".damaged-{count}")
+        _say(f"{path} is passed over and renamed to {aside.name}: {reason}")
+        path.rename(aside)
+
+    def _steps(self) -> list[int]:
+        if not self._folder.exists():
+            return []
+        names = (path.name for path in self._folder.iterdir())
+        return sorted(int(name) for name in names if re.fullmatch(r"\d{10}", name))
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"{step:010d}"
+
+    def _orbax(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Call Orbax, which has many ways to say that a file cannot be written."""
+        step = self._saving
+        try:
+            function(*args, **kwargs)
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+            raise CheckpointError(
+                f"{self._path(step or 0)} could not be written: {reason}"
+            ) from error
+
+
+def _like(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """`arrays` in the structure of `tree`, on the device where its leaves are there."""
+    leaves, structure = jax.tree.flatten(tree)
+    names = host_arrays(tree)  # in the order of the leaves
+    return jax.tree.unflatten(
+        structure,
+        [_leaf(leaf, arrays[name]) for leaf, name in zip(leaves, names)],
+    )
+
+
+def _leaf(leaf: Any, array: np.ndarray) -> Any:
+    if not isinstance(leaf, jax.Array):
+        return array if isinstance(leaf, np.ndarray | np.generic) else array.item()
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        impl = jax.random.key_impl(leaf)
+        return jax.random.wrap_key_data(jnp.array(array), impl=impl)
+    return jnp.array(array)
+
+
+@contextmanager
+def _stragglers_ignored() -> Iterator[None]:
+    """Where one array cannot be read, Orbax does not wait for the reading of others.
+
+    Theirs ends a moment later with complaints that nobody can catch.
+    """
+    usual = sys.unraisablehook
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            usual(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    except Exception:
+        time.sleep(0.1)
+        raise
+    finally:
+        sys.unraisablehook = usual
+
+
+def _digest(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

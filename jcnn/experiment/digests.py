@@ -1,0 +1,106 @@
+"""SHA-256 of arrays, by which runs, checkpoints and data sets are compared.
+
+An array's digest is that of its elements, little-endian in C order. A tree's is that of
+one line of JSON for each array, sorted by name: `["name", "dtype", [shape], "digest"]`.
+"""
+
+import hashlib
+import json
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Description = dict[str, Any]  # {"dtype": …, "shape": […], "sha256": …}
+
+
+def host_arrays(tree: Any) -> dict[str, np.ndarray]:
+    """The arrays of a pytree by name, copied to memory that nobody else writes to.
+
+    Args:
+        tree: A pytree of arrays and numbers. Of a PRNG key its data are taken.
+
+    Returns:
+        Names such as `params/conv1/kernel` to arrays in C order.
+
+    Raises:
+        TypeError: If a leaf is neither an array nor a number.
+        ValueError: If two leaves have one name.
+
+    >>> {k: v.shape for k, v in host_arrays({"a": (1, np.ones((2, 3)))}).items()}
+    {'a/0': (), 'a/1': (2, 3)}
+    """
+    leaves, _ = jax.tree.flatten_with_path(tree)
+    names = [
+        jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves
+    ]
+    if len(set(names)) < len(names):
+        twice = min(name for name in names if names.count(name) > 1)
+        raise ValueError(f"tree has two leaves of the name {twice!r}")
+    values = jax.device_get([_plain(leaf) for _, leaf in leaves])
+    arrays = {k: np.array(v, order="C") for k, v in zip(names, values)}
+    for name, array in arrays.items():
+        if array.dtype.hasobject or array.dtype.names or array.dtype.kind in "SUMm":
+            raise TypeError(f"leaf {name!r} is no array of numbers: {array.dtype}")
+    return arrays
+
+
+def describe_array(array: np.ndarray) -> Description:
+    """Dtype, shape and digest of an array, as JSON values.
+
+    >>> describe_array(np.arange(2, dtype=np.int8))["shape"]
+    [2]
+    """
+    big = array.dtype.byteorder == ">" or (
+        array.dtype.byteorder == "=" and sys.byteorder == "big"
+    )
+    content = np.asarray(array.byteswap() if big else array, order="C")
+    digest = hashlib.sha256(content.reshape(-1).view(np.uint8).data)
+    return {
+        "dtype": array.dtype.name,
+        "shape": list(array.shape),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def describe_arrays(arrays: dict[str, np.ndarray]) -> dict[str, Description]:
+    """`describe_array` of each."""
+    return {name: describe_array(array) for name, array in arrays.items()}
+
+
+def combine(descriptions: dict[str, Description]) -> str:
+    """One digest of many arrays.
+
+    >>> combine({}) == hashlib.sha256().hexdigest()
+    True
+    """
+    lines = [
+        json.dumps([name, d["dtype"], d["shape"], d["sha256"]])
+        for name, d in sorted(descriptions.items())
+    ]
+    text = "".join(f"{line}\n" for line in lines)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_tree(tree: Any) -> str:
+    """One digest of all arrays of a pytree, their names, dtypes and shapes.
+
+    Args:
+        tree: As `host_arrays` takes it.
+
+    Returns:
+        64 hexadecimal digits.
+
+    >>> digest_tree({"a": np.zeros(2)}) == digest_tree({"a": np.zeros((2, 1))})
+    False
+    """
+    return combine(describe_arrays(host_arrays(tree)))
+
+
+def _plain(leaf: Any) -> Any:
+    is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(
+        leaf.dtype, jax.dtypes.prng_key
+    )
+    return jax.random.key_data(leaf) if is_key else leaf

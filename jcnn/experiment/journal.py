@@ -1,0 +1,102 @@
+"""Files that grow by a line of JSON at a time and can be taken back to a mark."""
+
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .._files import named, write_file
+
+
+class Mark(NamedTuple):
+    """What a journal was at some time: its length in bytes and their SHA-256."""
+
+    size: int
+    sha256: str
+
+
+EMPTY = Mark(0, hashlib.sha256().hexdigest())
+
+
+class Journal:
+    """A file of JSON lines, each there for others to read as soon as it is added.
+
+    A number that JSON does not have (the loss of a run that diverged) becomes null.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     journal = Journal(Path(folder, "metrics.jsonl"))
+    ...     journal.append({"step": 1, "loss": 0.5})
+    ...     mark = journal.mark()
+    ...     journal.append({"step": 2, "loss": float("nan")})
+    ...     print(read_lines(journal.path))
+    ...     journal.rewind(mark)
+    ...     print(read_lines(journal.path))
+    [{'step': 1, 'loss': 0.5}, {'step': 2, 'loss': None}]
+    [{'step': 1, 'loss': 0.5}]
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def append(self, values: dict[str, Any]) -> None:
+        """Add a line.
+
+        Raises:
+            OSError: If it cannot be written, with the file's name.
+        """
+        line = {name: _finite(value) for name, value in values.items()}
+        try:
+            with open(self.path, "ab") as file:
+                file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        except OSError as error:
+            raise named(error, self.path) from error
+
+    def mark(self) -> Mark:
+        """What the file is now; not even a power cut takes it behind that."""
+        if not self.path.exists():
+            return EMPTY
+        with open(self.path, "rb") as file:
+            os.fsync(file.fileno())
+            content = file.read()
+        return Mark(len(content), hashlib.sha256(content).hexdigest())
+
+    def reaches(self, mark: Mark) -> bool:
+        """Whether the file still begins with what it was at `mark`."""
+        content = self._begin(mark)
+        return (len(content), hashlib.sha256(content).hexdigest()) == mark
+
+    def rewind(self, mark: Mark) -> None:
+        """Take the file back to what it was at `mark`."""
+        if self.path.exists():
+            write_file(self.path, self._begin(mark))
+
+    def _begin(self, mark: Mark) -> bytes:
+        return self.path.read_bytes()[: mark.size] if self.path.exists() else b""
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a journal, oldest first, but for one that was cut while written.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line is no JSON object, with its number.
+    """
+    lines = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path}, line {number}: no JSON object")
+        lines.append(values)
+    return lines
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

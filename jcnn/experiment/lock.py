@@ -1,0 +1,54 @@
+"""One process at a time on a run folder."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # no POSIX system: there folders are not locked
+    fcntl = None
+
+
+class Locked(OSError):
+    """Another process works on the folder."""
+
+
+@contextmanager
+def lock(run_dir: Path) -> Iterator[None]:
+    """Hold a run folder for this process, until it leaves the block or ends.
+
+    The kernel lets go of it however the process ends, so a lock never stays behind.
+
+    Args:
+        run_dir: An existing folder.
+
+    Raises:
+        Locked: If another process holds it, whose number the message gives.
+        OSError: If the folder cannot be written to.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with lock(Path(folder)):
+    ...         print(*(path.name for path in Path(folder).iterdir()))
+    .lock
+    """
+    if fcntl is None:
+        yield
+        return
+    path = run_dir / ".lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+            raise Locked(
+                f"--run-dir: process {holder or 'unknown'} is working on {run_dir}"
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,232 @@
+"""Checkpoints: everything comes back, damage is found, and the right ones are kept."""
+
+import math
+import shutil
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jcnn.experiment.checkpoints import CheckpointError, Checkpoints
+from jcnn.experiment.digests import digest_tree
+from jcnn.layers import BatchNorm
+from jcnn.train import create
+
+
+def _accept(notes):
+    return None
+
+
+def _state(seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "kernel": jnp.asarray(rng.normal(size=(3, 3, 2, 4)).astype(np.float32)),
+        "half": jnp.asarray(rng.normal(size=5), jnp.bfloat16),
+        "none": jnp.zeros((0, 4)),
+    }
+
+
+def _save(folder, *steps, metrics=None, **options):
+    """Each step's arrays are drawn from its number."""
+    with Checkpoints(folder, **options) as checkpoints:
+        for step in steps:
+            metric = metrics[step] if metrics else math.nan
+            checkpoints.save(step, _state(step), {"of": step}, metric=metric)
+
+
+def _restore(folder, tree=None, refuse=_accept):
+    with Checkpoints(folder) as checkpoints:
+        return checkpoints.restore(_state() if tree is None else tree, refuse)
+
+
+def _names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+class State(NamedTuple):
+    key: jax.Array
+    inner: tuple
+    nothing: None
+
+
+def test_a_state_comes_back_with_its_structure_and_bits(tmp_path):
+    tx = optax.chain(optax.clip(1.0), optax.adamw(optax.cosine_decay_schedule(0.1, 9)))
+    train = create(BatchNorm(), tx, jax.random.key(3), jnp.ones((4, 3)))
+    tree = State(jax.random.key(7), (train, np.arange(3, dtype=np.int8), 5, 0.25), None)
+    notes = {"sum": 0.1 + 0.2, "none": None, "infinite": math.inf}
+    with Checkpoints(tmp_path / "new" / "folder") as checkpoints:
+        assert checkpoints.restore(tree, _accept) is None
+        checkpoints.save(12, tree, notes)
+    empty = jax.tree.map(lambda leaf: leaf, tree)._replace(key=jax.random.key(0))
+    step, back, restored = _restore(tmp_path / "new" / "folder", empty)
+    assert step == 12 and restored == notes
+    assert jax.tree.structure(back) == jax.tree.structure(tree)
+    assert digest_tree(back) == digest_tree(tree)
+    assert jax.random.uniform(back.key) == jax.random.uniform(tree.key)
+    for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(tree), strict=True):
+        assert type(a) is type(b) and getattr(a, "dtype", 0) == getattr(b, "dtype", 0)
+
+
+def test_what_is_saved_is_what_was_there_when_save_was_called(tmp_path):
+    step = jax.jit(lambda tree: jax.tree.map(lambda a: a + 1, tree), donate_argnums=0)
+    tree = {"kernel": jnp.arange(300_000, dtype=jnp.float32)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, tree, {})
+        for _ in range(5):
+            tree = step(tree)
+    back = _restore(tmp_path, tree)
+    np.testing.assert_array_equal(back.tree["kernel"], np.arange(300_000))
+
+
+def test_the_last_ones_and_the_best_one_are_kept(tmp_path):
+    metrics = {1: 0.9, 2: 0.2, 3: 0.5, 4: math.nan, 5: 0.4}
+    _save(tmp_path, 1, 2, 3, 4, 5, metrics=metrics)
+    assert _names(tmp_path) == ["0000000002", "0000000004", "0000000005"]
+    # Another process knows the metrics of those that are there.
+    _save(tmp_path, 6, 7, metrics={6: 0.3, 7: math.nan}, keep=1)
+    assert _names(tmp_path) == ["0000000002", "0000000007"]
+    _save(tmp_path, 8, metrics={8: 0.1}, keep=1)
+    assert _names(tmp_path) == ["0000000008"]
+
+
+def test_without_a_metric_the_last_ones_are_kept(tmp_path):
+    _save(tmp_path, 1, 2, 3, keep=2)
+    assert _names(tmp_path) == ["0000000002", "0000000003"]
+
+
+def _files(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _flip(path, rng):
+    content = bytearray(path.read_bytes())
+    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "remove"])
+def test_a_damaged_checkpoint_never_passes_for_a_good_one(
+    damage, tmp_path, rng, capsys
+):
+    """Whichever file is damaged: what comes back is a state that was saved."""
+    _save(tmp_path / "good", 1, 2)
+    passed_over = 0
+    files = _files(tmp_path / "good" / "0000000002")
+    assert len(files) > 5
+    for index, file in enumerate(files):
+        folder = tmp_path / str(index)
+        shutil.copytree(tmp_path / "good", folder)
+        path = folder / file.relative_to(tmp_path / "good")
+        if damage == "flip" and path.stat().st_size:
+            _flip(path, rng)
+        elif damage == "truncate":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        elif damage == "empty":
+            path.write_bytes(b"")
+        elif damage == "remove":
+            path.unlink()
+        found = _restore(folder)
+        message = capsys.readouterr().err
+        assert found is not None
+        assert found.notes == {"of": found.step}
+        assert digest_tree(found.tree) == digest_tree(_state(found.step))
+        if found.step == 1:
+            passed_over += 1
+            assert message.count("\n") == 1
+            assert f"{folder / '0000000002'} is passed over" in message
+            assert _names(folder) == ["0000000001", "0000000002.damaged"]
+        else:
+            assert message == ""
+    assert passed_over >= 2
+
+
+def test_each_flipped_bit_of_the_arrays_is_found(tmp_path, rng, capsys):
+    tree = {"kernel": rng.normal(size=10_000).astype(np.float32)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, tree, {})
+    data = max(_files(tmp_path), key=lambda path: path.stat().st_size)
+    whole = data.read_bytes()
+    assert len(whole) > 30_000
+    for _ in range(10):
+        _flip(data, rng)
+        assert _restore(tmp_path, tree) is None
+        assert "0000000001 is passed over" in capsys.readouterr().err
+        (tmp_path / "0000000001.damaged").rename(tmp_path / "0000000001")
+        data.write_bytes(whole)
+    assert _restore(tmp_path, tree).step == 1
+
+
+def test_all_bad_ones_are_put_aside_and_none_is_overwritten(tmp_path, capsys):
+    for _ in range(2):
+        _save(tmp_path, 1, 2)
+        for file in _files(tmp_path):
+            if "damaged" not in str(file):
+                file.write_bytes(b"\0")
+        assert _restore(tmp_path) is None
+    assert capsys.readouterr().err.count("is passed over") == 4
+    assert _names(tmp_path) == [
+        "0000000001.damaged",
+        "0000000001.damaged-2",
+        "0000000002.damaged",
+        "0000000002.damaged-2",
+    ]
+
+
+def test_half_written_and_half_removed_ones_are_cleared_away(tmp_path, capsys):
+    _save(tmp_path, 1)
+    shutil.copytree(
+        tmp_path / "0000000001", tmp_path / "0000000002.orbax-checkpoint-tmp"
+    )
+    shutil.copytree(tmp_path / "0000000001", tmp_path / ".removed-0")
+    assert _restore(tmp_path).step == 1
+    assert (
+        "0000000002.orbax-checkpoint-tmp was being written" in capsys.readouterr().err
+    )
+    assert _names(tmp_path) == ["0000000001"]
+
+
+def test_a_state_of_another_model_is_passed_over_by_name(tmp_path, capsys):
+    _save(tmp_path, 1)
+    other = _state() | {"kernel": jnp.zeros((3, 3, 2, 5))}
+    assert _restore(tmp_path, other) is None
+    assert "kernel is ('float32', [3, 3, 2, 4])" in capsys.readouterr().err
+
+
+def test_a_refused_one_is_passed_over_with_the_reason(tmp_path, capsys):
+    _save(tmp_path, 1, 2)
+    refuse = {1: None, 2: "too new"}
+    assert _restore(tmp_path, refuse=lambda notes: refuse[notes["of"]]).step == 1
+    assert "too new" in capsys.readouterr().err
+
+
+def test_saving_is_due_when_it_has_had_its_share_of_the_time(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with Checkpoints(tmp_path, share=0.25) as checkpoints:
+        assert checkpoints.due()
+        committed = checkpoints._committed
+        checkpoints.save(1, _state(), {})
+        checkpoints.wait()
+        checkpoints._began = 98.0  # as if it had taken two seconds
+        committed()
+        assert not checkpoints.due()
+        now[0] = 107.9
+        assert not checkpoints.due()
+        now[0] = 108.1
+        assert checkpoints.due()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_those_before(tmp_path, monkeypatch):
+    _save(tmp_path, 1)
+
+    def fail(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CheckpointError, match="0000000002 .*No space left"):
+        with Checkpoints(tmp_path, keep=1) as checkpoints:
+            monkeypatch.setattr(checkpoints._checkpointer, "save", fail)
+            checkpoints.save(2, _state(), {})
+    assert _restore(tmp_path).step == 1

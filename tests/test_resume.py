@@ -1,0 +1,619 @@
+"""Interrupted runs end with the bytes of uninterrupted ones, or say why they cannot."""
+
+import dataclasses
+import fcntl
+import functools
+import importlib
+import io
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from rich.console import Console
+
+from jcnn import flatten, serial
+from jcnn.augment import random_crop
+from jcnn.data import from_arrays
+from jcnn.experiment import (
+    Count,
+    Rate,
+    Recipe,
+    RunConfig,
+    count_steps,
+    fit,
+    main,
+    read_impl,
+    read_metrics,
+)
+from jcnn.experiment.checkpoints import CheckpointError, Checkpoints
+from jcnn.experiment.digests import digest_tree
+from jcnn.experiment.fit import compile_steps
+from jcnn.experiment.journal import EMPTY, Journal, read_lines
+from jcnn.experiment.lock import Locked, lock
+from jcnn.layers import BatchNorm, Conv, Dense, Dropout
+from jcnn.train import classification, create
+from jcnn.tuning import Choices, save
+
+# The function of the same name hides the module.
+FIT = importlib.import_module("jcnn.experiment.fit")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(RunConfig):
+    epochs: Count = 4
+    batch_size: Count = 16
+    dropout: Rate = 0.2
+    marks: tuple[int, ...] = (1, 2)
+
+
+def _prepare(images, key):
+    if key is not None:
+        images = random_crop(key, images, padding=1)
+    return images.astype(jnp.float32) / 255
+
+
+def recipe(config: Config, *, shift=0) -> Recipe:
+    """All that a state can hold: batch norm, dropout, augmentation, a schedule."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (85, 8, 8, 1)).astype(np.uint8)
+    pixels[0] += np.uint8(shift)
+    data = from_arrays(pixels, rng.integers(0, 3, 85), 3)
+    layer = serial(
+        conv1=Conv(4, 3, impl=read_impl(config.impl)),
+        norm1=BatchNorm(),
+        relu1=jax.nn.relu,
+        flatten=flatten,
+        drop1=Dropout(config.dropout),
+        head=Dense(3),
+    )
+    steps = count_steps(85, batch_size=config.batch_size, epochs=config.epochs)
+    rate = optax.warmup_cosine_decay_schedule(0.0, 1e-2, steps // 4, steps)
+    losses = classification(layer, _prepare)
+    return Recipe(layer, optax.adamw(rate), *losses, train=data, test=data)
+
+
+class Eager(Checkpoints):
+    """A checkpoint after each epoch, however short."""
+
+    def due(self):
+        self.wait()
+        return True
+
+
+@functools.cache
+def _compiled(impl, sizes):
+    """The calls of all runs of one impl, which would compile the same again."""
+    made = recipe(Config(impl=impl))
+    images, labels = jax.device_put((made.train.image, made.train.label))
+    data = {"image": images, "label": labels}
+    state = create(made.layer, made.tx, jax.random.key(0), images[:1].astype("float32"))
+    return compile_steps(
+        made.loss_fn, made.tx, batch_size=16, sizes=sizes, state=state, data=data
+    )
+
+
+def _set_up(patch, impl="auto"):
+    def compile_once(*args, sizes, **options):
+        return _compiled(impl, frozenset(sizes | {1, 2}))
+
+    # Calls of 2, 2 and 1 steps.
+    patch.setattr(FIT, "steps_per_call", lambda work: 2)
+    patch.setattr(FIT, "compile_steps", compile_once)
+    patch.setattr(FIT, "_draw", lambda *args: None)
+    patch.setattr("jcnn.experiment.record.Checkpoints", Eager)
+
+
+@pytest.fixture(autouse=True)
+def quick_runs(monkeypatch):
+    _set_up(monkeypatch)
+
+
+def _run(run_dir, *options, make_recipe=recipe):
+    arguments = ["--run-dir", str(run_dir), *map(str, options)]
+    return main(Config, make_recipe, arguments)
+
+
+def _result(run_dir):
+    """What must be the same: bytes, and metrics but for measured times."""
+    timeless = [
+        {k: v for k, v in line.items() if k not in ("images_per_second", "seconds")}
+        for line in read_metrics(run_dir)
+    ]
+    names = ("params.safetensors", "certificate.jsonl")
+    return timeless, *((run_dir / name).read_bytes() for name in names)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run; twelve calls."""
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        _set_up(patch)
+        assert _run(run_dir) == 0
+    return run_dir
+
+
+class Killed(BaseException):
+    """Ends a run as nothing in it expects."""
+
+
+def _at_call(monkeypatch, number, action):
+    """Do something before a call to the device, counted from 1."""
+    made = []
+    compile_steps = FIT.compile_steps
+
+    def compile_and_count(*args, **options):
+        def counted(call):
+            def steps(state, data):
+                made.append(call)
+                if len(made) == number:
+                    action()
+                return call(state, data)
+
+            return steps
+
+        calls = compile_steps(*args, **options)
+        return {size: counted(call) for size, call in calls.items()}
+
+    monkeypatch.setattr(FIT, "compile_steps", compile_and_count)
+
+
+def _kill():
+    raise Killed
+
+
+def _killed(run_dir, monkeypatch, number, *options):
+    with monkeypatch.context() as patch:
+        _at_call(patch, number, _kill)
+        with pytest.raises(Killed):
+            _run(run_dir, *options)
+
+
+# The same bytes
+
+
+@pytest.mark.parametrize(
+    ("number", "stop"), [(2, signal.SIGTERM), (6, signal.SIGINT), (10, signal.SIGTERM)]
+)
+def test_a_stopped_run_goes_on_to_the_same_bytes(
+    number, stop, whole, tmp_path, monkeypatch, capsys
+):
+    """In the middle of an epoch, at its end, and in the last one."""
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        _at_call(patch, number, partial(signal.raise_signal, stop))
+        assert _run(run_dir) == 128 + stop
+    last = read_metrics(run_dir)[-1]
+    done = 5 * (number // 3) + 2 * (number % 3)
+    assert last["step"] == done and last["interrupted"] is True
+    assert (run_dir / "params.safetensors").exists()
+    capsys.readouterr()
+    assert _run(run_dir) == 0
+    captured = capsys.readouterr()
+    assert f"going on after {done} of 20 steps" in captured.out
+    assert captured.err == ""
+    assert _result(run_dir) == _result(whole)
+
+
+@pytest.mark.parametrize("number", [1, 3, 4, 12])
+def test_a_killed_run_goes_on_from_its_last_checkpoint(
+    number, whole, tmp_path, monkeypatch
+):
+    run_dir = tmp_path / "run"
+    _killed(run_dir, monkeypatch, number)
+    assert _run(run_dir) == 0
+    assert _result(run_dir) == _result(whole)
+
+
+def test_a_run_may_be_stopped_at_each_call(whole, tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        _at_call(patch, 1, partial(signal.raise_signal, signal.SIGTERM))
+        stops = 0
+        while _run(run_dir) != 0:
+            stops += 1
+            _at_call(patch, 1, partial(signal.raise_signal, signal.SIGTERM))
+    assert stops == 11
+    assert _result(run_dir) == _result(whole)
+
+
+def test_laxs_convolutions_go_on_to_the_same_bytes_too(tmp_path, monkeypatch):
+    _set_up(monkeypatch, impl="lax")
+    assert _run(tmp_path / "a", "--impl", "lax") == 0
+    _killed(tmp_path / "b", monkeypatch, 8, "--impl", "lax")
+    assert _run(tmp_path / "b", "--impl", "lax") == 0
+    assert _result(tmp_path / "a") == _result(tmp_path / "b")
+
+
+def test_an_epochs_line_has_the_mean_of_its_steps(tmp_path, monkeypatch):
+    losses = []
+    compile_steps = FIT.compile_steps
+
+    def spy(*args, **options):
+        def told(call):
+            def steps(state, data):
+                state, by_step = call(state, data)
+                losses.extend(np.asarray(by_step["loss"], np.float64))
+                return state, by_step
+
+            return steps
+
+        return {size: told(c) for size, c in compile_steps(*args, **options).items()}
+
+    monkeypatch.setattr(FIT, "compile_steps", spy)
+    _at_call(monkeypatch, 5, partial(signal.raise_signal, signal.SIGTERM))
+    assert _run(tmp_path) == 143
+    assert _run(tmp_path) == 0
+    ends = [line for line in read_metrics(tmp_path) if line["step"] % 5 == 0][:-1]
+    expected = np.reshape(losses, (4, 5)).mean(1)
+    assert [line["loss"] for line in ends] == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_certificate_has_a_line_every_so_many_steps(whole, tmp_path, monkeypatch):
+    options = ("--certify-every", 2)
+    _killed(tmp_path / "run", monkeypatch, 5, *options)
+    assert _run(tmp_path / "run", *options) == 0
+    first, *lines = read_lines(tmp_path / "run" / "certificate.jsonl")
+    assert [line["step"] % 5 for line in lines] == [2, 4, 0] * 4
+    at_ends = read_lines(whole / "certificate.jsonl")
+    assert [first, *lines[2::3]] == at_ends
+    assert len({line["params"] for line in lines}) == 12
+
+
+def test_the_certificate_is_of_what_fit_returns(whole, tmp_path):
+    result = fit(
+        recipe(Config()),
+        tmp_path,
+        seed=0,
+        epochs=4,
+        batch_size=16,
+        console=Console(file=io.StringIO()),
+    )
+    *_, last = read_lines(whole / "certificate.jsonl")
+    for field in ("params", "model_state", "opt_state"):
+        assert last[field] == digest_tree(getattr(result.state, field))
+
+
+# Damaged folders
+
+
+def test_a_damaged_checkpoint_costs_an_epoch_only(whole, tmp_path, monkeypatch, capsys):
+    run_dir = tmp_path / "run"
+    _killed(run_dir, monkeypatch, 11)
+    folder = run_dir / "checkpoints" / "0000000015"
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    assert _run(run_dir) == 0
+    captured = capsys.readouterr()
+    assert f"{folder} is passed over" in captured.err
+    assert "going on after 10 of 20" in captured.out
+    assert _result(run_dir) == _result(whole)
+
+
+def test_without_a_good_checkpoint_a_run_begins_anew(
+    whole, tmp_path, monkeypatch, capsys
+):
+    run_dir = tmp_path / "run"
+    _killed(run_dir, monkeypatch, 8)
+    for file in (run_dir / "checkpoints").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    assert _run(run_dir) == 0
+    assert capsys.readouterr().err.count("is passed over") == 2
+    assert _result(run_dir) == _result(whole)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "certificate.jsonl"])
+@pytest.mark.parametrize("left", [0, 1, 0.3, 0.99])
+def test_a_file_that_was_cut_is_made_whole(name, left, whole, tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+    _killed(run_dir, monkeypatch, 11)
+    content = (run_dir / name).read_bytes()
+    (run_dir / name).write_bytes(content[: round(left * len(content))])
+    if left == 1:
+        (run_dir / name).write_bytes(content + b'{"step": 99')
+    assert _run(run_dir) == 0
+    assert _result(run_dir) == _result(whole)
+
+
+def test_a_finished_run_says_so_and_nothing_changes(whole, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole, run_dir)
+    before = _times(run_dir)
+    assert _run(run_dir) == 0
+    assert "finished" in capsys.readouterr().out
+    assert _times(run_dir) == before
+
+
+def _times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_what_comes_after_the_last_step_is_made_up_for(whole, tmp_path):
+    """Killed between the last checkpoint and the last line."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(whole, run_dir)
+    lines = (run_dir / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run_dir / "metrics.jsonl").write_bytes(b"".join(lines[:-1]) + lines[-1][:20])
+    (run_dir / "params.safetensors").unlink()
+    assert _run(run_dir) == 0
+    assert _result(run_dir) == _result(whole)
+
+
+# What is refused
+
+
+def _content(run_dir):
+    return {p: p.read_bytes() for p in run_dir.rglob("*") if p.is_file()}
+
+
+def test_changed_options_are_refused_one_by_one(whole, capsys):
+    before = _content(whole)
+    assert _run(whole, "--seed", 3, "--dropout", 0.5, "--marks", 1, 3) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[1:] == [
+        "  --dropout: 0.2 -> 0.5",
+        "  --marks: [1, 2] -> [1, 3]",
+        "  --seed: 0 -> 3",
+    ]
+    assert str(error).startswith("error: --run-dir: ")
+    assert _content(whole) == before
+
+
+def test_another_experiment_is_refused(whole, capsys):
+    record = json.loads((whole / "config.json").read_text())
+    other = json.dumps(record | {"experiment": "experiments.mnist"})
+    try:
+        (whole / "config.json").write_text(other)
+        assert _run(whole) == 2
+    finally:
+        (whole / "config.json").write_text(json.dumps(record))
+    assert "experiment: experiments.mnist -> " in capsys.readouterr().err
+
+
+def test_options_that_change_no_bytes_may_change(whole, tmp_path, monkeypatch):
+    _killed(tmp_path / "run", monkeypatch, 8)
+    assert _run(tmp_path / "run", "--keep-checkpoints", 1) == 0
+    assert _result(tmp_path / "run") == _result(whole)
+
+
+def test_other_data_are_refused_by_name(tmp_path, monkeypatch, capsys):
+    run_dir = tmp_path / "run"
+    _killed(run_dir, monkeypatch, 5)
+    before = _content(run_dir)
+    assert _run(run_dir, make_recipe=partial(recipe, shift=1)) == 2
+    error = capsys.readouterr().err
+    assert "train/image: uint8[85, 8, 8, 1]" in error and "label" not in error
+    assert _content(run_dir) == before
+
+
+@pytest.mark.parametrize("content", ["old", "[]", '{"config": {}}', '{"config": 3}'])
+def test_a_folder_of_something_else_is_refused(content, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(content)
+    assert _run(tmp_path) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_text() == content
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_start_that_was_killed_is_no_obstacle(whole, tmp_path):
+    for name in (".lock", "environment.json", "tuned.json", ".config.json.123"):
+        (tmp_path / name).write_text("half")
+    assert _run(tmp_path) == 0
+    assert _result(tmp_path) == _result(whole)
+
+
+def test_the_second_process_on_a_folder_is_refused_at_once(tmp_path, capsys):
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import fcntl, os, sys; file = open(sys.argv[1], 'w')\n"
+            "fcntl.flock(file, fcntl.LOCK_EX)\n"
+            "file.write(str(os.getpid())); file.flush(); print(); sys.stdin.read()",
+            str(tmp_path / ".lock"),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout is not None and holder.stdout.readline()
+        assert _run(tmp_path) == 2
+        error = capsys.readouterr().err
+        assert f"process {holder.pid} is working on {tmp_path}" in error
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+        # The kernel lets go of it for a process that is killed.
+        holder.kill()
+        holder.communicate()
+        with lock(tmp_path):
+            assert int((tmp_path / ".lock").read_text()) == os.getpid()
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_a_lock_ends_with_its_block(tmp_path):
+    for _ in range(2):
+        with lock(tmp_path):
+            with pytest.raises(Locked), lock(tmp_path):
+                pass
+    with open(tmp_path / ".lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# What a run goes on with
+
+
+def test_choices_are_read_from_the_runs_own_copy(tmp_path, monkeypatch):
+    choices = tmp_path / "mine.json"
+    save(Choices(), choices)
+    _killed(tmp_path / "run", monkeypatch, 5, "--impl", choices)
+    choices.unlink()
+    read = []
+
+    def spy(config):
+        read.append(config.impl)
+        return recipe(config)
+
+    assert _run(tmp_path / "run", "--impl", choices, make_recipe=spy) == 0
+    assert read == [str(tmp_path / "run" / "tuned.json")]
+
+
+def test_another_environment_is_told_and_written(tmp_path, monkeypatch, capsys):
+    run_dir = tmp_path / "run"
+    _killed(run_dir, monkeypatch, 8)
+    assert not (run_dir / "resumed.jsonl").exists()
+    environment = json.loads((run_dir / "environment.json").read_text())
+    environment["distributions"]["jax"] = "0.0.1"
+    environment["device"]["count"] = 99
+    (run_dir / "environment.json").write_text(json.dumps(environment))
+    assert _run(run_dir) == 0
+    count = jax.device_count()
+    assert read_lines(run_dir / "resumed.jsonl") == [
+        {
+            "step": 10,
+            "differences": {
+                "device.count": [99, count],
+                "distributions.jax": ["0.0.1", jax.__version__],
+            },
+        }
+    ]
+    assert f"device.count: 99 -> {count}" in capsys.readouterr().err
+
+
+# Files that cannot be written
+
+
+def test_a_full_disk_is_told_and_the_run_can_go_on(
+    whole, tmp_path, monkeypatch, capsys
+):
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+
+        def fail(*arguments, **options):
+            raise OSError(28, "No space left on device", "somewhere")
+
+        def fill():
+            patch.setattr("orbax.checkpoint.AsyncCheckpointer.save", fail)
+
+        _at_call(patch, 7, fill)
+        assert _run(run_dir) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {run_dir / 'checkpoints' / '0000000015'} could")
+    assert "No space left" in error and error.count("\n") == 1
+    assert _run(run_dir) == 0
+    assert _result(run_dir) == _result(whole)
+
+
+def test_a_file_that_cannot_grow_is_named(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    journal = Journal(Path("/dev/full"))
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        journal.append({"step": 1})
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    assert _run_fails(tmp_path, "metrics.jsonl")
+
+
+def _run_fails(run_dir, name):
+    with pytest.raises(OSError, match=name):
+        Journal(run_dir / name).append({"step": 1})
+    return True
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path, monkeypatch, capsys):
+    run_dir = tmp_path / "run"
+    _killed(run_dir, monkeypatch, 5)
+
+    def refuse(path, *arguments):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("jcnn.experiment.lock.os.open", refuse)
+    assert _run(run_dir) == 2
+    assert f"Permission denied: '{run_dir / '.lock'}'" in capsys.readouterr().err
+
+
+def test_a_checkpoint_error_is_an_os_error():
+    assert issubclass(CheckpointError, OSError)
+
+
+# Journals
+
+
+def test_a_journal_goes_back_to_a_mark(tmp_path):
+    journal = Journal(tmp_path / "a.jsonl")
+    assert journal.mark() == EMPTY and journal.reaches(EMPTY)
+    journal.append({"a": 1})
+    mark = journal.mark()
+    assert mark.size == len('{"a": 1}\n')
+    journal.append({"b": math.nan})
+    assert read_lines(journal.path) == [{"a": 1}, {"b": None}]
+    assert journal.reaches(mark)
+    journal.rewind(mark)
+    assert read_lines(journal.path) == [{"a": 1}]
+    journal.path.write_bytes(b'{"a": 2}\n')
+    assert not journal.reaches(mark) and journal.reaches(EMPTY)
+    journal.path.unlink()
+    assert not journal.reaches(mark)
+    journal.rewind(EMPTY)
+    assert not journal.path.exists()
+
+
+@pytest.mark.parametrize("line", ["3", "no JSON", "", '{"a": 1} {"b": 2}'])
+def test_a_line_that_is_no_object_is_named(line, tmp_path):
+    (tmp_path / "a.jsonl").write_text(f'{{"a": 1}}\n{line}\n')
+    with pytest.raises(ValueError, match="a.jsonl, line 2"):
+        read_lines(tmp_path / "a.jsonl")
+
+
+# A real program
+
+
+def _in_full(patch):
+    """As `quick_runs`, but each run compiles its own recipe."""
+    _set_up(patch)
+    patch.setattr(FIT, "compile_steps", compile_steps)
+
+
+def test_a_program_that_is_killed_goes_on(tmp_path, monkeypatch, capsys):
+    """This file is the program, see below."""
+    _in_full(monkeypatch)
+    options = ["--epochs", "60"]
+    metrics = tmp_path / "a" / "metrics.jsonl"
+    program = subprocess.Popen(
+        [sys.executable, __file__, "--run-dir", tmp_path / "a", *options],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"PYTHONPATH": "."},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while program.poll() is None:
+        if metrics.exists() and len(read_lines(metrics)) >= 20:
+            program.kill()
+        time.sleep(0.002)
+    text, _ = program.communicate()
+    assert program.returncode == -signal.SIGKILL, text
+    assert _run(tmp_path / "a", *options) == 0
+    assert "going on after " in capsys.readouterr().out
+    assert _run(tmp_path / "b", *options) == 0
+    assert _result(tmp_path / "a") == _result(tmp_path / "b")
+
+
+if __name__ == "__main__":
+    with pytest.MonkeyPatch.context() as patch:
+        _in_full(patch)
+        sys.exit(main(Config, recipe))
