@@ -4,6 +4,7 @@ Such a step leaves the last good state (`jcnn.train.make_step`, `not_finite="sto
 it can be repeated to see more of it than training has time for.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -69,7 +70,7 @@ def require_finite(
     Array([ True, False, False], dtype=bool)
     >>> require_finite(metrics["finite"], loss_fn, state, data, batch_size=1)
     Traceback (most recent call last):
-    jcnn.finite.NotFinite: step 1 is not finite: loss (inf); gradients (2 of 2 inf);
+    jcnn.finite.NotFinite: step 1 is not finite: loss (inf); gradients (2 inf of 2);
         its batch is examples [1]
     """
     if not np.all(finite):
@@ -101,28 +102,22 @@ def find_fault(
     """
     batch, examples = _batch(state, data, batch_size)
 
-    @jax.jit
-    def count(state, batch):
-        (loss, (model_state, _)), grads = gradients(loss_fn, state, batch)
-        looked_at = {
-            "loss": loss,
-            "gradients": grads,
-            "params": state.params,
-            "model_state": state.model_state,
-            "new_model_state": model_state,
-            "batch": batch,
-        }
-        leaves = jax.tree.leaves_with_path(looked_at)
-        return {
-            jax.tree_util.keystr(path, simple=True, separator="/"): Count(
-                jnp.isnan(leaf).sum(), jnp.isinf(leaf).sum(), jnp.int32(leaf.size)
-            )
-            for path, leaf in leaves
-            if jnp.issubdtype(leaf.dtype, jnp.inexact)
-        }
-
-    counts = jax.device_get(count(state, batch))
-    counts = {name: Count(*map(int, c)) for name, c in counts.items()}
+    repeated = jax.jit(partial(gradients, loss_fn))(state, batch)
+    (loss, (model_state, _)), grads = repeated
+    looked_at = {
+        "loss": loss,
+        "gradients": grads,
+        "new_model_state": model_state,
+        "params": state.params,
+        "model_state": state.model_state,
+        "batch": batch,
+    }
+    counts = {
+        _name(kind, path): _count(leaf)
+        for kind, tree in looked_at.items()
+        for path, leaf in jax.tree.leaves_with_path(tree)
+        if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.inexact)
+    }
     return Fault(int(state.step), examples, counts)
 
 
@@ -152,12 +147,9 @@ def first_nan(
 
     batch, _ = _batch(state, data, batch_size)
 
-    def step(state, batch):
-        return gradients(loss_fn, state, batch)
-
-    error, _ = jax.jit(checkify.checkify(step, errors=checkify.nan_checks))(
-        state, batch
-    )
+    step = partial(gradients, loss_fn)
+    checked = checkify.checkify(step, errors=checkify.nan_checks)
+    error, _ = jax.jit(checked)(state, batch)
     fault = error.get_exception()
     if fault is None:
         return None
@@ -171,7 +163,7 @@ def describe(fault: Fault) -> str:
 
     >>> counts = {"loss": Count(1, 0, 1), "gradients/head/bias": Count(0, 2, 10)}
     >>> describe(Fault(41, [3, 1], counts))
-    'step 41 is not finite: loss (NaN); gradients/head/bias (2 of 10 inf); its batch is
+    'step 41 is not finite: loss (NaN); gradients/head/bias (2 inf of 10); its batch is
     examples [3, 1]'
     """
     bad = {name: c for name, c in fault.counts.items() if c.nan or c.inf}
@@ -189,13 +181,22 @@ def describe(fault: Fault) -> str:
     return f"step {fault.step} is not finite: {'; '.join(parts)}"
 
 
+def _name(kind: str, path: Any) -> str:
+    within = jax.tree_util.keystr(path, simple=True, separator="/")
+    return f"{kind}/{within}" if path else kind
+
+
+def _count(array: jax.Array) -> Count:
+    nan, inf = jnp.isnan(array).sum(), jnp.isinf(array).sum()
+    return Count(int(nan), int(inf), array.size)
+
+
 def _amount(count: Count) -> str:
     kinds = {"NaN": count.nan, "inf": count.inf}
     if count.size == 1:
         return next(kind for kind, number in kinds.items() if number)
     text = " and ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
-    first, _, rest = text.partition(" ")
-    return f"{first} of {count.size} {rest}"
+    return f"{text} of {count.size}"
 
 
 def _batch(

@@ -405,6 +405,8 @@ def _averaged(ema: Params, params: Params, decay: float, count: jax.Array) -> Pa
     """
     from optax import incremental_update
 
+    # Without the barrier XLA may take narrow parameters before they are rounded.
+    params = lax.optimization_barrier(params)
     part = (1 - decay) / -jnp.expm1(count * math.log(decay))
     new = incremental_update(params, ema, part)
     return jax.tree.map(lambda n, e: n.astype(e.dtype), new, ema)
