@@ -405,11 +405,11 @@ def _averaged(ema: Params, params: Params, decay: float, count: jax.Array) -> Pa
     """
     from optax import incremental_update
 
-    # Without the barrier XLA may take narrow parameters before they are rounded.
+    # Without the barrier XLA takes narrow parameters as they were before rounding.
     params = lax.optimization_barrier(params)
+    params = jax.tree.map(lambda p, e: p.astype(e.dtype), params, ema)
     part = (1 - decay) / -jnp.expm1(count * math.log(decay))
-    new = incremental_update(params, ema, part)
-    return jax.tree.map(lambda n, e: n.astype(e.dtype), new, ema)
+    return incremental_update(params, ema, part)
 
 
 def _all_finite(tree: Any) -> jax.Array:
