@@ -5,10 +5,15 @@
 is all that a step asks for; `classification` makes one of a layer. The key of step k is
 `fold_in(run_key, k)` and the data of step k are a function of (run_key, k), so a state
 is all that there is to save.
+
+A step whose loss or gradients are not finite leaves the state as it was, whether it is
+taken alone or among many: see `not_finite` of `make_step`, and `jcnn.finite` for what
+to do then.
 """
 
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +33,7 @@ LossFn = Callable[
     [Params, State, Batch, jax.Array], tuple[jax.Array, tuple[State, Metrics]]
 ]
 ExampleMetrics = Callable[[Params, State, Batch], Metrics]
+NotFinitePolicy = Literal["stop", "skip", "ignore"]
 
 
 class TrainState(NamedTuple):
@@ -38,13 +44,19 @@ class TrainState(NamedTuple):
     params: Params
     model_state: State
     opt_state: Any
+    ema: Params | None = None  # the parameters' average over the steps, if wanted
 
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def create(
-    layer: Layer, tx: "GradientTransformation", key: jax.Array, x: Any
+    layer: Layer,
+    tx: "GradientTransformation",
+    key: jax.Array,
+    x: Any,
+    *,
+    ema: bool = False,
 ) -> TrainState:
     """The state before the first step.
 
@@ -53,6 +65,8 @@ def create(
       tx: the optimiser.
       key: the run's key, of `jax.random.key`.
       x: inputs like those to come, an array or `jax.ShapeDtypeStruct`.
+      ema: whether the state holds an average of the parameters too, which steps with
+        an `ema_decay` keep. It is float32 at least: in bfloat16 it would not move.
 
     Returns:
       A state with parameters drawn from `fold_in(key, crc32("init"))`.
@@ -64,20 +78,44 @@ def create(
     (Array(0, dtype=int32), (3, 2))
     """
     params, model_state = layer.init(child_key(key, "init"), x)
+    average = jax.tree.map(_accumulator, params) if ema else None
     # A copy, since steps donate the state and the caller may go on with the key.
-    return TrainState(jnp.int32(0), jnp.copy(key), params, model_state, tx.init(params))
+    return TrainState(
+        jnp.int32(0), jnp.copy(key), params, model_state, tx.init(params), average
+    )
 
 
 def make_step(
     loss_fn: LossFn,
     tx: "GradientTransformation",
     *,
+    not_finite: NotFinitePolicy = "stop",
+    ema_decay: float | None = None,
     compiler_options: compilation.Options | None = None,
 ) -> Step:
     """`step(state, batch) -> (state, metrics)`, jitted; the old state is donated.
 
-    `compiler_options` are XLA's, by default those of `jcnn.compilation`: they make
-    lax's own convolutions faster on a CPU, for whoever the loss takes them from.
+    Args:
+      loss_fn: (params, model_state, batch, key) -> (loss, (model_state, metrics)).
+      tx: the optimiser.
+      not_finite: what to do if the loss or a gradient has a NaN or an infinity. The
+        metric "finite", a bool, tells whether all is well.
+        "stop": the state stays as it was, its step too: from then on steps of
+        `make_scan` repeat this one, and the state that comes out is the last good one.
+        "skip": only the step is counted. "ignore": nothing is looked at, and there is
+        no such metric. What the model's state holds is not looked at in any case.
+      ema_decay: d, between 0 and 1, if `state.ema` is to be the parameters' average
+        with weights in proportion to 1 for those after this step, d for those after
+        the step before, then d^2 and so on: the exponential average of Adam and of
+        `optax.ema`, without a part of the first parameters. With "skip", steps that
+        are skipped count as if the average had stayed by itself.
+      compiler_options: XLA's, by default those of `jcnn.compilation`: they make lax's
+        own convolutions faster on a CPU, for whoever the loss takes them from.
+
+    Raises:
+      ValueError: if an option is not allowed; when called, if `state.ema` is there
+        without an `ema_decay` or the other way round, or if `loss_fn` has a metric
+        "finite" itself.
 
     >>> import optax
     >>> from jcnn.layers import Dense
@@ -87,11 +125,10 @@ def make_step(
     >>> batch = {"image": jnp.ones((4, 3)), "label": jnp.zeros(4, jnp.int32)}
     >>> state, metrics = make_step(loss_fn, tx)(state, batch)
     >>> state.step, sorted(metrics)
-    (Array(1, dtype=int32), ['accuracy', 'loss'])
+    (Array(1, dtype=int32), ['accuracy', 'finite', 'loss'])
     """
-    return compilation.jit(
-        _step(loss_fn, tx), donate_argnums=0, compiler_options=compiler_options
-    )
+    step = _step(loss_fn, tx, not_finite, ema_decay)
+    return compilation.jit(step, donate_argnums=0, compiler_options=compiler_options)
 
 
 def make_scan(
@@ -100,13 +137,15 @@ def make_scan(
     *,
     batch_size: int,
     num_steps: int,
+    not_finite: NotFinitePolicy = "stop",
+    ema_decay: float | None = None,
     compiler_options: compilation.Options | None = None,
 ) -> Step:
     """`steps(state, data) -> (state, metrics)`: `num_steps` steps in one jitted call.
 
     `data` is the whole set, a pytree of arrays [N, …] on the device; each step takes
     the batch that `batch_at` gives. Metrics come as [num_steps]. The old state is
-    donated.
+    donated. `not_finite`, `ema_decay` and `compiler_options` are those of `make_step`.
 
     On a CPU it is faster than `make_step` where steps need much memory, which they take
     from the system once a call. It is slower with convolutions that are lax's own: XLA
@@ -123,7 +162,7 @@ def make_scan(
     (Array(5, dtype=int32), (5,))
     """
     num_steps = integer("num_steps", num_steps, minimum=1)
-    step = _step(loss_fn, tx)
+    step = _step(loss_fn, tx, not_finite, ema_decay)
 
     def steps(state: TrainState, data: Batch):
         def body(state, _):
@@ -151,13 +190,68 @@ def batch_at(
     >>> batch_at(jax.random.key(0), 0, {"label": jnp.arange(3)}, 2)["label"].shape
     (2,)
     """
-    indices = batch_indices(
-        child_key(key, "order"),
-        step,
-        num_examples=_num_examples(data),
-        batch_size=batch_size,
-    )
+    n = _num_examples(data)
+    indices = indices_at(key, step, num_examples=n, batch_size=batch_size)
     return jax.tree.map(lambda a: jnp.take(a, indices, axis=0), data)
+
+
+def indices_at(
+    key: jax.Array, step: jax.Array | int, *, num_examples: int, batch_size: int
+) -> jax.Array:
+    """Which examples `batch_at` takes: int32 [batch_size].
+
+    Args:
+      key: the run's key.
+      step: from 0.
+      num_examples: of the data set.
+      batch_size: examples a step.
+
+    >>> indices_at(jax.random.key(0), 7, num_examples=3, batch_size=2).shape
+    (2,)
+    """
+    return batch_indices(
+        child_key(key, "order"), step, num_examples=num_examples, batch_size=batch_size
+    )
+
+
+def gradients(loss_fn: LossFn, state: TrainState, batch: Batch) -> Any:
+    """((loss, (model_state, metrics)), grads) of the step that comes next.
+
+    >>> def loss_fn(params, model_state, batch, key):
+    ...     return jnp.sum(params**2), (model_state, {})
+    >>> state = TrainState(jnp.int32(0), jax.random.key(0), jnp.array([3.0]), {}, ())
+    >>> gradients(loss_fn, state, None)
+    ((Array(9., dtype=float32), ({}, {})), Array([6.], dtype=float32))
+    """
+    key = jax.random.fold_in(state.key, state.step)
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    return grad_fn(state.params, state.model_state, batch, key)
+
+
+def averaged(state: TrainState) -> TrainState:
+    """The state with the parameters' average in their place, in their dtypes.
+
+    `evaluate(averaged(state), data)` is the accuracy of the average, often better than
+    that of the last parameters: Polyak and Juditsky, "Acceleration of Stochastic
+    Approximation by Averaging" (1992); with an exponential average as in
+    `tf.train.ExponentialMovingAverage`. The model's state stays: the statistics of
+    batch norm are those of the parameters that were trained (Izmailov et al.,
+    "Averaging Weights Leads to Wider Optima" (2018), section 3.2, compute new ones).
+
+    Raises:
+      ValueError: if the state has no average.
+
+    >>> import optax
+    >>> from jcnn.layers import Dense
+    >>> tx, x = optax.sgd(0.1), jnp.zeros((1, 3))
+    >>> state = create(Dense(2), tx, jax.random.key(0), x, ema=True)
+    >>> averaged(state).params["kernel"].shape
+    (3, 2)
+    """
+    if state.ema is None:
+        raise ValueError("state.ema is None: create(..., ema=True) makes an average")
+    params = jax.tree.map(lambda e, p: e.astype(p.dtype), state.ema, state.params)
+    return state._replace(params=params)
 
 
 def make_evaluate(
@@ -255,24 +349,76 @@ def classification(
     return loss_fn, example_metrics
 
 
-def _step(loss_fn: LossFn, tx: "GradientTransformation"):
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(state.key, state.step)
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (_, (model_state, metrics)), grads = grad_fn(
-            state.params, state.model_state, batch, key
+def _step(loss_fn, tx, not_finite: NotFinitePolicy, ema_decay: float | None):
+    if not_finite not in get_args(NotFinitePolicy):
+        raise ValueError(
+            f'not_finite must be "stop", "skip" or "ignore", got {not_finite!r}'
         )
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(_updated, state.params, updates)
-        return TrainState(
-            state.step + 1, state.key, params, model_state, opt_state
-        ), metrics
+    if ema_decay is not None and not 0 < ema_decay < 1:
+        raise ValueError(
+            f"ema_decay must be more than 0 and less than 1, or None; got {ema_decay!r}"
+        )
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if (state.ema is None) != (ema_decay is None):
+            there = "is None" if state.ema is None else "is there"
+            raise ValueError(
+                "state.ema goes with an ema_decay: "
+                f"state.ema {there}, ema_decay is {ema_decay!r}"
+            )
+        (loss, (model_state, metrics)), grads = gradients(loss_fn, state, batch)
+        done = state.step + 1
+
+        def update() -> TrainState:
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
+            params = jax.tree.map(_updated, state.params, updates)
+            ema = None
+            if ema_decay is not None:
+                ema = _averaged(state.ema, params, ema_decay, done)
+            return TrainState(done, state.key, params, model_state, opt_state, ema)
+
+        if not_finite == "ignore":
+            return update(), metrics
+        if "finite" in metrics:
+            raise ValueError('loss_fn has a metric "finite", which is that of the step')
+        finite = _all_finite((loss, grads))
+        old = state if not_finite == "stop" else state._replace(step=done)
+        # A branch and no selection: XLA updates in place, and computes nothing twice.
+        return lax.cond(finite, update, lambda: old), metrics | {"finite": finite}
 
     return step
 
 
 def _updated(param: jax.Array, update: jax.Array) -> jax.Array:
     return (param + update).astype(param.dtype)
+
+
+def _accumulator(param: jax.Array) -> jax.Array:
+    """A copy, since steps donate the state, of at least float32."""
+    return jnp.array(param, jnp.promote_types(param.dtype, jnp.float32))
+
+
+def _averaged(ema: Params, params: Params, decay: float, count: jax.Array) -> Params:
+    """The average with the parameters after step number `count` added to it.
+
+    Their part is 1 / (1 + d + … + d^(count - 1)), all of it at first.
+    """
+    from optax import incremental_update
+
+    # Without the barrier XLA takes narrow parameters as they were before rounding.
+    params = lax.optimization_barrier(params)
+    params = jax.tree.map(lambda p, e: p.astype(e.dtype), params, ema)
+    part = (1 - decay) / -jnp.expm1(count * math.log(decay))
+    return incremental_update(params, ema, part)
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    """Whether all numbers are: 0 times one that is not is NaN, and so is their sum.
+
+    XLA computes `isfinite(a).all()` on CPUs in two passes, three times as slowly.
+    """
+    sums = [jnp.sum(a * 0, dtype=a.dtype) for a in jax.tree.leaves(tree)]
+    return jnp.stack([jnp.isfinite(a) for a in sums]).all()
 
 
 def _num_examples(data: Batch) -> int:

@@ -181,7 +181,8 @@ def test_steps_are_those_of_a_loop_in_numpy(tx, rule, rng):
         updates, memory = rule(grads, memory, t)
         params = {k: params[k] + updates[k] for k in params}
         # Metrics are those before the update. A few roundings of float32 a step.
-        assert sorted(metrics) == ["accuracy", "loss"] and int(state.step) == t
+        assert sorted(metrics) == ["accuracy", "finite", "loss"]
+        assert int(state.step) == t and metrics["finite"]
         np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
         np.testing.assert_allclose(metrics["accuracy"], accuracy, rtol=1e-6)
         for k in params:

@@ -1,0 +1,214 @@
+"""What went wrong in a step whose loss or gradients are not finite.
+
+Such a step leaves the last good state (`jcnn.train.make_step`, `not_finite="stop"`), so
+it can be repeated to see more of it than training has time for.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .train import Batch, LossFn, TrainState, batch_at, gradients, indices_at
+
+_NAMED = 6  # arrays that a message names, of each kind
+
+
+class Count(NamedTuple):
+    """How many numbers of an array are not finite."""
+
+    nan: int
+    inf: int
+    size: int
+
+
+class Fault(NamedTuple):
+    """A step looked at closely."""
+
+    step: int  # from 0: as many came before it
+    examples: list[int] | None  # of its batch, None if they are not known
+    counts: dict[str, Count]  # "loss", "gradients/…", "params/…", "model_state/…", …
+
+
+class NotFinite(FloatingPointError):
+    """A step's loss or gradients have NaNs or infinities; `fault` says which."""
+
+    def __init__(self, fault: Fault):
+        super().__init__(describe(fault))
+        self.fault = fault
+
+
+def require_finite(
+    finite: Any, loss_fn: LossFn, state: TrainState, data: Batch, *, batch_size: int
+) -> None:
+    """Raise `NotFinite` unless all of a call's steps were finite.
+
+    Args:
+      finite: the metric of `make_step` or `make_scan` with `not_finite="stop"`.
+      loss_fn: what was trained with.
+      state: the state that came out, that is, the last good one.
+      data: the whole set, as for `make_scan`.
+      batch_size: examples a step.
+
+    Raises:
+      NotFinite: naming the step, the arrays and the examples.
+
+    >>> def loss_fn(params, model_state, batch, key):
+    ...     loss = jnp.sum(params) / batch.min()
+    ...     return loss, (model_state, {})
+    >>> import optax
+    >>> from jcnn.train import make_scan
+    >>> params, tx = jnp.ones(2), optax.sgd(0.1)
+    >>> key = jax.random.key(0)
+    >>> state = TrainState(jnp.int32(0), key, params, {}, tx.init(params))
+    >>> steps = make_scan(loss_fn, tx, batch_size=1, num_steps=3)
+    >>> data = jnp.array([2.0, 0.0, 1.0])
+    >>> state, metrics = steps(state, data)
+    >>> metrics["finite"]
+    Array([ True, False, False], dtype=bool)
+    >>> require_finite(metrics["finite"], loss_fn, state, data, batch_size=1)
+    Traceback (most recent call last):
+    jcnn.finite.NotFinite: step 1 is not finite: loss (inf); gradients (2 inf of 2);
+        its batch is examples [1]
+    """
+    if not np.all(finite):
+        raise NotFinite(find_fault(loss_fn, state, data, batch_size=batch_size))
+
+
+def find_fault(
+    loss_fn: LossFn, state: TrainState, data: Batch, *, batch_size: int | None = None
+) -> Fault:
+    """Repeat the step that comes after `state` and count what is not finite.
+
+    Args:
+      loss_fn: what was trained with.
+      state: the last good state. After `not_finite="skip"` that of a skipped step is
+        `state._replace(step=state.step - 1)`.
+      data: the whole set, as for `make_scan`.
+      batch_size: examples a step, or None if `data` is the step's batch itself.
+
+    Returns:
+      The counts of every array of floats: the loss, its gradients, the parameters and
+      model state before the step, the new model state, and the batch.
+
+    >>> def loss_fn(params, model_state, batch, key):
+    ...     return jnp.log(params["a"]).sum(), (model_state, {})
+    >>> params = {"a": jnp.array([0.0, 1.0])}
+    >>> state = TrainState(jnp.int32(7), jax.random.key(0), params, {}, ())
+    >>> find_fault(loss_fn, state, jnp.zeros(1)).counts["gradients/a"]
+    Count(nan=0, inf=1, size=2)
+    """
+    batch, examples = _batch(state, data, batch_size)
+
+    repeated = jax.jit(partial(gradients, loss_fn))(state, batch)
+    (loss, (model_state, _)), grads = repeated
+    looked_at = {
+        "loss": loss,
+        "gradients": grads,
+        "new_model_state": model_state,
+        "params": state.params,
+        "model_state": state.model_state,
+        "batch": batch,
+    }
+    counts = {
+        _name(kind, path): _count(leaf)
+        for kind, tree in looked_at.items()
+        for path, leaf in jax.tree.leaves_with_path(tree)
+        if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.inexact)
+    }
+    return Fault(int(state.step), examples, counts)
+
+
+def first_nan(
+    loss_fn: LossFn, state: TrainState, data: Batch, *, batch_size: int | None = None
+) -> str | None:
+    """Which operation of the step after `state` was the first to give a NaN, and where.
+
+    It is computed with `jax.experimental.checkify`, slowly. That tells of NaNs only:
+    not of infinities, which often come before. NaNs out of this library's own
+    convolutions show in the operation that takes them.
+
+    Args:
+      loss_fn, state, data, batch_size: as for `find_fault`.
+
+    Returns:
+      The operation and the lines of code that asked for it, innermost first; None if
+      there is no NaN.
+
+    >>> def loss_fn(params, model_state, batch, key):
+    ...     return jnp.log(params).sum(), (model_state, {})
+    >>> state = TrainState(jnp.int32(0), jax.random.key(0), -jnp.ones(2), {}, ())
+    >>> first_nan(loss_fn, state, jnp.zeros(1)).splitlines()[0]
+    'nan generated by primitive: log.'
+    """
+    from jax.experimental import checkify
+
+    batch, _ = _batch(state, data, batch_size)
+
+    step = partial(gradients, loss_fn)
+    checked = checkify.checkify(step, errors=checkify.nan_checks)
+    error, _ = jax.jit(checked)(state, batch)
+    fault = error.get_exception()
+    if fault is None:
+        return None
+    frames = [f for f in fault.traceback_info.frames if not _is_jax(f.file_name)]
+    lines = [f"  {f.file_name}:{f.line_num} ({f.function_name})" for f in frames]
+    return "\n".join([str(fault).splitlines()[0], *lines])
+
+
+def describe(fault: Fault) -> str:
+    """A fault in words.
+
+    >>> counts = {"loss": Count(1, 0, 1), "gradients/head/bias": Count(0, 2, 10)}
+    >>> describe(Fault(41, [3, 1], counts))
+    'step 41 is not finite: loss (NaN); gradients/head/bias (2 inf of 10); its batch is
+    examples [3, 1]'
+    """
+    bad = {name: c for name, c in fault.counts.items() if c.nan or c.inf}
+    parts = []
+    for kind in dict.fromkeys(name.split("/")[0] for name in bad):
+        names = [name for name in bad if name.split("/")[0] == kind]
+        parts += [f"{name} ({_amount(bad[name])})" for name in names[:_NAMED]]
+        if len(names) > _NAMED:
+            of = sum(name.split("/")[0] == kind for name in fault.counts)
+            parts[-1] += f" and others, {len(names)} of {of} {kind}"
+    if not parts:
+        parts = ["but repeated by itself it is, being rounded otherwise"]
+    if fault.examples is not None:
+        parts.append(f"its batch is examples {fault.examples}")
+    return f"step {fault.step} is not finite: {'; '.join(parts)}"
+
+
+def _name(kind: str, path: Any) -> str:
+    within = jax.tree_util.keystr(path, simple=True, separator="/")
+    return f"{kind}/{within}" if path else kind
+
+
+def _count(array: jax.Array) -> Count:
+    nan, inf = jnp.isnan(array).sum(), jnp.isinf(array).sum()
+    return Count(int(nan), int(inf), array.size)
+
+
+def _amount(count: Count) -> str:
+    kinds = {"NaN": count.nan, "inf": count.inf}
+    if count.size == 1:
+        return next(kind for kind, number in kinds.items() if number)
+    text = " and ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+    return f"{text} of {count.size}"
+
+
+def _batch(
+    state: TrainState, data: Batch, batch_size: int | None
+) -> tuple[Batch, list[int] | None]:
+    if batch_size is None:
+        return data, None
+    batch = batch_at(state.key, state.step, data, batch_size)
+    n = len(jax.tree.leaves(data)[0])
+    indices = indices_at(state.key, state.step, num_examples=n, batch_size=batch_size)
+    return batch, indices.tolist()
+
+
+def _is_jax(file: str) -> bool:
+    return "/jax/_src/" in file.replace("\\", "/")
