@@ -374,7 +374,7 @@ def _step(loss_fn, tx, not_finite: NotFinitePolicy, ema_decay: float | None):
             params = jax.tree.map(_updated, state.params, updates)
             ema = None
             if ema_decay is not None:
-                ema = _averaged(state.ema, params, ema_decay, done)
+                ema = _averaged(state.ema, params, ema_decay, done)  # pyright: ignore
             return TrainState(done, state.key, params, model_state, opt_state, ema)
 
         if not_finite == "ignore":
@@ -409,7 +409,7 @@ def _averaged(ema: Params, params: Params, decay: float, count: jax.Array) -> Pa
     params = lax.optimization_barrier(params)
     params = jax.tree.map(lambda p, e: p.astype(e.dtype), params, ema)
     part = (1 - decay) / -jnp.expm1(count * math.log(decay))
-    return incremental_update(params, ema, part)
+    return incremental_update(params, ema, part)  # pyright: ignore
 
 
 def _all_finite(tree: Any) -> jax.Array:

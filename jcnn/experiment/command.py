@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import tyro
 
+from ..finite import NotFinite
 from .config import OptionError, RunConfig, check_config
 from .environment import describe_environment
 from .fit import Recipe, fit
@@ -47,8 +48,9 @@ def main(
         arguments: Command line; otherwise the program's.
 
     Returns:
-        The exit status: 0; 1 if a file of the run cannot be written; 2 if an option,
-        the data or the run folder cannot be used; 130 after Ctrl-C, 143 after SIGTERM.
+        The exit status: 0; 1 if a file of the run cannot be written or a step was not
+        finite; 2 if an option, the data or the run folder cannot be used; 130 after
+        Ctrl-C, 143 after SIGTERM.
 
     Raises:
         SystemExit: With 0 after `--help`; with 2 if an option is unknown or no value
@@ -85,13 +87,14 @@ def main(
                 seed=config.seed,
                 epochs=config.epochs,
                 batch_size=config.batch_size,
+                not_finite=config.not_finite,
                 certify_every=config.certify_every,
                 keep_checkpoints=config.keep_checkpoints,
                 on_resume=prepared.on_resume,
             )
         except OptionError as error:
             return _fail(error, 2)
-        except OSError as error:
+        except (NotFinite, OSError) as error:
             return _fail(error, 1)
         except KeyboardInterrupt:
             return 130

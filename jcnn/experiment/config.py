@@ -10,7 +10,7 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 ConfigT = TypeVar("ConfigT")
 
@@ -88,6 +88,8 @@ class RunConfig:
     """Images per training step."""
     impl: str = "auto"
     """Who computes convolutions: auto, lax, or a file written by experiments.tune."""
+    not_finite: Literal["stop", "skip"] = "stop"
+    """What to do if a loss or gradient is not finite: stop, or skip that step."""
     certify_every: Annotated[int, Range(0)] = 0
     """Steps of an epoch between two lines of certificate.jsonl; 0: its end alone."""
     keep_checkpoints: Count = 2

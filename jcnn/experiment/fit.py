@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ import optax
 from rich.console import Console
 
 from ..data import Dataset
+from ..finite import require_finite
 from ..layers import Layer
 from ..summary import Row, summarize
 from ..train import ExampleMetrics, LossFn, TrainState, create, make_evaluate
@@ -68,6 +69,7 @@ def fit(
     seed: int,
     epochs: int,
     batch_size: int,
+    not_finite: Literal["stop", "skip"] = "stop",
     certify_every: int = 0,
     keep_checkpoints: int = 2,
     on_resume: Callable[[int], None] = lambda step: None,
@@ -87,6 +89,8 @@ def fit(
         seed: Decides everything random.
         epochs: Passes over the training images.
         batch_size: Images per training step.
+        not_finite: What to do if a step's loss or gradients are not finite: "stop" the
+            run at the last good state, or "skip" the step and count it.
         certify_every: Steps of an epoch between two lines of the certificate; with 0
             it has one for each epoch.
         keep_checkpoints: How many of the last checkpoints are kept, beside the one of
@@ -100,6 +104,8 @@ def fit(
     Raises:
         OptionError: If `batch_size` or `epochs` is out of range, or the folder is of a
             run on other data.
+        NotFinite: If a step was not finite and `not_finite` is "stop"; it names the
+            step and its images. The state before is in a checkpoint.
         OSError: If a file cannot be written; the checkpoints before are left.
 
     >>> import io, tempfile
@@ -151,6 +157,10 @@ def fit(
     ):
         state, (done, sums, earlier) = record.restore(first)
         on_resume(done)
+
+        def taken() -> float:
+            return earlier + time.monotonic() - started
+
         if done:
             console.print(f"going on after {done} of {total} steps", highlight=False)
         left = list(_sizes_from(done, total, sizes))
@@ -161,6 +171,7 @@ def fit(
             sizes=set(left),
             state=first,
             data=train,
+            not_finite=not_finite,
         )
         tested: dict[str, float] = {}
         for size in left:
@@ -168,14 +179,26 @@ def fit(
             state, by_step = calls[size](state, train)
             by_step = jax.device_get(by_step)
             images_per_second = size * batch_size / (time.perf_counter() - before)
+            finite = by_step.pop("finite")
+            of_call = _sums(by_step, finite)
+            sums = {name: sums.get(name, 0.0) + of_call[name] for name in of_call}
+            if not_finite == "stop" and not finite.all():
+                if finite.any():
+                    progress = Progress(int(state.step), sums, taken())
+                    record.save(state, progress, metric=math.nan)
+                record.wait()
+                require_finite(
+                    finite, recipe.loss_fn, state, train, batch_size=batch_size
+                )
             done += size
             epoch, epoch_ends = round(done / per_epoch, 6), done % per_epoch == 0
-            sums = {k: sums.get(k, 0.0) + _sum(v) for k, v in by_step.items()}
-            means = {name: _sum(values) / size for name, values in by_step.items()}
+            means = _means(sums if epoch_ends else of_call)
             if epoch_ends:
-                means, sums = {k: v / per_epoch for k, v in sums.items()}, {}
+                sums = {}
             tested = on_test(state) if epoch_ends else {}
             line = {"step": done, "epoch": epoch, **means}
+            if not finite.all():
+                line["skipped"] = int((~finite).sum())
             line |= {"images_per_second": round(images_per_second, 1), **tested}
             record.add_metrics(line)
             show(done, describe_metrics(line, epochs))
@@ -185,9 +208,8 @@ def fit(
                 record.certify(state, step=done, epoch=epoch)
             stop = interrupted() is not None
             if stop or done == total or (epoch_ends and record.due()):
-                seconds = earlier + time.monotonic() - started
                 loss = means["loss"] if epoch_ends else math.nan
-                record.save(state, Progress(done, sums, seconds), metric=loss)
+                record.save(state, Progress(done, sums, taken()), metric=loss)
             if stop:
                 break
         record.wait()
@@ -195,7 +217,7 @@ def fit(
         stopped_by = interrupted() if done < total else None
         last = {"step": done, "epoch": round(done / per_epoch, 6), **tested}
         last["interrupted"] = stopped_by is not None
-        last["seconds"] = round(earlier + time.monotonic() - started, 1)
+        last["seconds"] = round(taken(), 1)
         params, model_state = jax.device_get((state.params, state.model_state))
         write_weights(run_dir / "params.safetensors", params, model_state)
         accuracy = tested["test_accuracy"]
@@ -229,8 +251,18 @@ def _sizes_from(done: int, total: int, sizes: list[int]) -> Iterator[int]:
             done = end
 
 
-def _sum(values: np.ndarray) -> float:
-    return float(values.sum(dtype="float64"))
+def _sums(by_step: dict[str, np.ndarray], finite: np.ndarray) -> dict[str, float]:
+    """Of each metric over the steps that are finite, and how many these are."""
+    sums = {k: float(v[finite].sum(dtype="float64")) for k, v in by_step.items()}
+    return sums | {_STEPS: float(finite.sum())}
+
+
+def _means(sums: dict[str, float]) -> dict[str, float]:
+    steps = sums[_STEPS] or math.nan
+    return {name: total / steps for name, total in sums.items() if name != _STEPS}
+
+
+_STEPS = "steps"
 
 
 def _arrays(dataset: Dataset) -> dict[str, np.ndarray]:

@@ -8,7 +8,16 @@ import optax
 from jax import lax
 
 from ..explanation import equations
-from ..train import Batch, LossFn, Step, TrainState, batch_at, make_scan, make_step
+from ..train import (
+    Batch,
+    LossFn,
+    NotFinitePolicy,
+    Step,
+    TrainState,
+    batch_at,
+    make_scan,
+    make_step,
+)
 from .config import OptionError
 
 
@@ -97,6 +106,7 @@ def compile_steps(
     sizes: Collection[int],
     state: TrainState,
     data: Batch,
+    not_finite: NotFinitePolicy = "stop",
 ) -> dict[int, Step]:
     """Compile calls of so many steps each, so that later they take only their time.
 
@@ -107,6 +117,7 @@ def compile_steps(
         sizes: Numbers of steps of a call.
         state: A training state; it is left as it is.
         data: All training images, on the device.
+        not_finite: As for `jcnn.train.make_step`.
 
     Returns:
         For each size `steps(state, data) -> (state, metrics)`, which donates the state
@@ -127,10 +138,12 @@ def compile_steps(
     (5, (5,))
     """
     if jax.default_backend() == "cpu" and _by_lax(loss_fn, state, data, batch_size):
-        step = _compile_step(loss_fn, tx, batch_size, state, data)
+        step = _compile_step(loss_fn, tx, batch_size, state, data, not_finite)
         return {size: _repeat(step, size) for size in sizes}
     return {
-        size: make_scan(loss_fn, tx, batch_size=batch_size, num_steps=size)
+        size: make_scan(
+            loss_fn, tx, batch_size=batch_size, num_steps=size, not_finite=not_finite
+        )
         .lower(state, data)
         .compile()
         for size in sizes
@@ -152,7 +165,7 @@ def _by_lax(loss_fn, state, data, batch_size) -> bool:
     return any(e.primitive is lax.conv_general_dilated_p for e, _ in found)
 
 
-def _compile_step(loss_fn, tx, batch_size, state, data) -> Step:
+def _compile_step(loss_fn, tx, batch_size, state, data, not_finite) -> Step:
     """One step, outside of any loop."""
 
     def take(key, step, data):
@@ -160,7 +173,7 @@ def _compile_step(loss_fn, tx, batch_size, state, data) -> Step:
 
     take = jax.jit(take).lower(state.key, state.step, data).compile()
     batch = take(state.key, state.step, data)
-    step = make_step(loss_fn, tx).lower(state, batch).compile()
+    step = make_step(loss_fn, tx, not_finite=not_finite).lower(state, batch).compile()
     return lambda state, data: step(state, take(state.key, state.step, data))
 
 
