@@ -263,3 +263,20 @@ def test_shard_map(case, check_vma, rng):
         check_vma=check_vma,
     )
     assert_same(jax.jit(run)(x, kernel), with_gradients(case.reference)(x, kernel))
+
+
+def test_nans_are_found_where_they_arise_when_jax_looks_for_them(rng):
+    x = np.full((1, 6, 6, 32), np.nan, np.float32)
+    w = rng.standard_normal((3, 3, 32, 32)).astype(np.float32)
+    with jax.debug_nans(True):
+        for f in (conv, jax.jit(conv), jax.grad(lambda x, w: conv(x, w).sum(), 1)):
+            with pytest.raises(FloatingPointError):
+                f(x, w)
+
+
+def test_a_convolution_without_jit_is_the_same(rng):
+    x = rng.standard_normal((2, 6, 6, 3)).astype(np.float32)
+    w = rng.standard_normal((3, 3, 3, 4)).astype(np.float32)
+    with jax.disable_jit():
+        y = conv(x, w)
+    np.testing.assert_allclose(y, conv(x, w), rtol=1e-5, atol=1e-5)

@@ -4,7 +4,7 @@ An algorithm that is asked for by name is taken on every platform.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,21 @@ _ELSEWHERE = {
     "x": by_lax.input_gradient,
     "w": by_lax.kernel_gradient_elsewhere,
 }
+
+
+@convolution_p.def_impl
+def _eager(first, second, *, problem: Problem):
+    config = jax.config
+    if config.jax_debug_nans or config.jax_disable_jit:  # pyright: ignore
+        # What JAX looks for is in the parts; the whole would be taken apart forever.
+        return solve(first, second, problem=problem)
+    return _jitted(problem)(first, second)
+
+
+@lru_cache(1024)
+def _jitted(problem: Problem):
+    return jax.jit(partial(convolution_p.bind, problem=problem))
+
 
 mlir.register_lowering(
     convolution_p, mlir.lower_fun(_solve_elsewhere, multiple_results=False)

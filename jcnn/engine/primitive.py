@@ -7,7 +7,7 @@ follow from the two rules below, and every convolution among them is planned ane
 """
 
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,16 +28,6 @@ def convolve(problem: Problem, first: jax.Array, second: jax.Array) -> jax.Array
 
 
 convolution_p = Primitive("jcnn_convolution")
-
-
-@convolution_p.def_impl
-def _eager(first, second, *, problem):
-    return _jitted(problem)(first, second)
-
-
-@lru_cache(1024)
-def _jitted(problem):
-    return jax.jit(partial(convolution_p.bind, problem=problem))
 
 
 @convolution_p.def_abstract_eval
