@@ -20,6 +20,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ._debugging import taken_apart
 from ._shapes import Pairs
 from .engine.meshes import vary_alike
 
@@ -237,7 +238,12 @@ def _define(
         wider = Windows((length, *size), (1, *shape), (1, *strides), ((0, 0), *padding))
         return _bind(primitive, *operands, windows=wider), 0
 
-    primitive.def_impl(lambda *operands, windows: jitted(windows)(*operands))
+    def eager(*operands, windows):
+        if taken_apart():
+            return on_cpu(*operands, windows=windows)
+        return jitted(windows)(*operands)
+
+    primitive.def_impl(eager)
     primitive.def_abstract_eval(abstract)
     ad.defjvp(primitive, tangent, *[None] * others)
     ad.primitive_transposes[primitive] = transposed

@@ -194,3 +194,14 @@ def test_other_platforms_keep_laxs_sums():
         for platform, program in programs.items()
     }
     assert counts == {"cpu": 0, "tpu": 2}
+
+
+@pytest.mark.parametrize("pool", [max_pool, avg_pool])
+def test_gradients_operation_by_operation(pool, rng):
+    x = rng.standard_normal((2, 7, 7, 3)).astype(np.float32)
+    gradient = jax.grad(lambda x: (pool(x, 3, strides=2) ** 2).sum())
+    expected = gradient(x)
+    with jax.disable_jit():
+        np.testing.assert_allclose(gradient(x), expected, rtol=1e-6, atol=1e-6)
+    with jax.debug_nans(True), pytest.raises(FloatingPointError):
+        gradient(x * np.nan)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import mlir
 
+from .._debugging import taken_apart
 from .._dtypes import wide
 from .algorithms import lax as by_lax
 from .planner import plan
@@ -57,9 +58,7 @@ _ELSEWHERE = {
 
 @convolution_p.def_impl
 def _eager(first, second, *, problem: Problem):
-    config = jax.config
-    if config.jax_debug_nans or config.jax_disable_jit:  # pyright: ignore
-        # What JAX looks for is in the parts; the whole would be taken apart forever.
+    if taken_apart():
         return solve(first, second, problem=problem)
     return _jitted(problem)(first, second)
 
