@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import tyro
 
 from ..finite import NotFinite
+from .compiled import keep_programs
 from .config import OptionError, RunConfig, check_config
 from .environment import describe_environment
 from .fit import Recipe, fit
@@ -70,6 +71,7 @@ def main(
     code_dir = Path(module.__file__ or ".").parent
     if config.keep_memory and not keep_memory():
         print("--keep-memory changes nothing here: it needs glibc", file=sys.stderr)
+    keep_programs()
     with ExitStack() as held:
         try:
             prepared = _prepare(config, make_recipe, name, code_dir, held)

@@ -1,0 +1,52 @@
+"""Compiled programs kept from one run to the next, by JAX's persistent cache."""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import jax
+
+from ..data.cache import user_cache
+
+_LEAST_SECONDS = 0.1  # of compilation: what is quicker is not kept
+
+
+def keep_programs() -> Path | None:
+    """Lets JAX keep what it compiles in the user's cache folder.
+
+    The programs are the same to the bit as those compiled anew. JAX's own settings come
+    first: a folder that is set already, or `JAX_ENABLE_COMPILATION_CACHE=false`. Call
+    it before the first computation.
+
+    Returns:
+        The folder; None if nothing was changed, also where it cannot be written.
+
+    >>> keep_programs()  # doctest: +SKIP
+    PosixPath('/home/me/.cache/jcnn/programs/2f1c5a0d9e3b')
+    """
+    enabled = jax.config.jax_enable_compilation_cache  # pyright: ignore
+    if not enabled or jax.config.jax_compilation_cache_dir:  # pyright: ignore
+        return None
+    folder = user_cache() / "programs" / _processor()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    if not os.access(folder, os.W_OK):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
+    return folder
+
+
+def _processor() -> str:
+    """Differs between processors: another one may lack instructions of this one's."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    keys = ("model name", "flags", "Features")
+    words = {line for line in lines if line.startswith(keys)}
+    text = "\n".join([platform.machine(), platform.processor(), *sorted(words)])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
