@@ -105,6 +105,7 @@ def start_run(folder: Path, epochs: int, run_dir: Path) -> subprocess.Popen[byte
         "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
+        "TMPDIR": str(folder),  # what killed processes leave there goes with it
     }
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     options = ["--epochs", str(epochs), "--run-dir", str(run_dir)]
