@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from_checkpoint=options.from_checkpoint,
             data_dir=options.data_dir,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # JSON may be very deep
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -319,6 +319,8 @@ def test_a_module_that_is_none_is_refused(name, words, run_dir, monkeypatch, cap
         ("certificate.jsonl", '{"format": 1}\n', "not the certificate of"),
         ("certificate.jsonl", '{"format": 1}\n{"step": "1"}\n', "not the certificate"),
         ("certificate.jsonl", "PK\n", "certificate.jsonl, line 1"),
+        pytest.param("config.json", "[" * 200_000, "recursion", id="deep"),
+        pytest.param("environment.json", "[" * 200_000, "recursion", id="deeper"),
     ],
 )
 def test_a_bad_folder_is_refused(file, content, words, run_dir, monkeypatch, capsys):

@@ -54,7 +54,7 @@ def reproduce(
     if data_dir is not None:
         record = record | {"config": record["config"] | {"data_dir": str(data_dir)}}
     with tempfile.TemporaryDirectory(prefix="jcnn-reproduce-") as folder:
-        repeated_dir = Path(folder, run_dir.absolute().name)
+        repeated_dir = Path(folder, "run")
         repeated_dir.mkdir()
         environment_known = _begin(run_dir, repeated_dir, record, from_checkpoint)
         _run(record, repeated_dir)
