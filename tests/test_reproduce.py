@@ -339,6 +339,8 @@ def test_a_checkpoint_that_is_not_there_is_refused(run_dir, monkeypatch, capsys)
     status, _, error = _verdict(capsys, run_dir, "--from-checkpoint", 3)
     assert status == 2
     assert "has no checkpoint of step 3; there are: 2, 6" in error
+    status, _, error = _verdict(capsys, run_dir, "--from-checkpoint", 6)
+    assert status == 2 and "after step 6 there is nothing to compare" in error
 
 
 def test_a_checkpoint_that_leads_elsewhere_is_refused(run_dir, monkeypatch, capsys):

@@ -56,9 +56,9 @@ def find_parting(
     >>> find_parting([{}, a], [{}, a, b])
     """
     for old, new in zip(recorded[1:], repeated[1:]):
-        parts = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-        if parts:
-            return Parting(old["step"], parts)
+        names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+        if names:
+            return Parting(old["step"], [_json(name)[1:-1] for name in names])
     if len(recorded) > len(repeated):
         return Parting(recorded[len(repeated)]["step"], [])
     return None
@@ -75,7 +75,8 @@ def describe_distance(recorded: Path, repeated: Path) -> list[str]:
         return ["they have no metrics of a step in common"]
     step = max(both)
     lines = [
-        f"{name} of step {step}: {_json(value)} -> {_json(new[step].get(name))}"
+        f"{_json(name)[1:-1]} of step {step}: "
+        f"{_json(value)} -> {_json(new[step].get(name))}"
         for name, value in old[step].items()
         if value != new[step].get(name)
     ]

@@ -51,6 +51,11 @@ def reproduce(
         raise OptionError(f"{run_dir} is not the folder of a run")
     recorded = read_certificate(run_dir / "certificate.jsonl")
     _check_module(record["experiment"])
+    if from_checkpoint is not None and from_checkpoint >= recorded[-1]["step"]:
+        raise OptionError(
+            f"--from-checkpoint: after step {from_checkpoint} there is nothing to "
+            f"compare: the certificate ends at step {recorded[-1]['step']}"
+        )
     if data_dir is not None:
         record = record | {"config": record["config"] | {"data_dir": str(data_dir)}}
     with tempfile.TemporaryDirectory(prefix="jcnn-reproduce-") as folder:
