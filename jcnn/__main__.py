@@ -1,0 +1,84 @@
+"""The command `jcnn`, also as `python -m jcnn`."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for.
+
+    Args:
+        arguments: Command line; otherwise the program's.
+
+    Returns:
+        The exit status: 0 if the run is identical, 1 if it is not, 2 if that cannot be
+        found out, 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: With 0 after `--help`; with 2 if the command line is wrong; with 143
+            after SIGTERM.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        from .experiment.reproduce import reproduce
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "jcnn":
+            raise
+        print(
+            f"error: there is no {error.name}; jcnn reproduce needs the extra "
+            "experiments: pip install 'jcnn[experiments]'",
+            file=sys.stderr,
+        )
+        return 2
+    # As Ctrl-C does: the experiment ends too, and its folder goes.
+    usual = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        return reproduce(
+            options.run,
+            from_checkpoint=options.from_checkpoint,
+            data_dir=options.data_dir,
+        )
+    except (OSError, ValueError, RecursionError) as error:  # JSON may be very deep
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jcnn", description="What can be done with the runs of experiments."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "reproduce",
+        help="run a run's configuration again and compare every digest",
+        description="Run the configuration that a run folder records once more, in a "
+        "fresh process and a temporary folder, and compare the certificates. This "
+        "executes the recorded module, which is looked for in the current folder.",
+        epilog="The exit status is 0 if the runs are identical to the bit, 1 if they "
+        "are not, 2 if the experiment cannot be run, say because the data are others.",
+    )
+    command.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    command.add_argument(
+        "--from-checkpoint",
+        type=int,
+        metavar="STEP",
+        help="begin with the run's checkpoint of this step, not with the first step",
+    )
+    command.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of the prepared data sets, if not the recorded one",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

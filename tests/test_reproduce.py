@@ -1,0 +1,537 @@
+"""`jcnn reproduce`: the same bits are seen to be the same, and any others are named."""
+
+import dataclasses
+import json
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tyro
+from safetensors.numpy import load_file, save_file
+
+from jcnn.__main__ import main
+from jcnn.experiment import OptionError, RunConfig
+from jcnn.experiment.compare import Parting, describe_distance, find_parting
+from jcnn.experiment.config import config_to_json
+from jcnn.experiment.journal import read_lines
+from jcnn.experiment.reproduce import command_options, reproduce
+from jcnn.tuning import Choices, save
+
+_ROOT = Path(__file__).parents[1]
+
+# Its pixels and its rate stand in files beside it, for tests to change.
+_EXPERIMENT = '''
+"""A tiny experiment."""
+import dataclasses
+import sys
+from pathlib import Path
+import numpy as np
+import optax
+from jcnn import flatten, serial
+from jcnn.data import from_arrays
+from jcnn.experiment import Count, Recipe, RunConfig, main, read_impl
+from jcnn.layers import Conv, Dense
+from jcnn.train import classification
+
+@dataclasses.dataclass(frozen=True)
+class Config(RunConfig):
+    epochs: Count = 3
+    batch_size: Count = 8
+
+def recipe(config):
+    data = from_arrays(np.load("pixels.npy"), np.arange(20) % 3, 3)
+    layer = serial(
+        conv=Conv(2, 3, impl=read_impl(config.impl)), flatten=flatten, head=Dense(3)
+    )
+    losses = classification(layer, lambda images, key: images.astype("float32") / 255)
+    rate = float(Path("rate.txt").read_text())
+    return Recipe(layer, optax.adam(rate), *losses, train=data, test=data)
+
+if __name__ == "__main__":
+    sys.exit(main(Config, recipe))
+'''
+
+
+class _InThisProcess:
+    """In the place of `subprocess.Popen`: JAX need not be imported anew."""
+
+    def __init__(self, command, **_):
+        _, _, name, *options = command
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [name, *options])
+            patch.syspath_prepend(Path.cwd())
+            try:
+                runpy.run_module(name, run_name="__main__", alter_sys=True)
+                self._status = 0
+            except SystemExit as end:
+                self._status = end.code
+
+    def wait(self):
+        return self._status
+
+    def poll(self):
+        return self._status
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A folder with an experiment and a finished run of it, of another seed."""
+    folder = tmp_path_factory.mktemp("first")
+    rng = np.random.default_rng(0)
+    np.save(folder / "pixels.npy", rng.integers(0, 256, (20, 6, 6, 1)).astype(np.uint8))
+    (folder / "rate.txt").write_text("0.01")
+    (folder / "tiny.py").write_text(_EXPERIMENT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        options = ["--seed=5", "--impl=auto", "--run-dir=run"]
+        assert _InThisProcess(["", "", "tiny", *options]).wait() == 0
+    return folder
+
+
+@pytest.fixture
+def run_dir(first, tmp_path, monkeypatch):
+    """A copy of the run, with the experiment in the current folder."""
+    shutil.copytree(first, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr("jcnn.experiment.reproduce.Popen", _InThisProcess)
+    fit_module = import_module("jcnn.experiment.fit")  # hidden by the function
+    monkeypatch.setattr(fit_module, "_draw", lambda *args: None)
+    return Path("run")
+
+
+def _content(run_dir):
+    return {p: p.read_bytes() for p in run_dir.rglob("*") if p.is_file()}
+
+
+def _verdict(capsys, *arguments):
+    """Exit status, and what is said of the comparison or the error, without paths."""
+    status = main(["reproduce", *map(str, arguments)])
+    captured = capsys.readouterr()
+    out = captured.out.splitlines()
+    verdicts = [
+        i for i, text in enumerate(out) if text.startswith(("identical", "they"))
+    ]
+    return status, out[verdicts[0] :] if verdicts else [], captured.err
+
+
+def _change_line(path, number, **values):
+    lines = read_lines(path)
+    lines[number] |= values
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def _change_json(path, change):
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+# The same
+
+
+def test_a_program_reproduces_a_run(first, tmp_path, monkeypatch):
+    """Processes of their own, as a user starts them; nothing is written to the run."""
+    shutil.copytree(first, tmp_path / "here")
+    before = _content(tmp_path / "here")
+    (tmp_path / "tmp").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "jcnn", "reproduce", "run"],
+        cwd=tmp_path / "here",
+        env=os.environ
+        | {"PYTHONPATH": str(_ROOT), "TMPDIR": str(tmp_path / "tmp")}
+        | {"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "identical to the bit: 6 steps\n")
+    named, command = done.stderr.splitlines()[:2]
+    assert named.startswith(f"running tiny of {tmp_path / 'here'}, whose code is exec")
+    assert " -m tiny --seed=5 " in command and " --impl=auto " in command
+    assert _content(tmp_path / "here") == before
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def test_a_run_is_reproduced_from_a_checkpoint(run_dir, capsys):
+    before = _content(run_dir)
+    assert main(["reproduce", str(run_dir), "--from-checkpoint", "2"]) == 0
+    text = capsys.readouterr().out
+    assert text.endswith("\nidentical to the bit: 4 steps after 2\n")
+    assert "going on after 2 of 6 steps" in text and "epoch 1/3" not in text
+    assert _content(run_dir) == before
+
+
+def test_a_damaged_checkpoint_is_named_and_the_whole_run_compared(run_dir, capsys):
+    content = run_dir / "checkpoints" / "0000000002" / "content" / "metadata"
+    assert content.exists()
+    content.write_bytes(content.read_bytes()[:-3])
+    status, lines, error = _verdict(capsys, run_dir, "--from-checkpoint", 2)
+    assert (status, lines) == (0, ["identical to the bit: 6 steps"])
+    assert "0000000002 is passed over" in error
+
+
+def test_an_interrupted_run_is_compared_as_far_as_it_goes(run_dir, capsys):
+    certificate = run_dir / "certificate.jsonl"
+    lines = certificate.read_bytes().splitlines(keepends=True)
+    certificate.write_bytes(b"".join(lines[:3]) + lines[3][:40])
+    assert _verdict(capsys, run_dir)[:2] == (
+        0,
+        [
+            "identical to the bit: 4 steps",
+            "  the recorded certificate ends there, the whole run at step 6",
+        ],
+    )
+
+
+def test_a_run_with_measured_choices_uses_its_own_copy(run_dir, capsys):
+    save(Choices({}), "choices.json")
+    options = ["--impl=choices.json", "--run-dir=tuned"]
+    assert _InThisProcess(["", "", "tiny", *options]).wait() == 0
+    Path("choices.json").unlink()
+    status, lines, _ = _verdict(capsys, "tuned")
+    assert (status, lines) == (0, ["identical to the bit: 6 steps"])
+
+
+# Not the same
+
+
+@pytest.mark.parametrize(
+    ("part", "options"), [("params", []), ("opt_state", ["--from-checkpoint", 2])]
+)
+def test_a_changed_digest_is_found(part, options, run_dir, capsys):
+    lines = read_lines(run_dir / "certificate.jsonl")
+    digest = f"{int(lines[3][part][0], 16) ^ 1:x}{lines[3][part][1:]}"
+    _change_line(run_dir / "certificate.jsonl", 3, **{part: digest})
+    assert _verdict(capsys, run_dir, *options)[:2] == (
+        1,
+        [
+            f"they part at step 6: {part}",
+            "  the metrics of step 6 are the same",
+            "  params.safetensors are the same",
+            "  environment.json says the same",
+        ],
+    )
+
+
+def test_a_changed_digest_before_the_checkpoint_is_found(run_dir, capsys):
+    _change_line(run_dir / "certificate.jsonl", 1, model_state="0" * 64)
+    status, lines, _ = _verdict(capsys, run_dir, "--from-checkpoint", 2)
+    assert (status, lines[0]) == (1, "they part at step 2: model_state")
+
+
+def test_more_than_the_run_computes_is_found(run_dir, capsys):
+    with open(run_dir / "certificate.jsonl", "a") as file:
+        file.write('{"step": 8}\n')
+    status, lines, _ = _verdict(capsys, run_dir)
+    assert (status, lines[0]) == (1, "they part at step 8: end")
+
+
+def test_a_changed_version_is_named(run_dir, capsys):
+    def change(values):
+        values["distributions"]["jax"] = "0.0.1"
+        values["device"]["kind"] = "abacus\x1b[2J"
+
+    _change_json(run_dir / "environment.json", change)
+    _change_line(run_dir / "certificate.jsonl", 2, params="0" * 64)
+    status, lines, _ = _verdict(capsys, run_dir)
+    assert (status, lines[0]) == (1, "they part at step 4: params")
+    assert '  environment: device.kind: "abacus\\u001b[2J" -> "cpu"' in lines
+    assert sum(line.startswith("  environment: ") for line in lines) == 2
+    assert any(
+        line.startswith('  environment: distributions.jax: "0.0.1" -> ')
+        for line in lines
+    )
+
+
+def test_an_environment_that_is_not_known_is_told(run_dir, capsys):
+    (run_dir / "environment.json").write_text("[]")
+    _change_line(run_dir / "certificate.jsonl", 2, params="0" * 64)
+    status, lines, _ = _verdict(capsys, run_dir)
+    assert status == 1
+    assert lines[-1] == "  environment.json is missing or not that of a run"
+
+
+def test_changed_code_is_measured(run_dir, capsys):
+    Path("rate.txt").write_text("0.02")
+    assert _InThisProcess(["", "", "tiny", "--seed=5", "--run-dir=other"]).wait() == 0
+    old, new = (load_file(f"{name}/params.safetensors") for name in ("run", "other"))
+    distance = max(np.abs(new[k].astype(float) - old[k]).max() for k in old)
+    status, lines, _ = _verdict(capsys, run_dir)
+    assert (status, lines[0]) == (1, "they part at step 2: params, opt_state")
+    assert any(line.startswith("  loss of step 6: ") for line in lines)
+    words = f"  largest difference of params.safetensors: {distance:.3g} in "
+    assert distance > 1e-3 and any(line.startswith(words) for line in lines)
+
+
+# What cannot be run
+
+
+def test_other_data_are_named(run_dir, capsys):
+    pixels = np.load("pixels.npy")
+    pixels[3, 2, 1, 0] ^= 1
+    np.save("pixels.npy", pixels)
+    before = _content(run_dir)
+    status, lines, error = _verdict(capsys, run_dir)
+    assert (status, lines) == (2, [])
+    assert "train/image: uint8[20, 6, 6, 1]" in error and "label" not in error
+    assert error.endswith("error: tiny could not be run: it ended with status 2\n")
+    assert _content(run_dir) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing", "there is neither missing.py nor missing/__main__.py"),
+        ("tiny.missing", "there is neither tiny/missing.py nor"),
+        ("timeit", "timeit is not in"),  # it is installed, but not here
+        ("../tiny", "not the name of a module"),
+        ("..tiny", "not the name of a module"),
+        ("tiny --help", "not the name of a module"),
+        ("-c", "not the name of a module"),
+        ("", "not the name of a module"),
+        ("tiny.class", "not the name of a module"),
+        ("/etc/passwd", "not the name of a module"),
+    ],
+)
+def test_a_module_that_is_none_is_refused(name, words, run_dir, monkeypatch, capsys):
+    _refuse_to_run(monkeypatch)
+    _change_json(run_dir / "config.json", lambda v: v.update(experiment=name))
+    status, lines, error = _verdict(capsys, run_dir)
+    assert (status, lines) == (2, [])
+    assert error.startswith("error: config.json: ") and words in error
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("config.json", None, "run is not the folder of a run"),
+        ("config.json", "[]", "not that of a run"),
+        ("certificate.jsonl", None, "No such file"),
+        ("certificate.jsonl", "", "not the certificate of at least one step"),
+        ("certificate.jsonl", '{"format": 1}\n', "not the certificate of"),
+        ("certificate.jsonl", '{"format": 1}\n{"step": "1"}\n', "not the certificate"),
+        ("certificate.jsonl", "PK\n", "certificate.jsonl, line 1"),
+        pytest.param("config.json", "[" * 200_000, "recursion", id="deep"),
+        pytest.param("environment.json", "[" * 200_000, "recursion", id="deeper"),
+    ],
+)
+def test_a_bad_folder_is_refused(file, content, words, run_dir, monkeypatch, capsys):
+    _refuse_to_run(monkeypatch)
+    if content is None:
+        (run_dir / file).unlink()
+    else:
+        (run_dir / file).write_text(content)
+    status, lines, error = _verdict(capsys, run_dir)
+    assert (status, lines) == (2, [])
+    assert words in error and error.count("\n") == 1
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(run_dir, monkeypatch, capsys):
+    _refuse_to_run(monkeypatch)
+    status, _, error = _verdict(capsys, run_dir, "--from-checkpoint", 3)
+    assert status == 2
+    assert "has no checkpoint of step 3; there are: 2, 6" in error
+    status, _, error = _verdict(capsys, run_dir, "--from-checkpoint", 6)
+    assert status == 2 and "after step 6 there is nothing to compare" in error
+
+
+def test_a_checkpoint_that_leads_elsewhere_is_refused(run_dir, monkeypatch, capsys):
+    _refuse_to_run(monkeypatch)
+    (run_dir / "checkpoints" / "0000000002" / "more").symlink_to("/dev/zero")
+    status, _, error = _verdict(capsys, run_dir, "--from-checkpoint", 2)
+    assert status == 2 and "more is neither a file nor a folder" in error
+
+
+def test_options_that_the_experiment_has_not_are_refused(run_dir, capsys):
+    def change(values):
+        values["config"]["speed"] = 3
+
+    _change_json(run_dir / "config.json", change)
+    status, _, error = _verdict(capsys, run_dir)
+    assert status == 2 and "speed" in error
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("1 / 0", "it ended with status 1"),
+        ("import sys; sys.exit(3)", "it ended with status 3"),
+        ("", "it left no finished run"),
+    ],
+)
+def test_an_experiment_that_fails_is_told(code, words, first, tmp_path, monkeypatch):
+    shutil.copytree(first / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.py").write_text(code)
+    with pytest.raises(OptionError, match=f"tiny could not be run: {words}"):
+        reproduce(Path("run"))
+
+
+def test_the_experiment_ends_with_the_command(first, tmp_path):
+    """And the temporary folder goes, also when SIGTERM comes."""
+    shutil.copytree(first / "run", tmp_path / "run")
+    program = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(100)"
+    (tmp_path / "tiny.py").write_text(program)
+    (tmp_path / "tmp").mkdir()
+    command = subprocess.Popen(
+        [sys.executable, "-m", "jcnn", "reproduce", "run"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(_ROOT), "TMPDIR": str(tmp_path / "tmp")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with command:
+        try:
+            assert command.stderr is not None
+            pid = int([command.stderr.readline() for _ in range(3)][-1])
+            command.terminate()
+            assert command.wait(60) == 128 + signal.SIGTERM
+        finally:
+            command.kill()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+def _refuse_to_run(monkeypatch):
+    def refuse(*args, **options):
+        raise AssertionError("something is run")
+
+    monkeypatch.setattr("jcnn.experiment.reproduce.Popen", refuse)
+
+
+# Pieces
+
+
+def test_certificates_part_at_the_first_line_that_differs():
+    data, *steps = [{"format": 1}] + [{"step": i, "params": str(i)} for i in (1, 2, 3)]
+    assert find_parting([data, *steps], [data, *steps]) is None
+    assert find_parting([data, *steps[:1]], [data, *steps]) is None
+    assert find_parting([data, *steps], [data, *steps[:1]]) == Parting(2, [])
+    other = [steps[0], steps[1] | {"params": "x", "new": "y"}, {"step": 3}]
+    assert find_parting([data, *steps], [data, *other]) == Parting(2, ["params", "new"])
+    assert find_parting([data, *steps[1:]], [data, *steps]) == Parting(
+        2, ["step", "params"]
+    )
+
+
+def _ended(folder, arrays, step=4, **metrics):
+    folder.mkdir()
+    line = {"step": step, "seconds": time.monotonic(), **metrics}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    save_file(arrays, folder / "params.safetensors")
+    return folder
+
+
+def test_the_distance_is_the_largest_one(tmp_path, rng):
+    old = {k: rng.normal(size=(3, 4)).astype(np.float32) for k in "abc"}
+    new = {k: v + rng.normal(size=(3, 4)).astype(np.float32) for k, v in old.items()}
+    old["c"], new["c"] = old["c"] * 1e-3, old["c"] * 1e-3 + np.float32(0.1)
+    lines = describe_distance(
+        _ended(tmp_path / "old", old, loss=0.5), _ended(tmp_path / "new", new, loss=0.7)
+    )
+    gaps, parts = {}, {}
+    for name in old:
+        pairs = list(zip(old[name].ravel().tolist(), new[name].ravel().tolist()))
+        gaps[name] = max(abs(a - b) for a, b in pairs)
+        parts[name] = gaps[name] / max(abs(a) for a, _ in pairs)
+    farthest = max(gaps, key=lambda name: gaps[name])
+    assert max(parts, key=lambda name: parts[name]) == "c" != farthest
+    assert lines == [
+        "loss of step 4: 0.5 -> 0.7",
+        "largest difference of params.safetensors: "
+        f'{gaps[farthest]:.3g} in "{farthest}"',
+        f'largest one relative to its array\'s largest number: {parts["c"]:.3g} in "c"',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ([1, np.nan], [1, np.nan], "are the same"),
+        ([1, 2], [1, np.nan], ': inf in "a"'),
+        ([1, np.inf], [1, np.inf], "are the same"),
+        ([1, np.inf], [1.5, np.inf], ': 0.5 in "a"'),
+        ([0, 0], [0, 0.5], ': 0.5 in "a"'),
+        ([], [], "are the same"),
+        ([1], [1, 2], 'have other arrays: "a"'),
+    ],
+)
+def test_the_distance_of_odd_numbers(old, new, expected, tmp_path):
+    folders = [
+        _ended(tmp_path / name, {"a": np.array(values, np.float32)})
+        for name, values in (("old", old), ("new", new))
+    ]
+    assert expected in describe_distance(*folders)[1]
+
+
+def test_weights_of_different_steps_are_not_compared(tmp_path):
+    arrays = {"a": np.ones(2, np.float32)}
+    old, new = (_ended(tmp_path / str(step), arrays, step) for step in (4, 5))
+    assert describe_distance(old, new) == ["they have no metrics of a step in common"]
+    with open(new / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4}\n')
+    assert describe_distance(old, new)[1].endswith("are of different steps")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff" * 100])
+def test_weights_that_cannot_be_read_are_told(content, tmp_path):
+    arrays = {"a": np.ones(2, np.float32)}
+    old, new = (_ended(tmp_path / name, arrays) for name in ("old", "new"))
+    (old / "params.safetensors").unlink()
+    if content is not None:
+        (old / "params.safetensors").write_bytes(content)
+    assert "cannot be compared" in describe_distance(old, new)[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inner:
+    nesterov: bool = True
+    rate: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options(RunConfig):
+    sizes: tuple[int, ...] = (1, 2)
+    shift: float = 0.0
+    name: str = "a"
+    limit: int | None = 3
+    inner: _Inner = _Inner()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        _Options(),
+        _Options(sizes=(), shift=-1 / 3, name="--seed", limit=None, keep_memory=True),
+        _Options(sizes=(-3, 4), inner=_Inner(False, 1e-300), data_dir=Path("a b")),
+    ],
+)
+def test_recorded_options_become_the_same_command_line(options):
+    line = command_options(config_to_json(options))
+    assert tyro.cli(_Options, args=line) == options
+
+
+def test_without_the_extra_the_command_says_so(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "jcnn.experiment.reproduce")
+    monkeypatch.delitem(sys.modules, "jcnn.experiment.compare")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    assert main(["reproduce", "run"]) == 2
+    error = capsys.readouterr().err
+    assert "no safetensors" in error and "pip install 'jcnn[experiments]'" in error
+
+
+def test_the_console_script_is_there():
+    scripts = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"][
+        "scripts"
+    ]
+    module, _, function = scripts["jcnn"].partition(":")
+    assert getattr(import_module(module), function) is main
