@@ -47,7 +47,7 @@ def jit(
       compiler_options: as for `jax.jit`; None for `default_options`.
 
     Returns:
-      The compiled function, with `lower` as `jax.jit` has it.
+      The compiled function, with `trace` and `lower` as `jax.jit` has them.
 
     >>> double = jit(lambda x: 2 * x)
     >>> double(jax.numpy.arange(3)), jax.jit(double)(1)
@@ -70,6 +70,8 @@ def jit(
         traced = any(isinstance(leaf, Tracer) for leaf in leaves)
         return (part if traced else program())(*args)
 
+    # All that `jax.stages.Wrapped` asks for: so `jax.export` takes it, too.
+    call.trace = lambda *args: program().trace(*args)  # pyright: ignore
     call.lower = lambda *args: program().lower(*args)  # pyright: ignore
     return call
 

@@ -71,3 +71,7 @@ def test_a_training_step_can_be_part_of_another_program():
     np.testing.assert_allclose(
         twice.params["kernel"], one_by_one.params["kernel"], rtol=1e-6
     )
+
+
+def test_it_is_a_stage_of_jax():
+    assert isinstance(compilation.jit(jnp.sin), jax.stages.Wrapped)

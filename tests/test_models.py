@@ -337,5 +337,5 @@ def test_the_training_step_is_exported_for_all_platforms(name):
     new, metrics = outputs
     for old, out in zip(jax.tree.leaves(state), jax.tree.leaves(new), strict=True):
         assert (out.shape, out.dtype) == (old.shape, old.dtype)
-    assert sorted(metrics) == ["accuracy", "loss"]
+    assert sorted(metrics) == ["accuracy", "finite", "loss"]
     assert exported.nr_devices == 1 and "@main" in exported.mlir_module()
