@@ -40,7 +40,7 @@ class Config:
     seconds: float = 2.0
     """Time for each row."""
     only: str = ""
-    """Only rows that contain this text, such as "g4" or "1000"."""
+    """Only rows of this text in shape, face or kind: "g4", "1000", "depthwise"."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of inputs and kernels."""
     keep_memory: bool = False
@@ -57,7 +57,7 @@ def main(config: Config) -> None:
         print("|---|" + "---|" * (len(NAMES) + 1))
         ratios: Ratios = {}
         for shape, part in product(SETS[name], FACES):
-            if config.only in f"{shape} {part}":
+            if config.only in f"{shape} {part} {shape.kind}":
                 functions = candidates(shape, part, config.dtype)
                 times = interleaved(functions, seconds=config.seconds)
                 print(row(shape, part, times, peak), flush=True)
