@@ -6,7 +6,7 @@ by tap, where XLA's `reduce_window` and `select_and_scatter` walk through every 
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from itertools import product
 from math import prod
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ._debugging import taken_apart
+from ._eager import define_eager
 from ._shapes import Pairs
 from .engine.meshes import vary_alike
 
@@ -202,10 +202,6 @@ def _define(
     on_cpu: Callable[..., jax.Array],
     elsewhere: Callable[..., jax.Array],
 ) -> None:
-    @lru_cache(1024)
-    def jitted(windows):
-        return jax.jit(partial(primitive.bind, windows=windows))
-
     def abstract(a, *others, windows):
         replicated = PartitionSpec(*[None] * a.ndim)
         return ShapedArray(
@@ -238,12 +234,7 @@ def _define(
         wider = Windows((length, *size), (1, *shape), (1, *strides), ((0, 0), *padding))
         return _bind(primitive, *operands, windows=wider), 0
 
-    def eager(*operands, windows):
-        if taken_apart():
-            return on_cpu(*operands, windows=windows)
-        return jitted(windows)(*operands)
-
-    primitive.def_impl(eager)
+    define_eager(primitive, on_cpu)
     primitive.def_abstract_eval(abstract)
     ad.defjvp(primitive, tangent, *[None] * others)
     ad.primitive_transposes[primitive] = transposed

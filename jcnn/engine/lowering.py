@@ -4,15 +4,15 @@ An algorithm that is asked for by name is taken on every platform.
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import mlir
 
-from .._debugging import taken_apart
 from .._dtypes import wide
+from .._eager import define_eager
 from .algorithms import lax as by_lax
 from .planner import plan
 from .primitive import convolution_p
@@ -55,19 +55,7 @@ _ELSEWHERE = {
     "w": by_lax.kernel_gradient_elsewhere,
 }
 
-
-@convolution_p.def_impl
-def _eager(first, second, *, problem: Problem):
-    if taken_apart():
-        return solve(first, second, problem=problem)
-    return _jitted(problem)(first, second)
-
-
-@lru_cache(1024)
-def _jitted(problem: Problem):
-    return jax.jit(partial(convolution_p.bind, problem=problem))
-
-
+define_eager(convolution_p, solve)
 mlir.register_lowering(
     convolution_p, mlir.lower_fun(_solve_elsewhere, multiple_results=False)
 )
