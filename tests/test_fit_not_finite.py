@@ -87,5 +87,6 @@ def test_a_first_step_that_is_not_finite_leaves_the_first_state(rng, tmp_path):
         with pytest.raises(NotFinite, match="step 0 is not finite"):
             _fit(recipe, tmp_path / "run")
     certificate = (tmp_path / "run" / "certificate.jsonl").read_text().splitlines()
-    assert len(certificate) == 1 and "data" in json.loads(certificate[0])
+    _, line = map(json.loads, certificate)
+    assert line["step"] == 0 and "step 0 is not finite: loss" in line["not_finite"]
     assert not (tmp_path / "run" / "checkpoints").exists()

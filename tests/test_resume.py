@@ -198,6 +198,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     last = read_metrics(run_dir)[-1]
     done = 5 * (number // 3) + 2 * (number % 3)
     assert last["step"] == done and last["interrupted"] is True
+    assert read_lines(run_dir / "certificate.jsonl")[-1]["step"] == done
     assert (run_dir / "params.safetensors").exists()
     capsys.readouterr()
     assert _run(run_dir) == 0
@@ -296,6 +297,24 @@ def test_a_damaged_checkpoint_costs_an_epoch_only(whole, tmp_path, monkeypatch, 
     for file in folder.rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
+    assert _run(run_dir) == 0
+    captured = capsys.readouterr()
+    assert f"{folder} is passed over" in captured.err
+    assert "going on after 10 of 20" in captured.out
+    assert _result(run_dir) == _result(whole)
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_named(
+    whole, tmp_path, monkeypatch, rng, capsys
+):
+    run_dir = tmp_path / "run"
+    _killed(run_dir, monkeypatch, 11)
+    folder = run_dir / "checkpoints" / "0000000015"
+    files = [path for path in (folder / "arrays" / "d").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    largest.write_bytes(content)
     assert _run(run_dir) == 0
     captured = capsys.readouterr()
     assert f"{folder} is passed over" in captured.err
