@@ -239,7 +239,7 @@ def fit(
                     progress = Progress(done, sums, taken())
                     record.save(snapshot, progress, metric=loss)
                     saved = done
-                if not certify:
+                if not certify:  # not in the checkpoint: it goes if the run goes on
                     record.certify(snapshot, step=done, epoch=epoch)
             if stop:
                 break
