@@ -216,20 +216,26 @@ def test_an_interrupted_run_is_repeated_as_far_as_it_went(run_dir, monkeypatch, 
             signal.raise_signal(signal.SIGTERM)
         return describe(line, epochs)
 
+    command = ["", "", "tiny", "--run-dir=stopped", "--keep-checkpoints=9"]
     with monkeypatch.context() as patch:
         patch.setattr(fit_module, "describe_metrics", stop_at_step_3)
-        assert _InThisProcess(["", "", "tiny", "--run-dir=stopped"]).wait() == 143
+        assert _InThisProcess(command).wait() == 143
     status, lines, _ = _verdict(capsys, "stopped")
     assert (status, lines) == (
         0,
         ["identical to the bit, as far as the run went: 3 steps"],
     )
     # A process that is killed leaves less.
-    certificate = Path("stopped", "certificate.jsonl")
+    shutil.copytree("stopped", "killed")
+    certificate = Path("killed", "certificate.jsonl")
     lines = certificate.read_bytes().splitlines(keepends=True)
     certificate.write_bytes(b"".join(lines[:2]) + lines[2][:40])
-    status, lines, _ = _verdict(capsys, "stopped")
+    status, lines, _ = _verdict(capsys, "killed")
     assert lines == ["identical to the bit, as far as the run went: 2 steps"]
+    # Where it went on, from the middle of an epoch.
+    assert _InThisProcess(command).wait() == 0
+    status, lines, _ = _verdict(capsys, "stopped", "--steps", "3:4")
+    assert (status, lines) == (0, ["identical to the bit: 1 step after step 3"])
 
 
 @pytest.fixture
@@ -409,7 +415,7 @@ def test_a_module_that_is_none_is_refused(name, words, run_dir, monkeypatch, cap
     [
         ("config.json", None, "run is not the folder of a run"),
         ("config.json", "[]", "not that of a run"),
-        ("certificate.jsonl", None, "No such file"),
+        ("certificate.jsonl", None, "run has no certificate.jsonl to compare with"),
         ("certificate.jsonl", "", "not the certificate of at least one step"),
         ("certificate.jsonl", '{"format": 1}\n', "not the certificate of"),
         ("certificate.jsonl", '{"format": 1}\n{"step": "1"}\n', "not the certificate"),

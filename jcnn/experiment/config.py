@@ -93,7 +93,7 @@ class RunConfig:
     not_finite: Literal["stop", "skip"] = "stop"
     """What to do if a loss or gradient is not finite: stop, or skip that step."""
     ema_decay: Annotated[float, Range(0, 1, True, True)] | None = None
-    """Test and write the average of the weights that decays by this at each step."""
+    """Decay per step of averaged weights, say 0.999: these are tested and written."""
     certify_every: Annotated[int, Range(0)] = 0
     """Steps of an epoch between two lines of certificate.jsonl; 0: its end alone."""
     keep_checkpoints: Count = 2

@@ -62,6 +62,8 @@ def reproduce(
     record = read_record(run_dir)
     if record is None:
         raise OptionError(f"{run_dir} is not the folder of a run")
+    if not (run_dir / "certificate.jsonl").exists():
+        raise OptionError(f"{run_dir} has no certificate.jsonl to compare with")
     certificate = read_certificate(run_dir / "certificate.jsonl")
     _check_module(record["experiment"])
     recorded = _window(certificate, start, stop)
