@@ -85,7 +85,9 @@ class _InThisProcess:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    """A folder with an experiment and a finished run of it, of another seed."""
+    """A folder with an experiment, a finished run of it, of another seed, and one whose
+    second step is not finite, since its first one ruined the weights.
+    """
     folder = tmp_path_factory.mktemp("first")
     rng = np.random.default_rng(0)
     np.save(folder / "pixels.npy", rng.integers(0, 256, (20, 6, 6, 1)).astype(np.uint8))
@@ -95,6 +97,9 @@ def first(tmp_path_factory):
         patch.chdir(folder)
         options = ["--seed=5", "--impl=auto", "--run-dir=run"]
         assert _InThisProcess(["", "", "tiny", *options]).wait() == 0
+        (folder / "rate.txt").write_text("nan")
+        assert _InThisProcess(["", "", "tiny", "--run-dir=faulty"]).wait() == 1
+    (folder / "rate.txt").write_text("0.01")
     return folder
 
 
@@ -240,9 +245,7 @@ def test_an_interrupted_run_is_repeated_as_far_as_it_went(run_dir, monkeypatch, 
 
 @pytest.fixture
 def faulty(run_dir):
-    """A run whose second step is not finite, since its first one ruined the weights."""
     Path("rate.txt").write_text("nan")
-    assert _InThisProcess(["", "", "tiny", "--run-dir=faulty"]).wait() == 1
     return Path("faulty")
 
 

@@ -41,10 +41,10 @@ def read_certificate(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def find_fault(certificate: list[dict[str, Any]]) -> str | None:
+def fault_of(certificate: list[dict[str, Any]]) -> str | None:
     """What a run says of the numbers that were not finite and ended it, if any were.
 
-    >>> find_fault([{}, {"step": 3, "not_finite": "step 3 is not finite: loss"}])
+    >>> fault_of([{}, {"step": 3, "not_finite": "step 3 is not finite: loss"}])
     'step 3 is not finite: loss'
     """
     fault = certificate[-1].get("not_finite")

@@ -13,7 +13,7 @@ from typing import Any
 from .compare import (
     Parting,
     describe_distance,
-    find_fault,
+    fault_of,
     find_parting,
     read_certificate,
 )
@@ -69,7 +69,7 @@ def reproduce(
     recorded = _window(certificate, start, stop)
     began = _last_checkpoint(run_dir, start) if start else 0
     changes: dict[str, Any] = {}
-    if find_fault(recorded) is None:  # otherwise it ends by itself, where that one did
+    if fault_of(recorded) is None:  # otherwise it ends by itself, where that one did
         changes["max_steps"] = recorded[-1]["step"]
     if data_dir is not None:
         changes["data_dir"] = str(data_dir)
@@ -239,7 +239,7 @@ def _run(record: dict[str, Any], run_dir: Path) -> None:
 
 def _has_fault(certificate: Path) -> bool:
     try:
-        return find_fault(read_certificate(certificate)) is not None
+        return fault_of(read_certificate(certificate)) is not None
     except (OSError, ValueError):
         return False
 
@@ -251,7 +251,7 @@ def _identity_lines(
     count = recorded[-1]["step"] - began
     steps = f"{count} step" if count == 1 else f"{count} steps"
     after = f" after step {began}" if began else ""
-    fault = find_fault(recorded)
+    fault = fault_of(recorded)
     if fault is not None:
         return [f"identical to the bit: {steps}{after}, and both end there:", fault]
     went = ", as far as the run went" if early else ""
@@ -265,7 +265,7 @@ def _parting_line(parting: Parting) -> str:
 def _fault_lines(
     recorded: list[dict[str, Any]], repeated: list[dict[str, Any]]
 ) -> list[str]:
-    faults = {"recorded": find_fault(recorded), "new": find_fault(repeated)}
+    faults = {"recorded": fault_of(recorded), "new": fault_of(repeated)}
     return [
         f"the {which} run ends: {fault}" for which, fault in faults.items() if fault
     ]
