@@ -1,6 +1,7 @@
 """The command `jcnn`, also as `python -m jcnn`."""
 
 import argparse
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return reproduce(
             options.run,
-            from_checkpoint=options.from_checkpoint,
+            start=options.steps[0],
+            stop=options.steps[1],
             data_dir=options.data_dir,
         )
     except (OSError, ValueError, RecursionError) as error:  # JSON may be very deep
@@ -66,10 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     command.add_argument(
-        "--from-checkpoint",
-        type=int,
-        metavar="STEP",
-        help="begin with the run's checkpoint of this step, not with the first step",
+        "--steps",
+        type=_steps,
+        default=(0, None),
+        metavar="A:B",
+        help="compare what is recorded after step A up to step B, A: to the end; it "
+        "begins with the last checkpoint at or before A, with the first step if A is 0",
     )
     command.add_argument(
         "--data-dir",
@@ -78,6 +82,21 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of the prepared data sets, if not the recorded one",
     )
     return parser
+
+
+def _steps(text: str) -> tuple[int, int | None]:
+    """Both numbers of A:B, of which A is 0 and B None if they are left out."""
+    parts = re.fullmatch("([0-9]{0,10}):([0-9]{0,10})", text)
+    if parts is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed: A:B, A: or :B with numbers of steps"
+        )
+    start, stop = int(parts[1] or 0), int(parts[2]) if parts[2] else None
+    if stop is not None and start >= stop:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not allowed: A must be less than B"
+        )
+    return start, stop
 
 
 if __name__ == "__main__":

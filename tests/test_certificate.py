@@ -15,11 +15,11 @@ from jcnn.experiment.certificate import data_line, refuse_other_data, state_line
 from jcnn.experiment.config import OptionError
 from jcnn.experiment.digests import (
     describe_array,
-    describe_arrays,
     digest_tree,
     host_arrays,
+    take_snapshot,
 )
-from jcnn.layers import BatchNorm
+from jcnn.layers import BatchNorm, Dense
 from jcnn.train import create
 
 
@@ -97,11 +97,17 @@ def test_two_leaves_of_one_name_are_refused():
 def test_a_line_has_a_digest_for_each_part_of_the_state():
     tx = optax.adam(1e-3)
     state = create(BatchNorm(), tx, jax.random.key(0), jnp.zeros((4, 3)))
-    line = state_line(state, describe_arrays(host_arrays(state)), step=9, epoch=1.5)
-    assert {name: line[name] for name in ("step", "epoch")} == {"step": 9, "epoch": 1.5}
-    for field in ("params", "model_state", "opt_state"):
-        assert line[field] == digest_tree(getattr(state, field))
-    assert {"step", "key"}.isdisjoint(line.keys() - {"step"})
+    line = state_line(take_snapshot(state).descriptions, step=9, epoch=1.5)
+    parts = ("params", "model_state", "opt_state")
+    digests = {part: digest_tree(getattr(state, part)) for part in parts}
+    assert line == {"step": 9, "epoch": 1.5} | digests
+    assert len(set(digests.values())) == 3
+    state = create(Dense(2), tx, jax.random.key(0), jnp.zeros((4, 3)), ema=True)
+    line = state_line(
+        take_snapshot(state).descriptions, step=9, epoch=1.5, not_finite="why"
+    )
+    assert line["ema"] == digest_tree(state.ema) == line["params"]
+    assert line["model_state"] == digest_tree({}) and line["not_finite"] == "why"
 
 
 def _data(rng, count=5):

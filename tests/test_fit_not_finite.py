@@ -65,6 +65,19 @@ def test_a_run_stops_at_the_last_good_state(rng, tmp_path):
     assert again.value.fault == fault
 
 
+def test_the_last_good_state_is_always_kept(rng, tmp_path):
+    """Also where it is that of an earlier call, here of one step."""
+    with pytest.raises(NotFinite) as caught:
+        _fit(_recipe(rng), tmp_path, certify_every=1)
+    step = caught.value.fault.step
+    assert step > 0  # else there is nothing to keep
+    assert (tmp_path / "checkpoints" / f"{step:010d}").is_dir()
+    lines = (tmp_path / "certificate.jsonl").read_text().splitlines()
+    _, *good, last = map(json.loads, lines)
+    assert [line["step"] for line in good] == [*range(1, step + 1)]
+    assert last == good[-1] | {"not_finite": str(caught.value)}
+
+
 def test_a_run_skips_the_steps_and_counts_them(rng, tmp_path):
     state = rng.bit_generator.state
     result = _fit(_recipe(rng), tmp_path / "run", not_finite="skip")
@@ -87,5 +100,6 @@ def test_a_first_step_that_is_not_finite_leaves_the_first_state(rng, tmp_path):
         with pytest.raises(NotFinite, match="step 0 is not finite"):
             _fit(recipe, tmp_path / "run")
     certificate = (tmp_path / "run" / "certificate.jsonl").read_text().splitlines()
-    assert len(certificate) == 1 and "data" in json.loads(certificate[0])
+    _, line = map(json.loads, certificate)
+    assert line["step"] == 0 and "step 0 is not finite: loss" in line["not_finite"]
     assert not (tmp_path / "run" / "checkpoints").exists()

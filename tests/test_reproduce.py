@@ -1,6 +1,7 @@
 """`jcnn reproduce`: the same bits are seen to be the same, and any others are named."""
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import runpy
@@ -84,7 +85,9 @@ class _InThisProcess:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    """A folder with an experiment and a finished run of it, of another seed."""
+    """A folder with an experiment, a finished run of it, of another seed, and one whose
+    second step is not finite, since its first one ruined the weights.
+    """
     folder = tmp_path_factory.mktemp("first")
     rng = np.random.default_rng(0)
     np.save(folder / "pixels.npy", rng.integers(0, 256, (20, 6, 6, 1)).astype(np.uint8))
@@ -94,6 +97,9 @@ def first(tmp_path_factory):
         patch.chdir(folder)
         options = ["--seed=5", "--impl=auto", "--run-dir=run"]
         assert _InThisProcess(["", "", "tiny", *options]).wait() == 0
+        (folder / "rate.txt").write_text("nan")
+        assert _InThisProcess(["", "", "tiny", "--run-dir=faulty"]).wait() == 1
+    (folder / "rate.txt").write_text("0.01")
     return folder
 
 
@@ -152,7 +158,10 @@ def test_a_program_reproduces_a_run(first, tmp_path, monkeypatch):
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, done.stdout) == (0, "identical to the bit: 6 steps\n")
+    verdict, *lines = done.stdout.splitlines()
+    assert (done.returncode, verdict) == (0, "identical to the bit: 6 steps")
+    # This process has JAX configured for tests.
+    assert all(line.startswith("  environment: ") for line in lines)
     named, command = done.stderr.splitlines()[:2]
     assert named.startswith(f"running tiny of {tmp_path / 'here'}, whose code is exec")
     assert " -m tiny --seed=5 " in command and " --impl=auto " in command
@@ -160,35 +169,113 @@ def test_a_program_reproduces_a_run(first, tmp_path, monkeypatch):
     assert not list((tmp_path / "tmp").iterdir())
 
 
-def test_a_run_is_reproduced_from_a_checkpoint(run_dir, capsys):
+@pytest.mark.parametrize(
+    ("steps", "words", "epochs"),
+    [
+        (":", "6 steps", [1, 2, 3]),
+        ("0:99", "6 steps", [1, 2, 3]),
+        (":4", "4 steps", [1, 2]),
+        ("2:", "4 steps after step 2", [2, 3]),
+        ("2:4", "2 steps after step 2", [2]),
+        ("3:5", "2 steps after step 2", [2]),  # the last checkpoint before
+    ],
+)
+def test_a_window_of_steps_is_reproduced(steps, words, epochs, run_dir, capsys):
     before = _content(run_dir)
-    assert main(["reproduce", str(run_dir), "--from-checkpoint", "2"]) == 0
-    text = capsys.readouterr().out
-    assert text.endswith("\nidentical to the bit: 4 steps after 2\n")
-    assert "going on after 2 of 6 steps" in text and "epoch 1/3" not in text
+    assert main(["reproduce", str(run_dir), "--steps", steps]) == 0
+    *told, verdict = capsys.readouterr().out.splitlines()
+    assert verdict == f"identical to the bit: {words}"
+    done = [line for line in told if line.startswith("epoch ")]
+    assert [line.split("  ")[0] for line in done] == [f"epoch {i}/3" for i in epochs]
     assert _content(run_dir) == before
 
 
-def test_a_damaged_checkpoint_is_named_and_the_whole_run_compared(run_dir, capsys):
-    content = run_dir / "checkpoints" / "0000000002" / "content" / "metadata"
-    assert content.exists()
-    content.write_bytes(content.read_bytes()[:-3])
-    status, lines, error = _verdict(capsys, run_dir, "--from-checkpoint", 2)
+def test_only_what_is_in_the_window_is_compared(run_dir, capsys):
+    _change_line(run_dir / "certificate.jsonl", 3, params="0" * 64)
+    assert _verdict(capsys, run_dir, "--steps", "2:5")[0] == 0
+    status, lines, _ = _verdict(capsys, run_dir, "--steps", "2:6")
+    assert (status, lines[0]) == (1, "they part at step 6: params")
+
+
+@pytest.mark.parametrize("kind", ["arrays/d", "content"])
+def test_a_flipped_bit_in_a_checkpoint_is_named(kind, run_dir, rng, capsys):
+    """And the run compared from its first step on."""
+    checkpoint = run_dir / "checkpoints" / "0000000002"
+    files = [path for path in (checkpoint / kind).rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    largest.write_bytes(content)
+    status, lines, error = _verdict(capsys, run_dir, "--steps", "2:")
     assert (status, lines) == (0, ["identical to the bit: 6 steps"])
     assert "0000000002 is passed over" in error
 
 
-def test_an_interrupted_run_is_compared_as_far_as_it_goes(run_dir, capsys):
-    certificate = run_dir / "certificate.jsonl"
-    lines = certificate.read_bytes().splitlines(keepends=True)
-    certificate.write_bytes(b"".join(lines[:3]) + lines[3][:40])
-    assert _verdict(capsys, run_dir)[:2] == (
+def test_an_interrupted_run_is_repeated_as_far_as_it_went(run_dir, monkeypatch, capsys):
+    fit_module = import_module("jcnn.experiment.fit")
+    monkeypatch.setattr(fit_module, "steps_per_call", lambda work: 1)
+    describe = fit_module.describe_metrics
+
+    def stop_at_step_3(line, epochs):
+        if line["step"] == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return describe(line, epochs)
+
+    command = ["", "", "tiny", "--run-dir=stopped", "--keep-checkpoints=9"]
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "describe_metrics", stop_at_step_3)
+        assert _InThisProcess(command).wait() == 143
+    status, lines, _ = _verdict(capsys, "stopped")
+    assert (status, lines) == (
         0,
-        [
-            "identical to the bit: 4 steps",
-            "  the recorded certificate ends there, the whole run at step 6",
-        ],
+        ["identical to the bit, as far as the run went: 3 steps"],
     )
+    # A process that is killed leaves less.
+    shutil.copytree("stopped", "killed")
+    certificate = Path("killed", "certificate.jsonl")
+    lines = certificate.read_bytes().splitlines(keepends=True)
+    certificate.write_bytes(b"".join(lines[:2]) + lines[2][:40])
+    status, lines, _ = _verdict(capsys, "killed")
+    assert lines == ["identical to the bit, as far as the run went: 2 steps"]
+    # Where it went on, from the middle of an epoch.
+    assert _InThisProcess(command).wait() == 0
+    status, lines, _ = _verdict(capsys, "stopped", "--steps", "3:4")
+    assert (status, lines) == (0, ["identical to the bit: 1 step after step 3"])
+
+
+@pytest.fixture
+def faulty(run_dir):
+    Path("rate.txt").write_text("nan")
+    return Path("faulty")
+
+
+def test_a_run_that_stopped_at_a_fault_stops_there_again(faulty, capsys):
+    status, lines, error = _verdict(capsys, faulty)
+    assert (status, lines[0]) == (
+        0,
+        "identical to the bit: 1 step, and both end there:",
+    )
+    assert lines[1].startswith("  step 1 is not finite: loss (NaN); gradients/conv")
+    assert len(lines) == 2
+    assert error.splitlines()[-1].startswith("error: step 1 is not finite: loss (NaN)")
+
+
+@pytest.mark.parametrize("which", ["recorded", "new"])
+def test_a_run_that_stops_at_a_fault_only_once_parts(which, faulty, capsys):
+    run_dir = {"recorded": faulty, "new": "run"}[which]
+    Path("rate.txt").write_text({"recorded": "0.01", "new": "nan"}[which])
+    status, lines, _ = _verdict(capsys, run_dir)
+    assert (status, lines[0].partition(":")[0]) == (1, "they part at step 1")
+    assert lines[1].startswith(f"  the {which} run ends: step 1 is not finite: loss")
+    assert not any("run ends" in line for line in lines[2:])
+
+
+def test_another_fault_at_the_same_step_parts(faulty, capsys):
+    _change_line(faulty / "certificate.jsonl", 1, not_finite="it was \x1b[2Jtired")
+    status, lines, _ = _verdict(capsys, faulty)
+    assert (status, lines[0]) == (1, "they part at step 1: not_finite")
+    assert lines[1] == "  the recorded run ends: it was \\u001b[2Jtired"
+    assert lines[2].startswith("  the new run ends: step 1 is not finite: loss")
 
 
 def test_a_run_with_measured_choices_uses_its_own_copy(run_dir, capsys):
@@ -204,7 +291,7 @@ def test_a_run_with_measured_choices_uses_its_own_copy(run_dir, capsys):
 
 
 @pytest.mark.parametrize(
-    ("part", "options"), [("params", []), ("opt_state", ["--from-checkpoint", 2])]
+    ("part", "options"), [("params", []), ("opt_state", ["--steps", "2:"])]
 )
 def test_a_changed_digest_is_found(part, options, run_dir, capsys):
     lines = read_lines(run_dir / "certificate.jsonl")
@@ -223,7 +310,7 @@ def test_a_changed_digest_is_found(part, options, run_dir, capsys):
 
 def test_a_changed_digest_before_the_checkpoint_is_found(run_dir, capsys):
     _change_line(run_dir / "certificate.jsonl", 1, model_state="0" * 64)
-    status, lines, _ = _verdict(capsys, run_dir, "--from-checkpoint", 2)
+    status, lines, _ = _verdict(capsys, run_dir, "--steps", "2:")
     assert (status, lines[0]) == (1, "they part at step 2: model_state")
 
 
@@ -232,6 +319,23 @@ def test_more_than_the_run_computes_is_found(run_dir, capsys):
         file.write('{"step": 8}\n')
     status, lines, _ = _verdict(capsys, run_dir)
     assert (status, lines[0]) == (1, "they part at step 8: end")
+
+
+def test_a_changed_version_is_named_also_where_all_is_identical(run_dir, capsys):
+    def change(values):
+        values["distributions"]["optax"] = "0.0.1"
+
+    _change_json(run_dir / "environment.json", change)
+    version = importlib.metadata.version("optax")
+    status, lines, error = _verdict(capsys, run_dir)
+    assert (status, lines) == (
+        0,
+        [
+            "identical to the bit: 6 steps",
+            f'  environment: distributions.optax: "0.0.1" -> "{version}"',
+        ],
+    )
+    assert f"distributions.optax: 0.0.1 -> {version}" in error
 
 
 def test_a_changed_version_is_named(run_dir, capsys):
@@ -314,7 +418,7 @@ def test_a_module_that_is_none_is_refused(name, words, run_dir, monkeypatch, cap
     [
         ("config.json", None, "run is not the folder of a run"),
         ("config.json", "[]", "not that of a run"),
-        ("certificate.jsonl", None, "No such file"),
+        ("certificate.jsonl", None, "run has no certificate.jsonl to compare with"),
         ("certificate.jsonl", "", "not the certificate of at least one step"),
         ("certificate.jsonl", '{"format": 1}\n', "not the certificate of"),
         ("certificate.jsonl", '{"format": 1}\n{"step": "1"}\n', "not the certificate"),
@@ -336,17 +440,50 @@ def test_a_bad_folder_is_refused(file, content, words, run_dir, monkeypatch, cap
 
 def test_a_checkpoint_that_is_not_there_is_refused(run_dir, monkeypatch, capsys):
     _refuse_to_run(monkeypatch)
-    status, _, error = _verdict(capsys, run_dir, "--from-checkpoint", 3)
+    status, _, error = _verdict(capsys, run_dir, "--steps", "1:")
     assert status == 2
-    assert "has no checkpoint of step 3; there are: 2, 6" in error
-    status, _, error = _verdict(capsys, run_dir, "--from-checkpoint", 6)
-    assert status == 2 and "after step 6 there is nothing to compare" in error
+    assert (
+        "--steps: run has no checkpoint of step 1 or before; there are: 2, 6" in error
+    )
+    shutil.rmtree(run_dir / "checkpoints")
+    status, _, error = _verdict(capsys, run_dir, "--steps", "2:")
+    assert status == 2 and "step 2 or before; there are: none" in error
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ("6:", "after step 6;"),
+        ("4:5", "after step 4 up to step 5;"),
+        (":1", "after step 0 up to step 1;"),
+    ],
+)
+def test_steps_of_which_nothing_is_recorded_are_refused(
+    steps, words, run_dir, monkeypatch, capsys
+):
+    _refuse_to_run(monkeypatch)
+    status, _, error = _verdict(capsys, run_dir, "--steps", steps)
+    assert (status, error) == (
+        2,
+        f"error: --steps: nothing is recorded {words} "
+        "the certificate's 3 lines are of step 2 to 6\n",
+    )
+
+
+@pytest.mark.parametrize("steps", ["", "3", "3-4", "a:b", "1:2:3", "²:", "4:4", "5:2"])
+def test_steps_that_are_no_window_are_refused(steps, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["reproduce", "run", "--steps", steps])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert f"--steps: {steps!r}" in error or f"--steps: {steps} is" in error
+    assert "is not allowed: A" in error
 
 
 def test_a_checkpoint_that_leads_elsewhere_is_refused(run_dir, monkeypatch, capsys):
     _refuse_to_run(monkeypatch)
     (run_dir / "checkpoints" / "0000000002" / "more").symlink_to("/dev/zero")
-    status, _, error = _verdict(capsys, run_dir, "--from-checkpoint", 2)
+    status, _, error = _verdict(capsys, run_dir, "--steps", "2:")
     assert status == 2 and "more is neither a file nor a folder" in error
 
 
@@ -419,7 +556,7 @@ def test_certificates_part_at_the_first_line_that_differs():
     other = [steps[0], steps[1] | {"params": "x", "new": "y"}, {"step": 3}]
     assert find_parting([data, *steps], [data, *other]) == Parting(2, ["params", "new"])
     assert find_parting([data, *steps[1:]], [data, *steps]) == Parting(
-        2, ["step", "params"]
+        1, ["step", "params"]
     )
 
 

@@ -36,6 +36,7 @@ from jcnn.experiment import (
     main,
     read_impl,
     read_metrics,
+    read_weights,
 )
 from jcnn.experiment.checkpoints import CheckpointError, Checkpoints
 from jcnn.experiment.digests import digest_tree
@@ -93,20 +94,27 @@ class Eager(Checkpoints):
 
 
 @functools.cache
-def _compiled(impl, sizes):
-    """The calls of all runs of one impl, which would compile the same again."""
+def _compiled(impl, sizes, ema_decay):
+    """The calls of all runs of one kind, which would compile the same again."""
     made = recipe(Config(impl=impl))
     images, labels = jax.device_put((made.train.image, made.train.label))
     data = {"image": images, "label": labels}
-    state = create(made.layer, made.tx, jax.random.key(0), images[:1].astype("float32"))
+    inputs, ema = images[:1].astype("float32"), ema_decay is not None
+    state = create(made.layer, made.tx, jax.random.key(0), inputs, ema=ema)
     return compile_steps(
-        made.loss_fn, made.tx, batch_size=16, sizes=sizes, state=state, data=data
+        made.loss_fn,
+        made.tx,
+        batch_size=16,
+        sizes=sizes,
+        state=state,
+        data=data,
+        ema_decay=ema_decay,
     )
 
 
 def _set_up(patch, impl="auto"):
-    def compile_once(*args, sizes, **options):
-        return _compiled(impl, frozenset(sizes | {1, 2}))
+    def compile_once(*args, sizes, ema_decay, **options):
+        return _compiled(impl, frozenset(sizes | {1, 2}), ema_decay)
 
     # Calls of 2, 2 and 1 steps.
     patch.setattr(FIT, "steps_per_call", lambda work: 2)
@@ -198,6 +206,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     last = read_metrics(run_dir)[-1]
     done = 5 * (number // 3) + 2 * (number % 3)
     assert last["step"] == done and last["interrupted"] is True
+    assert read_lines(run_dir / "certificate.jsonl")[-1]["step"] == done
     assert (run_dir / "params.safetensors").exists()
     capsys.readouterr()
     assert _run(run_dir) == 0
@@ -235,6 +244,66 @@ def test_laxs_convolutions_go_on_to_the_same_bytes_too(tmp_path, monkeypatch):
     _killed(tmp_path / "b", monkeypatch, 8, "--impl", "lax")
     assert _run(tmp_path / "b", "--impl", "lax") == 0
     assert _result(tmp_path / "a") == _result(tmp_path / "b")
+
+
+def test_averaged_weights_go_on_to_the_same_bytes_too(tmp_path, monkeypatch):
+    result = fit(
+        recipe(Config()),
+        _made(tmp_path / "a"),
+        seed=0,
+        epochs=4,
+        batch_size=16,
+        ema_decay=0.8,
+        console=Console(file=io.StringIO()),
+    )
+    options = ("--ema-decay", 0.8)
+    _killed(tmp_path / "b", monkeypatch, 8, *options)
+    assert _run(tmp_path / "b", *options) == 0
+    assert _result(tmp_path / "a") == _result(tmp_path / "b")
+    *_, line = read_lines(tmp_path / "a" / "certificate.jsonl")
+    assert line["ema"] == digest_tree(result.state.ema) != line["params"]
+    # What is written is the average, and so is what is tested.
+    params, model_state = read_weights(tmp_path / "a" / "params.safetensors")
+    assert digest_tree(params) == line["ema"]
+    made = recipe(Config())
+    images = _prepare(jnp.asarray(made.test.image), None)
+    logits, _ = made.layer.apply(params, model_state, images)
+    accuracy = np.mean(np.argmax(logits, -1) == made.test.label)
+    assert read_metrics(tmp_path / "a")[-1]["test_accuracy"] == pytest.approx(accuracy)
+
+
+def _made(folder):
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("steps", [4, 5, 8])
+def test_a_run_ends_after_so_many_steps(steps, whole, tmp_path, monkeypatch, capsys):
+    """In the middle of an epoch, at its end, and within a call."""
+    options = ("--max-steps", steps)
+    assert _run(tmp_path / "a", *options) == 0
+    *_, last = read_metrics(tmp_path / "a")
+    assert (last["step"], last["interrupted"]) == (steps, False)
+    assert last["epoch"] == steps / 5 and "test_accuracy" in last
+    data, *lines = read_lines(tmp_path / "a" / "certificate.jsonl")
+    assert [line["step"] for line in lines] == sorted({*range(5, steps, 5), steps})
+    # The schedule is that of the whole run.
+    shared = steps // 5
+    at_ends = read_lines(whole / "certificate.jsonl")
+    assert [data, *lines[:shared]] == at_ends[: 1 + shared]
+    capsys.readouterr()
+    assert _run(tmp_path / "a", *options) == 0
+    assert "this run is finished" in capsys.readouterr().out
+    assert _run(tmp_path / "a") == 2
+    assert f"--max-steps: {steps} -> null" in capsys.readouterr().err
+    _killed(tmp_path / "b", monkeypatch, steps // 2, *options)
+    assert _run(tmp_path / "b", *options) == 0
+    assert _result(tmp_path / "a") == _result(tmp_path / "b")
+
+
+def test_more_steps_than_there_are_change_nothing(whole, tmp_path):
+    assert _run(tmp_path / "run", "--max-steps", 21) == 0
+    assert _result(tmp_path / "run") == _result(whole)
 
 
 def test_an_epochs_line_has_the_mean_of_its_steps(tmp_path, monkeypatch):
@@ -296,6 +365,24 @@ def test_a_damaged_checkpoint_costs_an_epoch_only(whole, tmp_path, monkeypatch, 
     for file in folder.rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
+    assert _run(run_dir) == 0
+    captured = capsys.readouterr()
+    assert f"{folder} is passed over" in captured.err
+    assert "going on after 10 of 20" in captured.out
+    assert _result(run_dir) == _result(whole)
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_named(
+    whole, tmp_path, monkeypatch, rng, capsys
+):
+    run_dir = tmp_path / "run"
+    _killed(run_dir, monkeypatch, 11)
+    folder = run_dir / "checkpoints" / "0000000015"
+    files = [path for path in (folder / "arrays" / "d").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    largest.write_bytes(content)
     assert _run(run_dir) == 0
     captured = capsys.readouterr()
     assert f"{folder} is passed over" in captured.err
@@ -582,38 +669,30 @@ def test_a_line_that_is_no_object_is_named(line, tmp_path):
 # A real program
 
 
-def _in_full(patch):
-    """As `quick_runs`, but each run compiles its own recipe."""
-    _set_up(patch)
-    patch.setattr(FIT, "compile_steps", compile_steps)
-
-
-def test_a_program_that_is_killed_goes_on(tmp_path, monkeypatch, capsys):
-    """This file is the program, see below."""
-    _in_full(monkeypatch)
-    options = ["--epochs", "60"]
-    metrics = tmp_path / "a" / "metrics.jsonl"
+def test_a_program_that_is_killed_goes_on(whole, tmp_path, capsys):
+    """This file is the program, see below; when it is killed is left to chaos.py."""
+    run_dir = tmp_path / "run"
     program = subprocess.Popen(
-        [sys.executable, __file__, "--run-dir", tmp_path / "a", *options],
+        [sys.executable, __file__, "--run-dir", run_dir],
         cwd=Path(__file__).parents[1],
         env=os.environ | {"PYTHONPATH": "."},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    while program.poll() is None:
-        if metrics.exists() and len(read_lines(metrics)) >= 20:
-            program.kill()
-        time.sleep(0.002)
-    text, _ = program.communicate()
-    assert program.returncode == -signal.SIGKILL, text
-    assert _run(tmp_path / "a", *options) == 0
+    metrics = run_dir / "metrics.jsonl"
+    while not (metrics.exists() and len(read_lines(metrics)) == 8):
+        assert program.poll() is None, program.communicate()[0]
+        time.sleep(0.01)
+    program.kill()
+    program.communicate()
+    assert _run(run_dir) == 0
     assert "going on after " in capsys.readouterr().out
-    assert _run(tmp_path / "b", *options) == 0
-    assert _result(tmp_path / "a") == _result(tmp_path / "b")
+    assert _result(run_dir) == _result(whole)
 
 
 if __name__ == "__main__":
     with pytest.MonkeyPatch.context() as patch:
-        _in_full(patch)
+        _set_up(patch)
+        _at_call(patch, 9, partial(time.sleep, 600))
         sys.exit(main(Config, recipe))

@@ -3,13 +3,15 @@
 The first line is of the data. Each other one is of a step: one digest for each part of
 the training state. The bytes of the file depend on nothing else, so two runs that
 computed the same have the same certificate, interrupted or not.
+
+A run that ends too early has a line of its last state, which is taken back if the run
+goes on. Where that is because a number was not finite, the line says so.
 """
 
 from pathlib import Path
 from typing import Any
 
 from ..data import Dataset
-from ..train import TrainState
 from .config import OptionError
 from .digests import Description, combine, describe_array
 from .journal import read_lines
@@ -38,25 +40,31 @@ def data_line(train: Dataset, test: Dataset) -> dict[str, Any]:
 
 
 def state_line(
-    state: TrainState, arrays: dict[str, Description], *, step: int, epoch: float
+    arrays: dict[str, Description],
+    *,
+    step: int,
+    epoch: float,
+    not_finite: str | None = None,
 ) -> dict[str, Any]:
     """The line of a step: one digest for each part of the state but step and key.
 
     Args:
-        state: The training state after the step.
-        arrays: Of the whole state, as `describe_arrays` gives them.
+        arrays: The descriptions of a snapshot of the `TrainState` after the step.
         step: Number of the step, from 1.
         epoch: How many epochs that are.
+        not_finite: What is said of the next step if the run ends for it.
     """
     line = {"step": step, "epoch": epoch}
-    for field, value in state._asdict().items():
-        if field not in ("step", "key") and value is not None:
-            prefix = f"{field}/"
-            inside = {k: d for k, d in arrays.items() if k.startswith(prefix)}
-            line[field] = combine(
-                {name.removeprefix(prefix): d for name, d in inside.items()}
-            )
-    return line
+    for part in ("params", "model_state", "opt_state", "ema"):
+        prefix = f"{part}/"
+        inside = {
+            name.removeprefix(prefix): description
+            for name, description in arrays.items()
+            if name.startswith(prefix)
+        }
+        if inside or part != "ema":
+            line[part] = combine(inside)
+    return line if not_finite is None else line | {"not_finite": not_finite}
 
 
 def refuse_other_data(path: Path, line: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
     with Checkpoints(run_dir / "checkpoints") as checkpoints:
         found = checkpoints.restore(state, lambda notes: None)
         ...
-        checkpoints.save(step, state, notes)
+        checkpoints.save(step, take_snapshot(state), notes)
 
 Orbax writes in the background to a folder of another name, and renames it when it is
 complete. The arrays are stored one by one under their names; beside them is a JSON item
@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from .digests import describe_arrays, host_arrays
+from .digests import Snapshot, describe_array, host_arrays
 
 FORMAT = 1
 Notes = dict[str, Any]
@@ -61,10 +61,11 @@ class Checkpoints:
             epoch may be shorter than what a checkpoint of it takes.
 
     >>> import tempfile
+    >>> from jcnn.experiment.digests import take_snapshot
     >>> state = {"kernel": jnp.ones((2, 3))}
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with Checkpoints(Path(folder, "checkpoints")) as checkpoints:
-    ...         checkpoints.save(5, state, {"loss": 0.5})
+    ...         checkpoints.save(5, take_snapshot(state), {"loss": 0.5})
     ...     with Checkpoints(Path(folder, "checkpoints")) as checkpoints:
     ...         print(checkpoints.restore(state, lambda notes: None))
     Restored(step=5, tree={'kernel': Array([[1., 1., 1.],
@@ -105,7 +106,7 @@ class Checkpoints:
     def save(
         self,
         step: int,
-        tree: Any,
+        snapshot: Snapshot,
         notes: Notes,
         *,
         metric: float = math.nan,
@@ -114,7 +115,7 @@ class Checkpoints:
 
         Args:
             step: Number of the step, none that is saved already.
-            tree: Pytree of arrays, as `host_arrays` takes it; it is copied at once.
+            snapshot: The arrays, as `take_snapshot` gives them.
             notes: JSON values to be saved with it.
             metric: The less the better; NaN is worse than any other.
 
@@ -122,16 +123,15 @@ class Checkpoints:
             CheckpointError: If this one or the one before cannot be written.
         """
         self.wait()
-        arrays = host_arrays(tree)
         content = {
             "format": FORMAT,
             "step": step,
             "metric": metric,
-            "arrays": describe_arrays(arrays),
+            "arrays": snapshot.descriptions,
             "notes": notes,
         }
         # Orbax takes no empty arrays; what is said of them above restores them.
-        stored = {name: array for name, array in arrays.items() if array.size}
+        stored = {k: array for k, array in snapshot.arrays.items() if array.size}
         self._saving, self._began = step, time.monotonic()
         self._metrics[step] = metric
         self._orbax(
@@ -208,8 +208,8 @@ class Checkpoints:
             ),
         ).arrays
         arrays = {name: arrays.get(name, array) for name, array in wanted.items()}
-        for name, description in describe_arrays(arrays).items():
-            if description != found[name]:
+        for name, array in arrays.items():
+            if describe_array(array) != found[name]:
                 raise ValueError(f"{name} has another digest than when it was saved")
         return arrays, content
 

@@ -41,6 +41,16 @@ def read_certificate(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def fault_of(certificate: list[dict[str, Any]]) -> str | None:
+    """What a run says of the numbers that were not finite and ended it, if any were.
+
+    >>> fault_of([{}, {"step": 3, "not_finite": "step 3 is not finite: loss"}])
+    'step 3 is not finite: loss'
+    """
+    fault = certificate[-1].get("not_finite")
+    return _json(fault)[1:-1] if isinstance(fault, str) else None
+
+
 def find_parting(
     recorded: list[dict[str, Any]], repeated: list[dict[str, Any]]
 ) -> Parting | None:
@@ -58,7 +68,8 @@ def find_parting(
     for old, new in zip(recorded[1:], repeated[1:]):
         names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
         if names:
-            return Parting(old["step"], [_json(name)[1:-1] for name in names])
+            step = min(old["step"], new["step"])
+            return Parting(step, [_json(name)[1:-1] for name in names])
     if len(recorded) > len(repeated):
         return Parting(recorded[len(repeated)]["step"], [])
     return None

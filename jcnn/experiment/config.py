@@ -84,12 +84,16 @@ class RunConfig:
     """Decides everything random: first weights, order, augmentation, dropout."""
     epochs: Count = 10
     """Passes over the training images."""
+    max_steps: Count | None = None
+    """End after so many steps if the epochs have more; schedules stay as they are."""
     batch_size: Count = 128
     """Images per training step."""
     impl: str = "auto"
     """Who computes convolutions: auto, lax, or a file written by experiments.tune."""
     not_finite: Literal["stop", "skip"] = "stop"
     """What to do if a loss or gradient is not finite: stop, or skip that step."""
+    ema_decay: Annotated[float, Range(0, 1, True, True)] | None = None
+    """Decay per step of averaged weights, say 0.999: these are tested and written."""
     certify_every: Annotated[int, Range(0)] = 0
     """Steps of an epoch between two lines of certificate.jsonl; 0: its end alone."""
     keep_checkpoints: Count = 2

@@ -7,13 +7,38 @@ one line of JSON for each array, sorted by name: `["name", "dtype", [shape], "di
 import hashlib
 import json
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Description = dict[str, Any]  # {"dtype": …, "shape": […], "sha256": …}
+
+
+class Snapshot(NamedTuple):
+    """What a pytree held at some time.
+
+    Attributes:
+        arrays: As `host_arrays` gives them; nobody writes to them.
+        descriptions: Of each, as `describe_array` gives it.
+    """
+
+    arrays: dict[str, np.ndarray]
+    descriptions: dict[str, Description]
+
+
+def take_snapshot(tree: Any) -> Snapshot:
+    """Copy the arrays of a pytree and compute their digests.
+
+    Args:
+        tree: As `host_arrays` takes it.
+
+    >>> take_snapshot({"a": np.ones((2, 3))}).descriptions["a"]["shape"]
+    [2, 3]
+    """
+    arrays = host_arrays(tree)
+    return Snapshot(arrays, {name: describe_array(a) for name, a in arrays.items()})
 
 
 def host_arrays(tree: Any) -> dict[str, np.ndarray]:
@@ -65,11 +90,6 @@ def describe_array(array: np.ndarray) -> Description:
     }
 
 
-def describe_arrays(arrays: dict[str, np.ndarray]) -> dict[str, Description]:
-    """`describe_array` of each."""
-    return {name: describe_array(array) for name, array in arrays.items()}
-
-
 def combine(descriptions: dict[str, Description]) -> str:
     """One digest of many arrays.
 
@@ -96,7 +116,7 @@ def digest_tree(tree: Any) -> str:
     >>> digest_tree({"a": np.zeros(2)}) == digest_tree({"a": np.zeros((2, 1))})
     False
     """
-    return combine(describe_arrays(host_arrays(tree)))
+    return combine(take_snapshot(tree).descriptions)
 
 
 def _plain(leaf: Any) -> Any:

@@ -14,11 +14,19 @@ import optax
 from rich.console import Console
 
 from ..data import Dataset
-from ..finite import require_finite
+from ..finite import NotFinite, find_fault
 from ..layers import Layer
 from ..summary import Row, summarize
-from ..train import ExampleMetrics, LossFn, TrainState, create, make_evaluate
+from ..train import (
+    ExampleMetrics,
+    LossFn,
+    TrainState,
+    averaged,
+    create,
+    make_evaluate,
+)
 from .certificate import data_line
+from .digests import take_snapshot
 from .interrupt import catch_interrupt
 from .pictures import draw_curves, draw_filters, write_picture
 from .progress import describe_metrics, model_table, progress_bar
@@ -53,7 +61,8 @@ class Result(NamedTuple):
 
     Attributes:
         state: The last training state.
-        test_accuracy: Part of the test images that `state` gets right.
+        test_accuracy: Part of the test images that `state` gets right, by its averaged
+            parameters if it has them.
         stopped_by: The signal that ended the run before its last step, or None.
     """
 
@@ -69,7 +78,9 @@ def fit(
     seed: int,
     epochs: int,
     batch_size: int,
+    max_steps: int | None = None,
     not_finite: Literal["stop", "skip"] = "stop",
+    ema_decay: float | None = None,
     certify_every: int = 0,
     keep_checkpoints: int = 2,
     on_resume: Callable[[int], None] = lambda step: None,
@@ -89,8 +100,11 @@ def fit(
         seed: Decides everything random.
         epochs: Passes over the training images.
         batch_size: Images per training step.
+        max_steps: The run ends after so many steps, if the epochs have more.
         not_finite: What to do if a step's loss or gradients are not finite: "stop" the
             run at the last good state, or "skip" the step and count it.
+        ema_decay: If given, what is tested, written and drawn is the exponential
+            average of the parameters, see `jcnn.train.make_step`.
         certify_every: Steps of an epoch between two lines of the certificate; with 0
             it has one for each epoch.
         keep_checkpoints: How many of the last checkpoints are kept, beside the one of
@@ -134,6 +148,7 @@ def fit(
     num_images = len(recipe.train.label)
     total = count_steps(num_images, batch_size=batch_size, epochs=epochs)
     per_epoch = total // epochs
+    total = min(total, max_steps or total)
     data = data_line(recipe.train, recipe.test)
     inputs = jax.ShapeDtypeStruct((1, *recipe.train.image.shape[1:]), "float32")
     rows = summarize(recipe.layer, inputs)
@@ -142,13 +157,14 @@ def fit(
     sizes = split_epoch(per_epoch, steps_per_call(work), certify_every)
 
     train, test = jax.device_put([_arrays(recipe.train), _arrays(recipe.test)])
-    first = create(recipe.layer, recipe.tx, jax.random.key(seed), inputs)
+    key, with_ema = jax.random.key(seed), ema_decay is not None
+    first = create(recipe.layer, recipe.tx, key, inputs, ema=with_ema)
     evaluate = make_evaluate(
         recipe.example_metrics, batch_size=min(500, len(recipe.test.label))
     )
 
     def on_test(state: TrainState) -> dict[str, float]:
-        return {f"test_{k}": v for k, v in evaluate(state, test).items()}
+        return {f"test_{k}": v for k, v in evaluate(_tested(state), test).items()}
 
     with (
         Record(run_dir, data, keep=keep_checkpoints) as record,
@@ -172,8 +188,10 @@ def fit(
             state=first,
             data=train,
             not_finite=not_finite,
+            ema_decay=ema_decay,
         )
         tested: dict[str, float] = {}
+        saved = done
         for size in left:
             before = time.perf_counter()
             state, by_step = calls[size](state, train)
@@ -182,16 +200,20 @@ def fit(
             finite = by_step.pop("finite")
             of_call = _sums(by_step, finite)
             sums = {name: sums.get(name, 0.0) + of_call[name] for name in of_call}
-            if not_finite == "stop" and not finite.all():
-                if finite.any():
-                    progress = Progress(int(state.step), sums, taken())
-                    record.save(state, progress, metric=math.nan)
-                record.wait()
-                require_finite(
-                    finite, recipe.loss_fn, state, train, batch_size=batch_size
-                )
-            done += size
+            failed = not_finite == "stop" and not finite.all()
+            done = int(state.step) if failed else done + size
             epoch, epoch_ends = round(done / per_epoch, 6), done % per_epoch == 0
+            if failed:
+                snapshot = take_snapshot(state)
+                if done > saved:
+                    progress = Progress(done, sums, taken())
+                    record.save(snapshot, progress, metric=math.nan)
+                record.wait()
+                error = NotFinite(
+                    find_fault(recipe.loss_fn, state, train, batch_size=batch_size)
+                )
+                record.certify(snapshot, step=done, epoch=epoch, not_finite=str(error))
+                raise error
             means = _means(sums if epoch_ends else of_call)
             if epoch_ends:
                 sums = {}
@@ -202,14 +224,23 @@ def fit(
             line |= {"images_per_second": round(images_per_second, 1), **tested}
             record.add_metrics(line)
             show(done, describe_metrics(line, epochs))
-            if epoch_ends:
+            if epoch_ends or done == total:
                 console.print(describe_metrics(line, epochs), highlight=False)
-            if epoch_ends or (certify_every and done % per_epoch % certify_every == 0):
-                record.certify(state, step=done, epoch=epoch)
             stop = interrupted() is not None
-            if stop or done == total or (epoch_ends and record.due()):
-                loss = means["loss"] if epoch_ends else math.nan
-                record.save(state, Progress(done, sums, taken()), metric=loss)
+            certify = epoch_ends or done == total
+            certify |= certify_every > 0 and done % per_epoch % certify_every == 0
+            save = stop or done == total or (epoch_ends and record.due())
+            if certify or save:
+                snapshot = take_snapshot(state)
+                if certify:
+                    record.certify(snapshot, step=done, epoch=epoch)
+                if save:
+                    loss = means["loss"] if epoch_ends else math.nan
+                    progress = Progress(done, sums, taken())
+                    record.save(snapshot, progress, metric=loss)
+                    saved = done
+                if not certify:  # not in the checkpoint: it goes if the run goes on
+                    record.certify(snapshot, step=done, epoch=epoch)
             if stop:
                 break
         record.wait()
@@ -218,7 +249,8 @@ def fit(
         last = {"step": done, "epoch": round(done / per_epoch, 6), **tested}
         last["interrupted"] = stopped_by is not None
         last["seconds"] = round(taken(), 1)
-        params, model_state = jax.device_get((state.params, state.model_state))
+        weights = _tested(state)
+        params, model_state = jax.device_get((weights.params, weights.model_state))
         write_weights(run_dir / "params.safetensors", params, model_state)
         accuracy = tested["test_accuracy"]
         _draw(run_dir, [*read_metrics(run_dir), last], params, rows, accuracy)
@@ -238,17 +270,22 @@ def fit(
 def _sizes_from(done: int, total: int, sizes: list[int]) -> Iterator[int]:
     """The sizes of the calls that are left of a run, epoch after epoch.
 
-    They end where the whole run's do: if `done` is within a call, what is left of it
-    comes first.
+    They end where those of all epochs do: if `done` is within a call, what is left of
+    it comes first.
     """
     end = done - done % sum(sizes)
     for size in cycle(sizes):
         if done == total:
             return
-        end += size
+        end = min(end + size, total)
         if end > done:
             yield end - done
             done = end
+
+
+def _tested(state: TrainState) -> TrainState:
+    """What a run's accuracy is of: the averaged parameters if there are any."""
+    return state if state.ema is None else averaged(state)
 
 
 def _sums(by_step: dict[str, np.ndarray], finite: np.ndarray) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..train import TrainState
 from .certificate import refuse_other_data, state_line
 from .checkpoints import Checkpoints, Notes
-from .digests import describe_arrays, host_arrays
+from .digests import Snapshot
 from .journal import EMPTY, Journal, Mark
 
 
@@ -72,20 +72,32 @@ class Record:
     def add_metrics(self, line: dict[str, Any]) -> None:
         self._metrics.append(line)
 
-    def certify(self, state: TrainState, *, step: int, epoch: float) -> None:
-        """Add the digests of a state to the certificate."""
-        arrays = describe_arrays(host_arrays(state))
-        self._certificate.append(state_line(state, arrays, step=step, epoch=epoch))
+    def certify(
+        self,
+        snapshot: Snapshot,
+        *,
+        step: int,
+        epoch: float,
+        not_finite: str | None = None,
+    ) -> None:
+        """Add the digests of a state to the certificate; for the rest see `state_line`.
+
+        A line that is added after `save` goes if the run goes on from there.
+        """
+        line = state_line(
+            snapshot.descriptions, step=step, epoch=epoch, not_finite=not_finite
+        )
+        self._certificate.append(line)
 
     def due(self) -> bool:
         """Whether there is time for a checkpoint, see `Checkpoints.due`."""
         return self._checkpoints.due()
 
-    def save(self, state: TrainState, progress: Progress, *, metric: float) -> None:
+    def save(self, snapshot: Snapshot, progress: Progress, *, metric: float) -> None:
         """Save a checkpoint in the background; `metric` as `Checkpoints.save`."""
         marks = {journal.path.name: journal.mark() for journal in self._journals()}
         notes = {"progress": progress._asdict(), "journals": marks}
-        self._checkpoints.save(progress.step, state, notes, metric=metric)
+        self._checkpoints.save(progress.step, snapshot, notes, metric=metric)
 
     def wait(self) -> None:
         """Until the last checkpoint is there."""

@@ -10,7 +10,13 @@ from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import Any
 
-from .compare import describe_distance, find_parting, read_certificate
+from .compare import (
+    Parting,
+    describe_distance,
+    fault_of,
+    find_parting,
+    read_certificate,
+)
 from .config import OptionError
 from .journal import read_lines
 from .resume import is_finished
@@ -18,26 +24,33 @@ from .run_folder import read_record, write_json
 
 
 def reproduce(
-    run_dir: Path, *, from_checkpoint: int | None = None, data_dir: Path | None = None
+    run_dir: Path,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    data_dir: Path | None = None,
 ) -> int:
     """Run the recorded experiment in a process of its own, and say how it compares.
 
     This executes the recorded module, which must be a file below the current folder;
     the command is printed before. Everything else in `run_dir` is data, and nothing is
-    written there: the new run has a temporary folder.
+    written there: the new run has a temporary folder. It ends with the last step that
+    is to be compared.
 
     Args:
-        run_dir: The folder of a run, finished or not.
-        from_checkpoint: Step of one of its checkpoints to begin with, rather than with
-            the first step.
+        run_dir: The folder of a run: finished, interrupted, or ended by numbers that
+            were not finite.
+        start: What is recorded after this step is compared. The new run begins with
+            the last checkpoint that is not after it, or with the first step if it is 0.
+        stop: What is recorded after this step is not compared; None for all.
         data_dir: Folder of the prepared data sets, if not the recorded one.
 
     Returns:
         0 if all digests are the same, 1 if one is not.
 
     Raises:
-        OptionError: If there is nothing to repeat in `run_dir`, or the experiment
-            cannot be run to its end, say because the data are others.
+        OptionError: If there is nothing to repeat in `run_dir` or of these steps, or
+            the experiment cannot be run to its end, say because the data are others.
         OSError: If a file cannot be read.
         ValueError: If `run_dir` holds something else than a run writes.
 
@@ -49,38 +62,40 @@ def reproduce(
     record = read_record(run_dir)
     if record is None:
         raise OptionError(f"{run_dir} is not the folder of a run")
-    recorded = read_certificate(run_dir / "certificate.jsonl")
+    if not (run_dir / "certificate.jsonl").exists():
+        raise OptionError(f"{run_dir} has no certificate.jsonl to compare with")
+    certificate = read_certificate(run_dir / "certificate.jsonl")
     _check_module(record["experiment"])
-    if from_checkpoint is not None and from_checkpoint >= recorded[-1]["step"]:
-        raise OptionError(
-            f"--from-checkpoint: after step {from_checkpoint} there is nothing to "
-            f"compare: the certificate ends at step {recorded[-1]['step']}"
-        )
+    recorded = _window(certificate, start, stop)
+    began = _last_checkpoint(run_dir, start) if start else 0
+    changes: dict[str, Any] = {}
+    if fault_of(recorded) is None:  # otherwise it ends by itself, where that one did
+        changes["max_steps"] = recorded[-1]["step"]
     if data_dir is not None:
-        record = record | {"config": record["config"] | {"data_dir": str(data_dir)}}
+        changes["data_dir"] = str(data_dir)
+    record = record | {"config": record["config"] | changes}
     with tempfile.TemporaryDirectory(prefix="jcnn-reproduce-") as folder:
         repeated_dir = Path(folder, "run")
         repeated_dir.mkdir()
-        environment_known = _begin(run_dir, repeated_dir, record, from_checkpoint)
+        _begin(run_dir, repeated_dir, record, began)
         _run(record, repeated_dir)
-        began = from_checkpoint or 0
         if list(repeated_dir.glob("checkpoints/*.damaged*")):
             began = 0  # the run has said why
         repeated = read_certificate(repeated_dir / "certificate.jsonl")
         parting = find_parting(recorded, repeated)
         if parting is None:
-            _say_identical(began, recorded[-1]["step"], repeated[-1]["step"])
-            return 0
-        print(f"they part at step {parting.step}: {', '.join(parting.parts) or 'end'}")
-        lines = describe_distance(run_dir, repeated_dir)
-        if (run_dir / "resumed.jsonl").exists():
-            lines.append("the recorded run itself went on in another environment")
-        if environment_known:
+            ended = len(recorded) < len(certificate) or is_finished(run_dir)
+            lines = _identity_lines(recorded, began, early=not ended)
             lines += _environment_lines(repeated_dir)
         else:
-            lines.append("environment.json is missing or not that of a run")
-        print(*(f"  {line}" for line in lines), sep="\n")
-        return 1
+            lines = [_parting_line(parting), *_fault_lines(recorded, repeated)]
+            lines += describe_distance(run_dir, repeated_dir)
+            if (run_dir / "resumed.jsonl").exists():
+                lines.append("the recorded run itself went on in another environment")
+            environment = _environment_lines(repeated_dir)
+            lines += environment or ["environment.json says the same"]
+        print("\n  ".join(lines))
+        return 0 if parting is None else 1
 
 
 def command_options(config: dict[str, Any], prefix: str = "--") -> list[str]:
@@ -126,14 +141,38 @@ def _check_module(name: str) -> None:
         )
 
 
-def _begin(
-    run_dir: Path, target: Path, record: dict[str, Any], from_checkpoint: int | None
-) -> bool:
-    """Fill a folder as if the run had been interrupted, by default before its first
-    step: the same command goes on with it, and refuses other data and other options.
+def _window(
+    certificate: list[dict[str, Any]], start: int, stop: int | None
+) -> list[dict[str, Any]]:
+    """A certificate as far as `stop`, with something recorded after `start`."""
+    data, *lines = certificate
+    found = [line for line in lines if stop is None or line["step"] <= stop]
+    if found and (start == 0 or found[-1]["step"] > start):
+        return [data, *found]
+    until = "" if stop is None else f" up to step {stop}"
+    raise OptionError(
+        f"--steps: nothing is recorded after step {start}{until}; the certificate's "
+        f"{len(lines)} lines are of step {lines[0]['step']} to {lines[-1]['step']}"
+    )
 
-    Returns:
-        Whether the run has recorded its environment.
+
+def _last_checkpoint(run_dir: Path, start: int) -> int:
+    """The last step with a checkpoint that is not after `start`."""
+    found = (run_dir / "checkpoints").glob("[0-9]" * 10)
+    steps = sorted(int(path.name) for path in found)
+    before = [step for step in steps if step <= start]
+    if not before:
+        there = ", ".join(map(str, steps)) or "none"
+        raise OptionError(
+            f"--steps: {run_dir} has no checkpoint of step {start} or before; there "
+            f"are: {there}; from 0 on no checkpoint is needed"
+        )
+    return before[-1]
+
+
+def _begin(run_dir: Path, target: Path, record: dict[str, Any], step: int) -> None:
+    """Fill a folder as if the run had been interrupted after a step: the same command
+    goes on with it, and refuses other data and other options.
     """
     write_json(target / "config.json", record)
     if (run_dir / "tuned.json").is_file():
@@ -141,18 +180,15 @@ def _begin(
     # Nothing after the checkpoint, so that all that is there in the end was computed.
     for name in ("certificate.jsonl", "metrics.jsonl"):
         if (run_dir / name).is_file():
-            content = _up_to(run_dir / name, from_checkpoint or 0)
-            (target / name).write_bytes(content)
-    if from_checkpoint is not None:
-        _copy_checkpoint(run_dir, target, from_checkpoint)
+            (target / name).write_bytes(_up_to(run_dir / name, step))
+    if step > 0:
+        _copy_checkpoint(run_dir, target, step)
     try:
         environment = json.loads((run_dir / "environment.json").read_bytes())
     except (FileNotFoundError, ValueError):
-        environment = None
-    if not isinstance(environment, dict):
-        return False
-    write_json(target / "environment.json", environment)
-    return True
+        return
+    if isinstance(environment, dict):
+        write_json(target / "environment.json", environment)
 
 
 def _up_to(path: Path, step: int) -> bytes:
@@ -168,16 +204,7 @@ def _up_to(path: Path, step: int) -> bytes:
 
 
 def _copy_checkpoint(run_dir: Path, target: Path, step: int) -> None:
-    folder = run_dir / "checkpoints"
-    names = [path.name for path in folder.glob("[0-9]*") if path.name.isdecimal()]
-    steps = sorted(map(int, names))
-    if step not in steps:
-        there = ", ".join(map(str, steps)) or "none"
-        raise OptionError(
-            f"--from-checkpoint: {run_dir} has no checkpoint of step {step}; "
-            f"there are: {there}"
-        )
-    source = folder / f"{step:010d}"
+    source = run_dir / "checkpoints" / f"{step:010d}"
     for path in source.rglob("*"):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise OptionError(f"{path} is neither a file nor a folder")
@@ -202,24 +229,55 @@ def _run(record: dict[str, Any], run_dir: Path) -> None:
         if process.poll() is None:
             process.terminate()
             process.wait()
+    if status == 1 and _has_fault(run_dir / "certificate.jsonl"):
+        return
     if status != 0:
         raise OptionError(f"{name} could not be run: it ended with status {status}")
     if not is_finished(run_dir):
         raise OptionError(f"{name} could not be run: it left no finished run")
 
 
-def _say_identical(began: int, end: int, last: int) -> None:
-    words = f"{end} steps" if not began else f"{end - began} steps after {began}"
-    print(f"identical to the bit: {words}")
-    if end < last:
-        print(f"  the recorded certificate ends there, the whole run at step {last}")
+def _has_fault(certificate: Path) -> bool:
+    try:
+        return fault_of(read_certificate(certificate)) is not None
+    except (OSError, ValueError):
+        return False
+
+
+def _identity_lines(
+    recorded: list[dict[str, Any]], began: int, *, early: bool
+) -> list[str]:
+    """That all is the same: how many steps, and why both ended if by a fault."""
+    count = recorded[-1]["step"] - began
+    steps = f"{count} step" if count == 1 else f"{count} steps"
+    after = f" after step {began}" if began else ""
+    fault = fault_of(recorded)
+    if fault is not None:
+        return [f"identical to the bit: {steps}{after}, and both end there:", fault]
+    went = ", as far as the run went" if early else ""
+    return [f"identical to the bit{went}: {steps}{after}"]
+
+
+def _parting_line(parting: Parting) -> str:
+    return f"they part at step {parting.step}: {', '.join(parting.parts) or 'end'}"
+
+
+def _fault_lines(
+    recorded: list[dict[str, Any]], repeated: list[dict[str, Any]]
+) -> list[str]:
+    faults = {"recorded": fault_of(recorded), "new": fault_of(repeated)}
+    return [
+        f"the {which} run ends: {fault}" for which, fault in faults.items() if fault
+    ]
 
 
 def _environment_lines(run_dir: Path) -> list[str]:
     """What a run that went on has noted of environments that differ."""
+    if not (run_dir / "environment.json").exists():
+        return ["environment.json is missing or not that of a run"]
     path = run_dir / "resumed.jsonl"
     if not path.exists():
-        return ["environment.json says the same"]
+        return []
     return [
         f"environment: {json.dumps(name)[1:-1]}: {json.dumps(old)} -> {json.dumps(new)}"
         for line in read_lines(path)

@@ -1,6 +1,7 @@
 """How an epoch is cut into calls to the device, and what one call does."""
 
 from collections.abc import Collection
+from typing import Any
 
 import jax
 import numpy as np
@@ -107,6 +108,7 @@ def compile_steps(
     state: TrainState,
     data: Batch,
     not_finite: NotFinitePolicy = "stop",
+    ema_decay: float | None = None,
 ) -> dict[int, Step]:
     """Compile calls of so many steps each, so that later they take only their time.
 
@@ -118,6 +120,7 @@ def compile_steps(
         state: A training state; it is left as it is.
         data: All training images, on the device.
         not_finite: As for `jcnn.train.make_step`.
+        ema_decay: As for `jcnn.train.make_step`.
 
     Returns:
         For each size `steps(state, data) -> (state, metrics)`, which donates the state
@@ -137,13 +140,12 @@ def compile_steps(
     >>> int(state.step), metrics["loss"].shape
     (5, (5,))
     """
+    options: dict[str, Any] = {"not_finite": not_finite, "ema_decay": ema_decay}
     if jax.default_backend() == "cpu" and _by_lax(loss_fn, state, data, batch_size):
-        step = _compile_step(loss_fn, tx, batch_size, state, data, not_finite)
+        step = _compile_step(loss_fn, tx, batch_size, state, data, options)
         return {size: _repeat(step, size) for size in sizes}
     return {
-        size: make_scan(
-            loss_fn, tx, batch_size=batch_size, num_steps=size, not_finite=not_finite
-        )
+        size: make_scan(loss_fn, tx, batch_size=batch_size, num_steps=size, **options)
         .lower(state, data)
         .compile()
         for size in sizes
@@ -165,7 +167,7 @@ def _by_lax(loss_fn, state, data, batch_size) -> bool:
     return any(e.primitive is lax.conv_general_dilated_p for e, _ in found)
 
 
-def _compile_step(loss_fn, tx, batch_size, state, data, not_finite) -> Step:
+def _compile_step(loss_fn, tx, batch_size, state, data, options) -> Step:
     """One step, outside of any loop."""
 
     def take(key, step, data):
@@ -173,7 +175,7 @@ def _compile_step(loss_fn, tx, batch_size, state, data, not_finite) -> Step:
 
     take = jax.jit(take).lower(state.key, state.step, data).compile()
     batch = take(state.key, state.step, data)
-    step = make_step(loss_fn, tx, not_finite=not_finite).lower(state, batch).compile()
+    step = make_step(loss_fn, tx, **options).lower(state, batch).compile()
     return lambda state, data: step(state, take(state.key, state.step, data))
 
 
