@@ -119,7 +119,8 @@ def _all_models(
         a = a[:, None]
     if not mapped:
         a = a[None]
-    return jnp.broadcast_to(a, (*counts, *a.shape[2:])).reshape(-1, *a.shape[2:])
+    a = jnp.broadcast_to(a, (*counts, *a.shape[2:]))
+    return a.reshape(prod(counts), *a.shape[2:])
 
 
 batching.primitive_batchers[convolution_p] = _batch
