@@ -5,6 +5,7 @@ the training state. The bytes of the file depend on nothing else, so two runs th
 computed the same have the same certificate, interrupted or not.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ def _find(line: dict[str, Any], split: str, name: str) -> Any:
 def _words(description: Any) -> str:
     """Such as "uint8[360, 8, 8, 1] 3f2a91c0"."""
     try:
-        return "{dtype}{shape} {sha256:.8}".format(**description)
+        text = "{dtype}{shape} {sha256:.8}".format(**description)
     except (KeyError, TypeError, ValueError):
         return "nothing"
+    return text if text.isprintable() else json.dumps(text)

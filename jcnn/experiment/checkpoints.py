@@ -13,6 +13,7 @@ with the digest of each, and one of its own, so that no damage goes unseen.
 import hashlib
 import json
 import math
+import operator
 import re
 import shutil
 import sys
@@ -30,6 +31,7 @@ import orbax.checkpoint as ocp
 from .digests import describe_arrays, host_arrays
 
 FORMAT = 1
+_SPARE = 16 << 20  # bytes that a checkpoint may have beside its arrays
 Notes = dict[str, Any]
 
 
@@ -60,6 +62,9 @@ class Checkpoints:
         share: Part of the time that saving may take, background work included. An
             epoch may be shorter than what a checkpoint of it takes.
 
+    Raises:
+        CheckpointError: If `folder` is a link.
+
     >>> import tempfile
     >>> state = {"kernel": jnp.ones((2, 3))}
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -72,6 +77,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, keep: int = 2, share: float = 0.02):
+        if folder.is_symlink():  # what is removed there is not ours to remove
+            raise CheckpointError(f"{folder} is a link to elsewhere")
         self._folder = folder.absolute()
         self._keep = keep
         self._share = share
@@ -177,7 +184,7 @@ class Checkpoints:
                 reason = refuse(content["notes"])
             # What a reader makes of damaged files cannot be listed.
             except Exception as error:
-                reason = str(error).partition("\n")[0][:200] or repr(error)
+                reason = _first_line(error)
             else:
                 if reason is None:
                     return Restored(step, _like(tree, arrays), content["notes"])
@@ -187,6 +194,8 @@ class Checkpoints:
     def _read(
         self, step: int, wanted: dict[str, np.ndarray]
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        path = self._path(step)
+        _check_files(path, most=2 * sum(a.nbytes for a in wanted.values()) + _SPARE)
         content = self._content(step)
         found = content["arrays"]
         for name in sorted(found.keys() | wanted.keys()):
@@ -198,9 +207,10 @@ class Checkpoints:
             if theirs != ours:
                 raise ValueError(f"{name} is {theirs or 'absent'}, not {ours or 'so'}")
         stored = {name: array for name, array in wanted.items() if array.size}
+        _check_shapes(path / "arrays", stored)
         as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
         arrays = self._checkpointer.restore(
-            self._path(step),
+            path,
             args=ocp.args.Composite(
                 arrays=ocp.args.PyTreeRestore(
                     item=stored, restore_args=dict.fromkeys(stored, as_numpy)
@@ -244,7 +254,7 @@ class Checkpoints:
     def _rank(self, step: int) -> tuple[bool, float, int]:
         if step not in self._metrics:
             try:
-                self._metrics[step] = self._content(step)["metric"]
+                self._metrics[step] = float(self._content(step)["metric"])
             except Exception:  # damaged: surely not the best
                 self._metrics[step] = math.nan
         metric = self._metrics[step]
@@ -286,10 +296,46 @@ class Checkpoints:
         try:
             function(*args, **kwargs)
         except Exception as error:
-            reason = str(error).partition("\n")[0]
             raise CheckpointError(
-                f"{self._path(step or 0)} could not be written: {reason}"
+                f"{self._path(step or 0)} could not be written: {_first_line(error)}"
             ) from error
+
+
+def _check_files(folder: Path, most: int) -> None:
+    """Raise if the files of a checkpoint are not what is written here."""
+    refuse_links(folder)
+    size = sum(path.lstat().st_size for path in folder.rglob("*"))
+    if size > most:
+        raise ValueError(f"it has {size} bytes; allowed: at most {most}")
+
+
+def _check_shapes(folder: Path, wanted: dict[str, np.ndarray]) -> None:
+    """Raise if reading the arrays would take more memory than they have.
+
+    Of a few bytes a file can say that they are an array of any size.
+    """
+    found = ocp.PyTreeCheckpointHandler().metadata(folder).tree
+    for name, array in wanted.items():
+        chunk = found[name].storage.chunk_shape
+        fits = len(chunk) == array.ndim and all(map(operator.le, chunk, array.shape))
+        if found[name].shape != array.shape or not fits:
+            raise ValueError(
+                f"{name} has shape {found[name].shape} in pieces of {chunk}, "
+                f"not {array.shape}"
+            )
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise if a checkpoint leads out of its folder, or holds what is no file.
+
+    Raises:
+        ValueError: With the path of what is neither a file nor a folder.
+
+    >>> refuse_links(Path("nowhere"))
+    """
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir() or path == folder):
+            raise ValueError(f"{path} is neither a file nor a folder")
 
 
 def _like(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
@@ -336,6 +382,12 @@ def _stragglers_ignored() -> Iterator[None]:
 def _digest(content: dict[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    """Without what a terminal would obey: it may have text of a damaged file in it."""
+    line = str(error).partition("\n")[0][:200] or repr(error)[:200]
+    return line if line.isprintable() else ascii(line)
 
 
 def _say(text: str) -> None:

@@ -19,6 +19,7 @@ from ..layers import Layer
 from ..summary import Row, summarize
 from ..train import ExampleMetrics, LossFn, TrainState, create, make_evaluate
 from .certificate import data_line
+from .config import OptionError
 from .interrupt import catch_interrupt
 from .pictures import draw_curves, draw_filters, write_picture
 from .progress import describe_metrics, model_table, progress_bar
@@ -156,6 +157,8 @@ def fit(
         progress_bar(console, total) as show,
     ):
         state, (done, sums, earlier) = record.restore(first)
+        if done > total:
+            raise OptionError(f"{run_dir} has a checkpoint after step {total}, its end")
         on_resume(done)
 
         def taken() -> float:
