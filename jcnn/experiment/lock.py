@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .._files import open_no_link
+from .._files import named, open_no_link
 
 try:
     import fcntl
@@ -49,8 +49,11 @@ def lock(run_dir: Path) -> Iterator[None]:
             raise Locked(
                 f"--run-dir: process {holder or 'unknown'} is working on {run_dir}"
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise named(error, path) from error
         yield
     finally:
         os.close(descriptor)

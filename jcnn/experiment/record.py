@@ -108,6 +108,8 @@ def _progress(notes: Notes) -> Progress:
     Raises:
         ValueError: If it is not what was saved.
     """
+    if notes["progress"].keys() != set(Progress._fields):
+        raise ValueError("it does not say how far the run was")
     progress = Progress(**notes["progress"])
     numbers = [progress.seconds, *progress.sums.values()]
     if type(progress.step) is not int or progress.step < 0:
