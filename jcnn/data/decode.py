@@ -126,7 +126,8 @@ def _reader(found: Prepared, name: str, count: int) -> ArrayRecordReader:
 
 
 def _example(record: bytes, image_key: str, label_key: str) -> tuple[bytes, int]:
-    features = tf_example_pb2.Example.FromString(record).features.feature
+    example = tf_example_pb2.Example.FromString(record)  # pyright: ignore
+    features = example.features.feature
     (image,) = features[image_key].bytes_list.value
     (label,) = features[label_key].int64_list.value
     return image, label

@@ -129,7 +129,7 @@ def read_config(run_dir: Path, config_type: type[ConfigT]) -> ConfigT:
     See `write_config` for an example.
     """
     path = run_dir / "config.json"
-    values = read_object(path).get("config")
+    values: Any = read_object(path).get("config")
     try:
         config = config_from_json(config_type, values)
         check_config(config)
