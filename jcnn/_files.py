@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -22,7 +23,8 @@ def write_file(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)  # it may even be a link to elsewhere
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -31,7 +33,8 @@ def write_file(path: Path, content: bytes) -> None:
     except OSError as error:
         raise named(error, path) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -46,6 +49,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_no_link(path: str, flags: int) -> int:
+    """An `opener` for `open` that follows no link out of the file's folder.
+
+    >>> with open(os.devnull, "ab", opener=open_no_link) as file:
+    ...     file.write(b"line")
+    4
+    """
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def named(error: OSError, path: Path) -> OSError:

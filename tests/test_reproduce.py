@@ -355,8 +355,9 @@ def test_a_changed_version_is_named(run_dir, capsys):
     )
 
 
-def test_an_environment_that_is_not_known_is_told(run_dir, capsys):
-    (run_dir / "environment.json").write_text("[]")
+@pytest.mark.parametrize("content", ["[]", "[" * 200_000], ids=["list", "deep"])
+def test_an_environment_that_is_not_known_is_told(content, run_dir, capsys):
+    (run_dir / "environment.json").write_text(content)
     _change_line(run_dir / "certificate.jsonl", 2, params="0" * 64)
     status, lines, _ = _verdict(capsys, run_dir)
     assert status == 1
@@ -423,8 +424,7 @@ def test_a_module_that_is_none_is_refused(name, words, run_dir, monkeypatch, cap
         ("certificate.jsonl", '{"format": 1}\n', "not the certificate of"),
         ("certificate.jsonl", '{"format": 1}\n{"step": "1"}\n', "not the certificate"),
         ("certificate.jsonl", "PK\n", "certificate.jsonl, line 1"),
-        pytest.param("config.json", "[" * 200_000, "recursion", id="deep"),
-        pytest.param("environment.json", "[" * 200_000, "recursion", id="deeper"),
+        pytest.param("config.json", "[" * 200_000, "not that of a run", id="deep"),
     ],
 )
 def test_a_bad_folder_is_refused(file, content, words, run_dir, monkeypatch, capsys):
@@ -485,6 +485,29 @@ def test_a_checkpoint_that_leads_elsewhere_is_refused(run_dir, monkeypatch, caps
     (run_dir / "checkpoints" / "0000000002" / "more").symlink_to("/dev/zero")
     status, _, error = _verdict(capsys, run_dir, "--steps", "2:")
     assert status == 2 and "more is neither a file nor a folder" in error
+
+
+@pytest.mark.parametrize(
+    "odd", [{"run-dir": "elsewhere"}, {"marks": ["--run-dir=elsewhere"]}]
+)
+def test_a_recorded_run_writes_nothing_elsewhere(odd, run_dir, capsys):
+    """Not even where its options name another folder in a way of their own."""
+    _change_json(run_dir / "config.json", lambda values: values["config"].update(odd))
+    assert _verdict(capsys, run_dir)[0] == 2
+    assert not Path("elsewhere").exists()
+
+
+def test_options_that_no_program_can_have_are_refused(first, tmp_path, monkeypatch):
+    shutil.copytree(first / "run", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.py").write_text("")
+    for text in ("\0", "\ud800", "x" * 2**20):
+        _change_json(
+            tmp_path / "run" / "config.json",
+            lambda values, text=text: values["config"].update(impl=text),
+        )
+        with pytest.raises(OptionError, match="^config.json: its options cannot be"):
+            reproduce(Path("run"))
 
 
 def test_options_that_the_experiment_has_not_are_refused(run_dir, capsys):
@@ -660,7 +683,8 @@ def test_recorded_options_become_the_same_command_line(options):
 def test_without_the_extra_the_command_says_so(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "jcnn.experiment.reproduce")
     monkeypatch.delitem(sys.modules, "jcnn.experiment.compare")
-    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.delitem(sys.modules, "jcnn.experiment.weights")
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     assert main(["reproduce", "run"]) == 2
     error = capsys.readouterr().err
     assert "no safetensors" in error and "pip install 'jcnn[experiments]'" in error

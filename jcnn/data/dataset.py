@@ -8,6 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 
+class DataError(ValueError):
+    """Files of a data set cannot be used; the message names the set and the fault."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Images with one class label each; made by `load` or `from_arrays`.

@@ -39,9 +39,10 @@ def load(
     Raises:
         TypeError: name or split is not a str.
         FileNotFoundError: the set is not prepared; the message says how to do that.
-        ValueError: the name is malformed, there is no such split or nothing in it,
-            or the files are damaged, of another format, or hold no image and class
-            label, or images of several sizes.
+        ValueError: the name is malformed, or there is no such split.
+        DataError: a ValueError, too: there is nothing in the split, or the files are
+            damaged, of another format, or hold no image and class label, images of
+            several sizes, or more of them than this machine's memory holds.
         ModuleNotFoundError: the extra `jcnn[data]` is not installed.
 
     Warns:

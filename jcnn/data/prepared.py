@@ -7,9 +7,14 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from .._untrusted import read_object
+from .dataset import DataError
 
 _NAME = re.compile(r"([a-zA-Z]\w*)(?:/(\w[\w.+-]*))?(?::(\d+\.\d+\.\d+))?", re.ASCII)
 _VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _INFO = "dataset_info.json"  # written last: a folder that has it is complete
 
 
@@ -20,12 +25,13 @@ class Prepared:
     Attributes:
         name: `name:version` or `name/config:version`.
         folder: absolute path of its files.
-        splits: the number of examples of each split.
+        splits: of each split the names of its files, in order, and how many examples
+            each has.
     """
 
     name: str
     folder: Path
-    splits: dict[str, int]
+    splits: dict[str, dict[str, int]]
 
 
 def data_root(data_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -44,8 +50,8 @@ def find(name: str, split: str, root: Path) -> Prepared:
     """Finds `name[/config][:version]` (else its highest version) below `root`.
 
     Raises:
-        ValueError: name is malformed, the split is unknown or empty, or the files
-            are not array_record.
+        ValueError: name is malformed, or the split is unknown.
+        DataError: the split is empty, or the files are damaged or not array_record.
         FileNotFoundError: it is not prepared; the message says how to do that.
 
     >>> find("../mnist", "train", Path("/data"))  # doctest: +ELLIPSIS
@@ -68,7 +74,7 @@ def find(name: str, split: str, root: Path) -> Prepared:
     full_name = f"{base}/{config}:{version}" if config else f"{base}:{version}"
     file_format, splits = _read_info(parent / version / _INFO)
     if file_format != "array_record":
-        raise ValueError(
+        raise DataError(
             f"{parent / version} holds {file_format or 'unknown'} files; jcnn reads "
             "array_record. Remove that folder or choose another data_dir, then:\n"
             f"    {prepare_command(name, root)}"
@@ -78,8 +84,8 @@ def find(name: str, split: str, root: Path) -> Prepared:
             f"{full_name} has no split {split!r}; its splits are "
             + (", ".join(map(repr, splits)) or "none at all")
         )
-    if splits[split] == 0:
-        raise ValueError(f"split {split!r} of {full_name} is empty")
+    if not any(splits[split].values()):
+        raise DataError(f"split {split!r} of {full_name} is empty")
     return Prepared(full_name, parent / version, splits)
 
 
@@ -136,14 +142,30 @@ def _listing(root: Path) -> list[str]:
     )
 
 
-def _read_info(path: Path) -> tuple[str | None, dict[str, int]]:
-    """The file format and the number of examples of each split."""
+def _read_info(path: Path) -> tuple[str | None, dict[str, dict[str, int]]]:
+    """The file format and the files of each split."""
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
+        info = read_object(path)
         splits = {
-            split["name"]: sum(int(n) for n in split.get("shardLengths", ()))
+            split["name"]: _files(info["name"], split)
             for split in info.get("splits", ())
         }
         return info.get("fileFormat"), splits
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}") from error
+        raise DataError(f"{path} is damaged: {error!r}") from error
+
+
+def _files(name: str, split: dict[str, Any]) -> dict[str, int]:
+    """Of a split: the names of its files and how many examples each should have."""
+    if split.get("filepathTemplate", _TEMPLATE) != _TEMPLATE:
+        raise ValueError("its files have other names than usual")
+    stem = f"{name}-{split['name']}.array_record"
+    if not re.fullmatch(r"\w[\w.+-]*", stem, re.ASCII):  # it is no path
+        raise ValueError(f"{stem!r} is no name of a file")
+    lengths = [int(length) for length in split.get("shardLengths", ())]
+    if min(lengths, default=0) < 0:
+        raise ValueError("a file has less than no examples")
+    return {
+        f"{stem}-{i:05d}-of-{len(lengths):05d}": length
+        for i, length in enumerate(lengths)
+    }

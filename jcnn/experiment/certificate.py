@@ -8,6 +8,7 @@ A run that ends too early has a line of its last state, which is taken back if t
 goes on. Where that is because a number was not finite, the line says so.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,7 @@ def _find(line: dict[str, Any], split: str, name: str) -> Any:
 def _words(description: Any) -> str:
     """Such as "uint8[360, 8, 8, 1] 3f2a91c0"."""
     try:
-        return "{dtype}{shape} {sha256:.8}".format(**description)
+        text = "{dtype}{shape} {sha256:.8}".format(**description)
     except (KeyError, TypeError, ValueError):
         return "nothing"
+    return text if text.isprintable() else json.dumps(text)

@@ -10,13 +10,18 @@ complete. The arrays are stored one by one under their names; beside them is a J
 with the digest of each, and one of its own, so that no damage goes unseen.
 """
 
+import gc
 import hashlib
 import json
+import logging
 import math
+import operator
+import os
 import re
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +35,9 @@ import orbax.checkpoint as ocp
 from .digests import Snapshot, describe_array, host_arrays
 
 FORMAT = 1
+# Seconds by a clock that may jump by years: a disk that hangs hangs the run anyway.
+_PATIENCE = 4 * 10**9
+_SPARE = 16 << 20  # bytes that a checkpoint may have beside its arrays
 Notes = dict[str, Any]
 
 
@@ -60,6 +68,9 @@ class Checkpoints:
         share: Part of the time that saving may take, background work included. An
             epoch may be shorter than what a checkpoint of it takes.
 
+    Raises:
+        CheckpointError: If `folder` is a link.
+
     >>> import tempfile
     >>> from jcnn.experiment.digests import take_snapshot
     >>> state = {"kernel": jnp.ones((2, 3))}
@@ -73,6 +84,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, keep: int = 2, share: float = 0.02):
+        if folder.is_symlink():  # what is removed there is not ours to remove
+            raise CheckpointError(f"{folder} is a link to elsewhere")
         self._folder = folder.absolute()
         self._keep = keep
         self._share = share
@@ -82,10 +95,16 @@ class Checkpoints:
         self._next = -math.inf
         self._checkpointer = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(),
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._committed),
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self._committed, timeout_secs=_PATIENCE
+            ),
         )
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_not_of_orbax)
 
     def __enter__(self):
+        self._usual_hook = sys.unraisablehook
+        sys.unraisablehook = _without_stragglers()
         return self
 
     def __exit__(self, *error):
@@ -93,6 +112,8 @@ class Checkpoints:
             self.wait()
         finally:
             self._checkpointer.close()
+        if error[0] is None:  # else stragglers are still to come
+            sys.unraisablehook = self._usual_hook
 
     def due(self) -> bool:
         """Whether one more would keep the time that saving takes below `share`.
@@ -171,22 +192,24 @@ class Checkpoints:
         self._tidy()
         wanted = host_arrays(tree)
         for step in reversed(self._steps()):
-            try:
-                with _stragglers_ignored():
+            with _coroutines_dropped():
+                try:
                     arrays, content = self._read(step, wanted)
-                reason = refuse(content["notes"])
-            # What a reader makes of damaged files cannot be listed.
-            except Exception as error:
-                reason = str(error).partition("\n")[0][:200] or repr(error)
-            else:
-                if reason is None:
-                    return Restored(step, _like(tree, arrays), content["notes"])
+                    reason = refuse(content["notes"])
+                    if reason is None:
+                        return Restored(step, _like(tree, arrays), content["notes"])
+                # What a reader makes of damaged files cannot be listed.
+                except Exception as error:
+                    reason = _first_line(error)[:200]
+                    time.sleep(0.1)
             self._put_aside(step, reason)
         return None
 
     def _read(
         self, step: int, wanted: dict[str, np.ndarray]
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        path = self._path(step)
+        _check_files(path, most=2 * sum(a.nbytes for a in wanted.values()) + _SPARE)
         content = self._content(step)
         found = content["arrays"]
         for name in sorted(found.keys() | wanted.keys()):
@@ -198,9 +221,10 @@ class Checkpoints:
             if theirs != ours:
                 raise ValueError(f"{name} is {theirs or 'absent'}, not {ours or 'so'}")
         stored = {name: array for name, array in wanted.items() if array.size}
+        _check_shapes(path / "arrays", stored)
         as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
         arrays = self._checkpointer.restore(
-            self._path(step),
+            path,
             args=ocp.args.Composite(
                 arrays=ocp.args.PyTreeRestore(
                     item=stored, restore_args=dict.fromkeys(stored, as_numpy)
@@ -244,7 +268,7 @@ class Checkpoints:
     def _rank(self, step: int) -> tuple[bool, float, int]:
         if step not in self._metrics:
             try:
-                self._metrics[step] = self._content(step)["metric"]
+                self._metrics[step] = float(self._content(step)["metric"])
             except Exception:  # damaged: surely not the best
                 self._metrics[step] = math.nan
         metric = self._metrics[step]
@@ -283,13 +307,54 @@ class Checkpoints:
     def _orbax(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Call Orbax, which has many ways to say that a file cannot be written."""
         step = self._saving
-        try:
-            function(*args, **kwargs)
-        except Exception as error:
-            reason = str(error).partition("\n")[0]
-            raise CheckpointError(
-                f"{self._path(step or 0)} could not be written: {reason}"
-            ) from error
+        reason = None
+        with _coroutines_dropped():
+            try:
+                function(*args, **kwargs)
+            except Exception as error:
+                # TensorStore wraps what the system says in half a page.
+                number = re.search(r"os_error_code='(\d+)'", str(error))
+                reason = os.strerror(int(number[1])) if number else _first_line(error)
+        if reason is not None:
+            path = self._path(step or 0)
+            raise CheckpointError(f"{path} could not be written: {reason}")
+
+
+def _check_files(folder: Path, most: int) -> None:
+    """Raise if the files of a checkpoint are not what is written here."""
+    refuse_links(folder)
+    size = sum(path.lstat().st_size for path in folder.rglob("*"))
+    if size > most:
+        raise ValueError(f"it has {size} bytes; allowed: at most {most}")
+
+
+def _check_shapes(folder: Path, wanted: dict[str, np.ndarray]) -> None:
+    """Raise if reading the arrays would take more memory than they have.
+
+    Of a few bytes a file can say that they are an array of any size.
+    """
+    found = ocp.PyTreeCheckpointHandler().metadata(folder).tree  # pyright: ignore
+    for name, array in wanted.items():
+        chunk = found[name].storage.chunk_shape
+        fits = len(chunk) == array.ndim and all(map(operator.le, chunk, array.shape))
+        if found[name].shape != array.shape or not fits:
+            raise ValueError(
+                f"{name} has shape {found[name].shape} in pieces of {chunk}, "
+                f"not {array.shape}"
+            )
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise if a checkpoint leads out of its folder, or holds what is no file.
+
+    Raises:
+        ValueError: With the path of what is neither a file nor a folder.
+
+    >>> refuse_links(Path("nowhere"))
+    """
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir() or path == folder):
+            raise ValueError(f"{path} is neither a file nor a folder")
 
 
 def _like(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
@@ -311,31 +376,44 @@ def _leaf(leaf: Any, array: np.ndarray) -> Any:
     return jnp.array(array)
 
 
-@contextmanager
-def _stragglers_ignored() -> Iterator[None]:
-    """Where one array cannot be read, Orbax does not wait for the reading of others.
+# Where one file fails, Orbax does not wait for what it does with the others. That ends
+# a moment later with complaints that nobody can catch, of what is told here in a line.
 
-    Theirs ends a moment later with complaints that nobody can catch.
-    """
+
+@contextmanager
+def _coroutines_dropped() -> Iterator[None]:
+    """Nor does it do what was to come next with any of them."""
+    with warnings.catch_warnings():
+        message = "coroutine .* was never awaited"
+        warnings.filterwarnings("ignore", message, RuntimeWarning)
+        yield
+        gc.collect(0)
+
+
+def _without_stragglers() -> Callable[..., None]:
     usual = sys.unraisablehook
 
     def hook(unraisable):
         if str(unraisable.exc_value) != "Event loop is closed":
             usual(unraisable)
 
-    sys.unraisablehook = hook
-    try:
-        yield
-    except Exception:
-        time.sleep(0.1)
-        raise
-    finally:
-        sys.unraisablehook = usual
+    return hook
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    unretrieved = "exception was never retrieved" in record.getMessage()
+    return "orbax" not in record.pathname and not unretrieved
 
 
 def _digest(content: dict[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    """Without what a terminal would obey: it may have text of a damaged file in it."""
+    line = str(error).partition("\n")[0] or repr(error)
+    return line if line.isprintable() else ascii(line)
 
 
 def _say(text: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import tyro
 
+from ..data import DataError
 from ..finite import NotFinite
 from .compiled import keep_programs
 from .config import OptionError, RunConfig, check_config
@@ -75,7 +76,7 @@ def main(
     with ExitStack() as held:
         try:
             prepared = _prepare(config, make_recipe, name, code_dir, held)
-        except (OptionError, OSError) as error:
+        except (OptionError, DataError, OSError) as error:
             return _fail(error, 2)
         except KeyboardInterrupt:
             return 130

@@ -6,6 +6,7 @@ text, and a `Range` in its annotation says which values are allowed.
 
 import dataclasses
 import math
+import reprlib
 import types
 import typing
 from dataclasses import dataclass
@@ -129,7 +130,8 @@ def check_config(config: Any, *, prefix: str = "--") -> None:
             check_config(value, prefix=f"{option}.")
         elif isinstance(value, int | float):
             for allowed in _ranges(annotations[field.name]) or [Range()]:
-                if not (math.isfinite(value) and allowed.allows(value)):
+                finite = -math.inf < value < math.inf  # an int may be no float
+                if not (finite and allowed.allows(value)):
                     raise OptionError(f"{option}: {value} is not allowed: {allowed}")
 
 
@@ -153,21 +155,27 @@ def config_from_json(config_type: type[ConfigT], values: dict[str, Any]) -> Conf
         values: What was written of it.
 
     Raises:
-        ValueError: If `values` has other names than the dataclass has fields.
+        ValueError: If `values` is no dict, has other names than the dataclass has
+            fields, or a value is not of its field's type.
 
     >>> config = RunConfig(epochs=3, run_dir=Path("runs/a"))
     >>> config_from_json(RunConfig, config_to_json(config)) == config
     True
     """
     annotations = typing.get_type_hints(config_type)
-    if set(values) != set(annotations):
+    if not isinstance(values, dict):
+        raise ValueError(f"{reprlib.repr(values)} is no {config_type.__name__}")
+    if odd := sorted(values.keys() ^ annotations.keys()):
         raise ValueError(
-            f"values has the names {sorted(values)}, "
-            f"but {config_type.__name__} has the fields {sorted(annotations)}"
+            f"only one of values and {config_type.__name__} has {reprlib.repr(odd)}"
         )
-    return config_type(
-        **{name: _from_json(annotations[name], value) for name, value in values.items()}
-    )
+    found = {}
+    for name, value in values.items():
+        try:
+            found[name] = _from_json(annotations[name], value)
+        except (TypeError, OverflowError) as error:
+            raise ValueError(f"{name}: {reprlib.repr(value)} is {error}") from error
+    return config_type(**found)
 
 
 def _ranges(annotation: Any) -> list[Range]:
@@ -187,12 +195,20 @@ def _to_json(value: Any) -> Any:
 
 def _from_json(annotation: Any, value: Any) -> Any:
     """`value` as `annotation` says, where JSON knows only another type."""
-    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-        kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
-        return value if value is None else _from_json(kinds[0], value)
+    origin, kinds = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in kinds:
+            return None
+        return _from_json(next(k for k in kinds if k is not type(None)), value)
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         return config_from_json(annotation, value)
-    if typing.get_origin(annotation) is tuple:
-        kind, *_ = typing.get_args(annotation)
-        return tuple(_from_json(kind, item) for item in value)
-    return Path(value) if annotation is Path else value
+    if origin is tuple and isinstance(value, list):
+        return tuple(_from_json(kinds[0], item) for item in value)
+    if annotation is Path and isinstance(value, str):
+        return Path(value)
+    if annotation is float and type(value) is int:
+        return float(value)
+    allowed = kinds if origin is Literal else None
+    if value in allowed if allowed else type(value) is annotation:
+        return value
+    raise TypeError(f"not allowed: {annotation}")

@@ -26,6 +26,7 @@ from ..train import (
     make_evaluate,
 )
 from .certificate import data_line
+from .config import OptionError
 from .digests import take_snapshot
 from .interrupt import catch_interrupt
 from .pictures import draw_curves, draw_filters, write_picture
@@ -172,6 +173,8 @@ def fit(
         progress_bar(console, total) as show,
     ):
         state, (done, sums, earlier) = record.restore(first)
+        if done > total:
+            raise OptionError(f"{run_dir} has a checkpoint after step {total}, its end")
         on_resume(done)
 
         def taken() -> float:

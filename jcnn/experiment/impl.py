@@ -36,9 +36,13 @@ def read_impl(impl: str) -> Impl:
 def keep_choices(run_dir: Path, impl: str) -> None:
     """Copies a run's file of choices, if it has one, to `tuned.json` in its folder.
 
+    Raises:
+        OptionError: As `read_impl`.
+
     >>> keep_choices(Path("nowhere"), "lax")
     """
     if impl not in _NAMES:
+        read_impl(impl)
         write_file(run_dir / "tuned.json", Path(impl).read_bytes())
 
 

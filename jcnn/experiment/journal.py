@@ -4,10 +4,15 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .._files import named, write_file
+from .._files import named, open_no_link, write_file
+from .._untrusted import open_file, parse_json
+
+MOST_BYTES = 1 << 30  # of a journal
+_LONGEST = 1 << 20  # bytes of a line
 
 
 class Mark(NamedTuple):
@@ -49,7 +54,7 @@ class Journal:
         """
         line = {name: _finite(value) for name, value in values.items()}
         try:
-            with open(self.path, "ab") as file:
+            with open(self.path, "ab", opener=open_no_link) as file:
                 file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         except OSError as error:
             raise named(error, self.path) from error
@@ -74,7 +79,10 @@ class Journal:
             write_file(self.path, self._begin(mark))
 
     def _begin(self, mark: Mark) -> bytes:
-        return self.path.read_bytes()[: mark.size] if self.path.exists() else b""
+        if not mark.size or not self.path.exists():
+            return b""
+        with open_file(self.path, MOST_BYTES) as file:
+            return file.read(min(mark.size, os.fstat(file.fileno()).st_size))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -82,20 +90,29 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line is no JSON object, with its number.
+        ValueError: If a line is no JSON object, with its number, or the file is larger
+            than `MOST_BYTES`.
     """
-    lines = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            break
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}, line {number}: no JSON object")
-        lines.append(values)
-    return lines
+    return [values for _, values in iterate_lines(path)]
+
+
+def iterate_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The lines that `read_lines` gives, one by one, each with its bytes."""
+    with open_file(path, MOST_BYTES) as file:
+        number = 0
+        while line := file.readline(_LONGEST):
+            number += 1
+            if len(line) == _LONGEST:
+                raise ValueError(f"{path}, line {number}: too long")
+            if not line.endswith(b"\n"):
+                return
+            try:
+                values = parse_json(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+            if not isinstance(values, dict):
+                raise ValueError(f"{path}, line {number}: no JSON object")
+            yield line, values
 
 
 def _finite(value: Any) -> Any:

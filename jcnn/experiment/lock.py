@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .._files import named, open_no_link
+
 try:
     import fcntl
 except ImportError:  # no POSIX system: there folders are not locked
@@ -38,7 +40,7 @@ def lock(run_dir: Path) -> Iterator[None]:
         yield
         return
     path = run_dir / ".lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = open_no_link(str(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -47,8 +49,11 @@ def lock(run_dir: Path) -> Iterator[None]:
             raise Locked(
                 f"--run-dir: process {holder or 'unknown'} is working on {run_dir}"
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise named(error, path) from error
         yield
     finally:
         os.close(descriptor)

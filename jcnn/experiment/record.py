@@ -65,7 +65,7 @@ class Record:
         for journal in self._journals():
             journal.rewind(Mark(*marks.get(journal.path.name, EMPTY)))
         if found:
-            return found.tree, Progress(**found.notes["progress"])
+            return found.tree, _progress(found.notes)
         self._certificate.append(self._data_line)
         return state, Progress()
 
@@ -107,7 +107,25 @@ class Record:
         return self._metrics, self._certificate
 
     def _refuse(self, notes: Notes) -> str | None:
+        _progress(notes)
         for journal in self._journals():
             if not journal.reaches(Mark(*notes["journals"][journal.path.name])):
                 return f"{journal.path.name} is not what it was then"
         return None
+
+
+def _progress(notes: Notes) -> Progress:
+    """What a checkpoint says of it, which may be anything.
+
+    Raises:
+        ValueError: If it is not what was saved.
+    """
+    if notes["progress"].keys() != set(Progress._fields):
+        raise ValueError("it does not say how far the run was")
+    progress = Progress(**notes["progress"])
+    numbers = [progress.seconds, *progress.sums.values()]
+    if type(progress.step) is not int or progress.step < 0:
+        raise ValueError(f"its step is {progress.step!r}")
+    if not all(type(number) is float for number in numbers):
+        raise ValueError("its sums and seconds are not all numbers")
+    return progress

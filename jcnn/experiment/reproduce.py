@@ -10,6 +10,8 @@ from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import Any
 
+from .._untrusted import MOST_JSON, open_file
+from .checkpoints import refuse_links
 from .compare import (
     Parting,
     describe_distance,
@@ -18,9 +20,9 @@ from .compare import (
     read_certificate,
 )
 from .config import OptionError
-from .journal import read_lines
+from .journal import iterate_lines, read_lines
 from .resume import is_finished
-from .run_folder import read_record, write_json
+from .run_folder import read_environment, read_record, write_json
 
 
 def reproduce(
@@ -176,45 +178,42 @@ def _begin(run_dir: Path, target: Path, record: dict[str, Any], step: int) -> No
     """
     write_json(target / "config.json", record)
     if (run_dir / "tuned.json").is_file():
-        shutil.copyfile(run_dir / "tuned.json", target / "tuned.json")
+        with open_file(run_dir / "tuned.json", MOST_JSON) as file:
+            (target / "tuned.json").write_bytes(file.read())
     # Nothing after the checkpoint, so that all that is there in the end was computed.
     for name in ("certificate.jsonl", "metrics.jsonl"):
         if (run_dir / name).is_file():
             (target / name).write_bytes(_up_to(run_dir / name, step))
     if step > 0:
         _copy_checkpoint(run_dir, target, step)
-    try:
-        environment = json.loads((run_dir / "environment.json").read_bytes())
-    except (FileNotFoundError, ValueError):
-        return
-    if isinstance(environment, dict):
+    environment = read_environment(run_dir)
+    if environment is not None:
         write_json(target / "environment.json", environment)
 
 
 def _up_to(path: Path, step: int) -> bytes:
     """The lines of a journal that a run had written when it saved a checkpoint."""
-    lines = path.read_bytes().splitlines(keepends=True)
-    count = 0
-    for line in read_lines(path):
+    lines = []
+    for content, line in iterate_lines(path):
         number = line.get("step", 0)
         if not isinstance(number, int) or number > step or "interrupted" in line:
             break
-        count += 1
-    return b"".join(lines[:count])
+        lines.append(content)
+    return b"".join(lines)
 
 
 def _copy_checkpoint(run_dir: Path, target: Path, step: int) -> None:
     source = run_dir / "checkpoints" / f"{step:010d}"
-    for path in source.rglob("*"):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise OptionError(f"{path} is neither a file nor a folder")
+    refuse_links(source)
     shutil.copytree(source, target / "checkpoints" / source.name)
 
 
 def _run(record: dict[str, Any], run_dir: Path) -> None:
     """The experiment as a program in the current folder; what it says is for stderr."""
     name = record["experiment"]
-    options = command_options(record["config"] | {"run_dir": str(run_dir)})
+    recorded = {k: v for k, v in record["config"].items() if k != "run_dir"}
+    # It comes last: what strangers may have hidden in the others does not count.
+    options = [*command_options(recorded), f"--run-dir={run_dir}"]
     command = [sys.executable, "-m", name, *options]
     print(
         f"running {name} of {Path.cwd()}, whose code is executed by this:\n"
@@ -222,7 +221,12 @@ def _run(record: dict[str, Any], run_dir: Path) -> None:
         file=sys.stderr,
         flush=True,
     )
-    process = Popen(command, stdin=DEVNULL, stdout=2)
+    try:
+        process = Popen(command, stdin=DEVNULL, stdout=2)
+    except (OSError, ValueError) as error:  # a NUL, or more text than a system allows
+        raise OptionError(
+            f"config.json: its options cannot be given to a program: {error}"
+        ) from error
     try:
         status = process.wait()
     finally:

@@ -7,8 +7,8 @@ from typing import Any
 
 from .config import OptionError, config_to_json
 from .environment import differences
-from .journal import Journal
-from .run_folder import read_metrics
+from .journal import Journal, iterate_lines
+from .run_folder import read_environment
 
 # Another value of these gives the same bytes.
 _FREE = ("run_dir", "keep_memory", "keep_checkpoints")
@@ -39,11 +39,11 @@ def refuse_changes(record: dict[str, Any], config: Any, *, experiment: str) -> N
         for options in (record["config"], asked)
     )
     lines = [
-        f"--{name.replace('_', '-')}: {_words(before)} -> {_words(after)}"
+        f"--{_words(name.replace('_', '-'))}: {_words(before)} -> {_words(after)}"
         for name, (before, after) in differences(old, new).items()
     ]
     if record["experiment"] != experiment:
-        lines.insert(0, f"experiment: {record['experiment']} -> {experiment}")
+        lines.insert(0, f"experiment: {_words(record['experiment'])} -> {experiment}")
     if lines:
         raise OptionError(
             "\n  ".join(["--run-dir: that run was begun otherwise:", *lines])
@@ -56,11 +56,13 @@ def is_finished(run_dir: Path) -> bool:
     >>> is_finished(Path("nowhere"))
     False
     """
+    last = {}
     try:
-        lines = read_metrics(run_dir)
+        for _, line in iterate_lines(run_dir / "metrics.jsonl"):
+            last = line
     except (FileNotFoundError, ValueError):
         return False
-    return bool(lines) and lines[-1].get("interrupted") is False
+    return last.get("interrupted") is False
 
 
 def note_environment(run_dir: Path, environment: dict[str, Any], step: int) -> None:
@@ -71,19 +73,20 @@ def note_environment(run_dir: Path, environment: dict[str, Any], step: int) -> N
         environment: What `describe_environment` says now.
         step: Number of steps that were done in other environments.
     """
-    try:
-        recorded = json.loads((run_dir / "environment.json").read_bytes())
-    except (FileNotFoundError, ValueError):
-        recorded = {}
-    changed = differences(recorded, environment)
+    changed = differences(read_environment(run_dir) or {}, environment)
     if changed:
         line = {"step": step, "differences": changed}
         Journal(run_dir / "resumed.jsonl").append(line)
-        text = [f"{k}: {_words(a)} -> {_words(b)}" for k, (a, b) in changed.items()]
+        text = [
+            f"{_words(name)}: {_words(old)} -> {_words(new)}"
+            for name, (old, new) in changed.items()
+        ]
         if len(text) > 5:
             text[4:] = [f"{len(text) - 4} more, see resumed.jsonl"]
         print(f"the environment has changed: {', '.join(text)}", file=sys.stderr)
 
 
 def _words(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """Also of strangers, so without what a terminal would obey."""
+    plain = isinstance(value, str) and value.isprintable()
+    return value if plain else json.dumps(value)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .._files import write_file
-from .config import ConfigT, config_from_json, config_to_json
+from .._untrusted import read_object
+from .config import ConfigT, check_config, config_from_json, config_to_json
 from .journal import read_lines
 
 # What a run writes before `config.json`, which makes the folder a run's.
@@ -122,12 +123,19 @@ def read_config(run_dir: Path, config_type: type[ConfigT]) -> ConfigT:
 
     Raises:
         FileNotFoundError: If the folder has no `config.json`.
-        ValueError: If it is the configuration of another dataclass.
+        ValueError: If it is the configuration of another dataclass, or an option has
+            a value that is not allowed.
 
     See `write_config` for an example.
     """
-    values = json.loads((run_dir / "config.json").read_text())
-    return config_from_json(config_type, values["config"])
+    path = run_dir / "config.json"
+    values: Any = read_object(path).get("config")
+    try:
+        config = config_from_json(config_type, values)
+        check_config(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return config
 
 
 def read_record(run_dir: Path) -> dict[str, Any] | None:
@@ -146,21 +154,29 @@ def read_record(run_dir: Path) -> dict[str, Any] | None:
     >>> read_record(Path("nowhere"))
     """
     try:
-        record = json.loads((run_dir / "config.json").read_bytes())
+        record = read_object(run_dir / "config.json")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
-        record = None
-    if (
-        not isinstance(record, dict)
-        or not isinstance(record.get("experiment"), str)
-        or not isinstance(record.get("config"), dict)
-    ):
+        record = {}
+    name, options = record.get("experiment"), record.get("config")
+    if not isinstance(name, str) or not isinstance(options, dict):
         raise FileExistsError(
             f"--run-dir: {run_dir} is not empty, and its config.json is not that of a "
             "run; allowed: a new or an empty folder, or a run to go on with"
         )
     return record
+
+
+def read_environment(run_dir: Path) -> dict[str, Any] | None:
+    """What `environment.json` says; None if it is missing or not that of a run.
+
+    >>> read_environment(Path("nowhere"))
+    """
+    try:
+        return read_object(run_dir / "environment.json")
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:

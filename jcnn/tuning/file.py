@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._files import write_file
+from .._untrusted import read_object
 from ..engine.choices import Choices
 from ..engine.planner import ALGORITHMS
 from ..engine.problem import Problem
 
-MOST_BYTES = 4 << 20  # some ten thousand convolutions
 LARGEST = 2**31 - 1
 
 
@@ -60,10 +60,9 @@ def load(path: str | os.PathLike[str]) -> Choices:
 
     See `save` for an example.
     """
-    with open(path, "rb") as file:
-        content = file.read(MOST_BYTES + 1)
+    values = read_object(Path(path))
     try:
-        return _choices(_parsed(content))
+        return _choices(values)
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from error
 
@@ -98,24 +97,6 @@ def _processor() -> str:
 
 
 # --- reading ---
-
-
-def _parsed(content: bytes) -> Any:
-    if len(content) > MOST_BYTES:
-        raise ValueError(f"the file must have at most {MOST_BYTES} bytes")
-    try:
-        return json.loads(content.decode(), object_pairs_hook=_without_duplicates)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} occurs twice in one object")
-    return values
 
 
 def _choices(value: Any) -> Choices:
