@@ -48,7 +48,7 @@ from jcnn.experiment import (
 from jcnn.experiment.certificate import data_line, refuse_other_data
 from jcnn.experiment.checkpoints import Checkpoints
 from jcnn.experiment.compare import describe_distance, find_parting, read_certificate
-from jcnn.experiment.digests import digest_tree
+from jcnn.experiment.digests import digest_tree, take_snapshot
 from jcnn.experiment.journal import Journal
 from jcnn.experiment.record import Progress, Record
 from jcnn.experiment.reproduce import command_options
@@ -404,7 +404,8 @@ def _write_checkpoints(folder: Path) -> None:
     with record:
         for step in (1, 2):
             record.add_metrics({"step": step})
-            record.save(_ARRAYS, Progress(step, {"loss": 0.5}, 1.0), metric=0.5)  # pyright: ignore
+            progress = Progress(step, {"loss": 0.5}, 1.0)
+            record.save(take_snapshot(_ARRAYS), progress, metric=0.5)
 
 
 def _read_checkpoints(folder: Path) -> None:
@@ -413,7 +414,7 @@ def _read_checkpoints(folder: Path) -> None:
         state, progress = record.restore(_ARRAYS)  # pyright: ignore
         assert digest_tree(state) == before and progress.step in (0, 1, 2)
     with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(9, _ARRAYS, {})  # looks at the metrics of those before
+        checkpoints.save(9, take_snapshot(_ARRAYS), {})  # looks at the metrics of those before
 
 
 def _record(folder: Path) -> Record:
