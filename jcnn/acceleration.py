@@ -17,6 +17,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
+from .engine.choices import Choices, Impl
 from .engine.general import Convolution, pose
 from .engine.lowering import solve
 from .engine.meshes import sharded_by_type
@@ -33,9 +34,9 @@ Compute = Callable[..., jax.Array]  # of the primitive's operands
 class Acceleration:
     """What `accelerate` returns: it can be undone, and is a context manager."""
 
-    def __init__(self):
-        replaced, tables = _checked()
-        self._rules = [_Rule(replacement, tables) for replacement in replaced]
+    def __init__(self, impl: Impl):
+        replaced, tables = _checked(impl)
+        self._rules = [_Rule(replacement, impl, tables) for replacement in replaced]
 
     @property
     def on(self) -> bool:
@@ -54,7 +55,7 @@ class Acceleration:
         self.undo()
 
 
-def accelerate() -> Acceleration:
+def accelerate(*, impl: Impl = "auto") -> Acceleration:
     """Switches jcnn's algorithms on for JAX programs of this process, on CPUs.
 
     It replaces what four primitives of lax compute: `conv_general_dilated` (every
@@ -69,10 +70,16 @@ def accelerate() -> Acceleration:
     `jax.jit`; functions compiled meanwhile stay fast after it is undone. Both until
     `jax.clear_caches()`.
 
+    Args:
+      impl: "auto" for the fastest algorithm known for the shapes of a convolution, or
+        the choices that `jcnn.tuning` measured, which are "auto" where they are silent.
+
     Returns:
-      A handle with `undo()`, which is a context manager too.
+      A handle with `undo()`, which is a context manager too. Of several handles the
+      last one counts.
 
     Raises:
+      ValueError: if `impl` is neither.
       RuntimeError: if this release of jax is not built as expected; nothing is changed.
 
     >>> with accelerate():
@@ -82,16 +89,18 @@ def accelerate() -> Acceleration:
     >>> y
     Array([[[2., 2., 2.]]], dtype=float32)
     """
-    return Acceleration()
+    if not isinstance(impl, Choices) and impl != "auto":
+        raise ValueError(f"impl must be Choices or 'auto', got {impl!r}")
+    return Acceleration(impl)
 
 
-def is_on() -> bool:
-    """Whether convolutions that are compiled now run on jcnn's algorithms."""
+def impl_in_force() -> Impl | None:
+    """By what convolutions that are compiled now are chosen; None: they are lax's."""
     try:
         rule = _tables().of(lax.conv_general_dilated_p).rule
     except Exception:  # another release of jax, of which accelerate() knows nothing
-        return False
-    return isinstance(rule, _Rule)
+        return None
+    return rule.impl if isinstance(rule, _Rule) else None
 
 
 # --- what is replaced, by what ---
@@ -106,11 +115,11 @@ class Replacement(NamedTuple):
     faster: Callable[..., Compute | None]  # from types and parameters; None: lax's is
 
 
-def _faster_convolution(lhs, rhs, **parameters) -> Compute | None:
+def _faster_convolution(lhs, rhs, *, impl: Impl, **parameters) -> Compute | None:
     if sharded_by_type(lhs, rhs):
         return None
     convolution = Convolution.of(parameters)
-    posed = pose(lhs, rhs, convolution)
+    posed = pose(lhs, rhs, convolution, impl)
     if posed is None or plan(posed.problem).name == "lax":
         if convolution.is_safe(lhs, rhs):
             return None
@@ -195,7 +204,7 @@ def _above_1(values: tuple[int, ...]) -> bool:
     return any(value > 1 for value in values)
 
 
-def replacements() -> tuple[Replacement, ...]:
+def replacements(impl: Impl) -> tuple[Replacement, ...]:
     """All that `accelerate` replaces."""
 
     def pool(x, start=-jnp.inf, combine=lax.max):
@@ -208,7 +217,7 @@ def replacements() -> tuple[Replacement, ...]:
             lax.conv_general_dilated_p,
             {*Convolution._fields, "out_sharding"},
             lambda x: lax.conv(x, x, (1,), "VALID"),
-            _faster_convolution,
+            partial(_faster_convolution, impl=impl),
         ),
         Replacement(
             lax.reduce_window_sum_p,
@@ -247,8 +256,8 @@ class _Tables(NamedTuple):
 class _Rule:
     """A lowering rule for CPUs that stands in the place of lax's own."""
 
-    def __init__(self, replacement: Replacement, tables: _Tables):
-        self.on = True
+    def __init__(self, replacement: Replacement, impl: Impl, tables: _Tables):
+        self.on, self.impl = True, impl
         self._replacement, self._tables = replacement, tables
         self._before = tables.for_cpus.get(replacement.primitive)
         self._next = tables.of(replacement.primitive)
@@ -260,7 +269,14 @@ class _Rule:
             if compute is not None:
                 rule = mlir.lower_fun(compute, multiple_results=False)
                 return rule(context, *operands)
+            return self._not_ours(context, *operands, **parameters)
         return self._next.rule(context, *operands, **parameters)
+
+    @property
+    def _not_ours(self) -> Callable[..., Any]:
+        """The rule below, not of another handle: what is left to lax stays with it."""
+        rule = self._next.rule
+        return rule._not_ours if isinstance(rule, _Rule) else rule
 
     def undo(self) -> None:
         """Steps aside, and leaves the table if no other rule lies on top."""
@@ -282,10 +298,10 @@ def _tables() -> _Tables:
     return _Tables(_platform_specific_lowerings["cpu"], _lowerings)
 
 
-def _checked() -> tuple[tuple[Replacement, ...], _Tables]:
+def _checked(impl: Impl) -> tuple[tuple[Replacement, ...], _Tables]:
     """What is to be replaced and where, if all is as this file expects."""
     try:
-        found, tables = replacements(), _tables()
+        found, tables = replacements(impl), _tables()
         for replacement in found:
             _check(replacement, tables)
     except Exception as error:

@@ -1,7 +1,7 @@
 """`jax.jit` with those options of XLA that were measured to help on CPUs."""
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache, wraps
+from functools import lru_cache, update_wrapper
 from typing import Any
 
 import jax
@@ -64,16 +64,32 @@ def jit(
             compiler_options=dict(options) or None,
         )
 
-    @wraps(function)
-    def call(*args):
+    return _Compiled(function, part, program)
+
+
+class _Compiled:
+    """What `jit` returns: all that `jax.stages.Wrapped` asks for, for `jax.export`.
+
+    Its methods are those of a class, and not attributes of a function: these would be
+    handed on to what JAX wraps round it, the vectorized function for example.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], part: Any, program: Callable[[], Any]
+    ):
+        update_wrapper(self, function)
+        self._part, self._program = part, program
+
+    def __call__(self, *args):
         leaves = jax.tree.leaves(args)
         traced = any(isinstance(leaf, Tracer) for leaf in leaves)
-        return (part if traced else program())(*args)
+        return (self._part if traced else self._program())(*args)
 
-    # All that `jax.stages.Wrapped` asks for: so `jax.export` takes it, too.
-    call.trace = lambda *args: program().trace(*args)  # pyright: ignore
-    call.lower = lambda *args: program().lower(*args)  # pyright: ignore
-    return call
+    def trace(self, *args):
+        return self._program().trace(*args)
+
+    def lower(self, *args):
+        return self._program().lower(*args)
 
 
 @lru_cache(1)

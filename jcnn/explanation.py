@@ -9,6 +9,7 @@ from jax import lax
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 
 from . import acceleration
+from .engine.choices import Impl
 from .engine.general import Convolution, pose
 from .engine.meshes import sharded_by_type
 from .engine.planner import plan
@@ -79,12 +80,13 @@ def operations(
     function: Callable[..., Any], *args: Any, accelerated: bool | None = None
 ) -> list[Operation]:
     """What `explain` prints, as values, in the order of the program."""
-    if accelerated is None:
-        accelerated = acceleration.is_on()
+    impl = None if accelerated is False else acceleration.impl_in_force()
+    if accelerated and impl is None:
+        impl = "auto"
     program = jax.make_jaxpr(function)(*args)
     found = []
     for eqn, times in equations(program.jaxpr):
-        operation = _operation(eqn, accelerated)
+        operation = _operation(eqn, impl)
         if operation is not None:
             found.append(operation._replace(times=times))
     return found
@@ -105,18 +107,19 @@ def equations(
             yield from equations(inner, inside)
 
 
-def _operation(eqn: JaxprEqn, accelerated: bool) -> Operation | None:
+def _operation(eqn: JaxprEqn, impl: Impl | None) -> Operation | None:
+    """`impl` is `accelerate`'s, None without it."""
     if eqn.primitive is convolution_p:
         problem = eqn.params["problem"]
         return _named(eqn, _convolution(problem), *plan(problem), _flops(problem))
     if eqn.primitive is lax.conv_general_dilated_p:
-        return _convolution_of_lax(eqn, accelerated)
+        return _convolution_of_lax(eqn, impl)
     what = _POOLS.get(eqn.primitive.name)
     if what is None:
         return None
     if "windows" in eqn.params:
         return _named(eqn, what, *_BY_TAPS)
-    for replacement in acceleration.replacements() if accelerated else ():
+    for replacement in acceleration.replacements(impl) if impl is not None else ():
         if replacement.primitive is eqn.primitive:
             served = replacement.faster(*_types(eqn), **eqn.params) is not None
             return _named(eqn, what, *(_BY_TAPS if served else _LEFT_TO_LAX))
@@ -128,16 +131,16 @@ _LEFT_TO_LAX = ("lax", "no fast algorithm serves it")
 _BY_TAPS = ("taps", "whole arrays, one for each pixel of a window")
 
 
-def _convolution_of_lax(eqn: JaxprEqn, accelerated: bool) -> Operation:
+def _convolution_of_lax(eqn: JaxprEqn, impl: Impl | None) -> Operation:
     lhs, rhs = _types(eqn)
-    posed = pose(lhs, rhs, Convolution.of(eqn.params))
+    posed = pose(lhs, rhs, Convolution.of(eqn.params), impl or "auto")
     if posed is None:
         kernel, features = rhs.shape, eqn.params["dimension_numbers"].rhs_spec[0]
         products = prod(_shape(eqn)) * prod(kernel) // max(kernel[features], 1)
-        plan_ = _LEFT_TO_LAX if accelerated else _BY_LAX
+        plan_ = _BY_LAX if impl is None else _LEFT_TO_LAX
         return _named(eqn, "convolution", *plan_, 2 * products)
     what, flops = _convolution(posed.problem), _flops(posed.problem)
-    if not accelerated:
+    if impl is None:
         return _named(eqn, what, *_BY_LAX, flops)
     if sharded_by_type(lhs, rhs):
         return _named(eqn, what, *_LEFT_TO_LAX, flops)

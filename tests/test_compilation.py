@@ -75,3 +75,13 @@ def test_a_training_step_can_be_part_of_another_program():
 
 def test_it_is_a_stage_of_jax():
     assert isinstance(compilation.jit(jnp.sin), jax.stages.Wrapped)
+
+
+@pytest.mark.parametrize("jit", [jax.jit, compilation.jit])
+def test_what_is_made_of_it_is_lowered_as_a_whole(jit):
+    """And not as the function that it is made of, which knows no other shapes."""
+    total = compilation.jit(lambda x: jnp.sum(x))
+    assert total.__name__ == "<lambda>"
+    lowered = jit(jax.vmap(total)).lower(jax.ShapeDtypeStruct((3, 4), jnp.float32))
+    assert lowered.out_info.shape == (3,)
+    assert jit(jax.vmap(total)).trace(jnp.ones((3, 4))).out_info.shape == (3,)

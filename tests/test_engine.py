@@ -287,6 +287,39 @@ def test_gradient_of_vmap(rng):
     assert_same(lambda f: grads(jax.vmap(f, (None, 0))), case, x[0], w)
 
 
+WAYS_OF_MODELS = {  # by algorithm: whether all are computed at once, not in a loop
+    "depthwise": (Case((2, 5, 4), (3, 1, 8), (1,), ((1, 1),), (1,), 4), True, True),
+    "matmul": (Case((2, 5, 4), (1, 4, 3), (1,), ((0, 0),), (1,)), True, False),
+    "im2col": (Case((2, 5, 4), (3, 4, 3), (1,), ((1, 1),), (1,)), False, False),
+    "lax": (Case((2, 5, 4), (3, 4, 3), (1,), ((1, 1),), (1,)), False, False),
+}
+
+
+@pytest.mark.parametrize("name", WAYS_OF_MODELS)
+@pytest.mark.parametrize("sharing", (False, True))
+def test_models_at_once_or_one_by_one(name, sharing, rng):
+    case, apart, shared = WAYS_OF_MODELS[name]
+    x, w = case.operands(rng, 3)
+    x, axes = (x[0], (None, 0)) if sharing else (x, (0, 0))
+    impl = "auto" if name == "lax" else name  # by name lax vectorizes its own primitive
+
+    def run(function):
+        mapped = jax.vmap(function, axes)
+        return lambda x, w: (mapped(x, w), grads(mapped)(x, w))
+
+    assert_same(run, case, x, w, impls=[impl])
+    function = jax.vmap(case.conv(impl), axes)
+    (made,) = [
+        eqn
+        for eqn in jax.make_jaxpr(function)(x, w).eqns
+        if eqn.primitive.name == "jcnn_convolution"
+    ]
+    assert made.invars[0].aval.shape == x.shape  # without copies for each model
+    text = jax.jit(function).lower(x, w).as_text()
+    assert ("stablehlo.while" in text) == (not (shared if sharing else apart))
+    assert "feature_group_count = 3" not in text
+
+
 # --- programs ---
 
 

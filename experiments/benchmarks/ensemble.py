@@ -4,7 +4,8 @@ Each row is a convolution with both its gradients, or a whole train step of a sm
 for models that have parameters and inputs of their own: milliseconds, minimum / median,
 and in brackets the ratio of medians to jcnn's vmap. "loop" is a Python loop over the
 models in one jitted function, from lists to lists; "lax vmap" is what lax makes of
-mapped kernels, a convolution in groups.
+mapped kernels, a convolution in groups. Arrays of many models are large, and without
+`--keep-memory` Linux takes those of more than 32 MiB back after each call.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import optax
 import tyro
 
 from jcnn import flatten, serial, train
+from jcnn.experiment import keep_memory
 from jcnn.layers import Conv, Dense, Layer, MaxPool
 
 from .faces import convolution, operands
@@ -45,6 +47,8 @@ class Config:
     """Time for each row."""
     only: str = ""
     """Only rows that contain this text, such as "g64" or "net"."""
+    keep_memory: bool = False
+    """Whether all keep large buffers, as the experiments' option of this name."""
 
 
 class Work(NamedTuple):
@@ -55,6 +59,8 @@ class Work(NamedTuple):
 
 
 def main(config: Config) -> None:
+    if config.keep_memory:
+        keep_memory()
     print(environment(), end="\n\n")
     works = {"small net's train step": train_step()}
     works |= {f"{shape} f, gx, gw": with_gradients(shape) for shape in SHAPES}

@@ -22,12 +22,28 @@ from .problem import Problem, is_name
 def solve(first: jax.Array, second: jax.Array, *, problem: Problem) -> jax.Array:
     """The face, by the algorithm that the planner takes."""
     if problem.models is not None:
-        one = partial(solve, problem=problem.one_model())
-        if problem.impl == "lax":
-            return jax.vmap(one)(first, second)
-        return lax.map(lambda operands: one(*operands), (first, second))
+        return _solve_models(first, second, problem=problem)
     algorithm = plan(problem).algorithm
     return _by(getattr(algorithm, _FUNCTIONS[problem.face]), problem, first, second)
+
+
+def _solve_models(first, second, *, problem: Problem):
+    """At once what is one product or one pass over memory, all else one by one.
+
+    Each model fills the cores by itself, and one by one their blocks stay in the cache.
+    """
+    one = partial(solve, problem=problem.one_model())
+    axes = _model_axes(problem, first, second)
+    name = plan(problem.one_model()).name
+    at_once = name == "depthwise" or (name == "matmul" and axes == (0, 0))
+    if at_once or problem.impl == "lax":
+        return jax.vmap(one, axes)(first, second)
+
+    def model(index):
+        pairs = zip((first, second), axes)
+        return one(*(a if axis is None else _at(index, a) for a, axis in pairs))
+
+    return lax.map(model, jnp.arange(problem.models, dtype=jnp.int32))
 
 
 def _solve_elsewhere(first, second, *, problem: Problem):
@@ -35,8 +51,17 @@ def _solve_elsewhere(first, second, *, problem: Problem):
         return solve(first, second, problem=problem)
     if problem.models is not None:
         one = partial(_solve_elsewhere, problem=problem.one_model())
-        return jax.vmap(one)(first, second)
+        return jax.vmap(one, _model_axes(problem, first, second))(first, second)
     return _by(_ELSEWHERE[problem.face], problem, first, second)
+
+
+def _model_axes(problem: Problem, *operands: jax.Array) -> tuple[int | None, ...]:
+    """For each operand the axis that counts models; None if they share it."""
+    return tuple(None if problem.shared(a) else 0 for a in operands)
+
+
+def _at(index: jax.Array, a: jax.Array) -> jax.Array:
+    return lax.dynamic_index_in_dim(a, index, keepdims=False)
 
 
 def _by(compute: Callable[..., jax.Array], problem: Problem, first, second):

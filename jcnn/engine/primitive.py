@@ -8,6 +8,7 @@ follow from the two rules below, and every convolution among them is planned ane
 
 from dataclasses import replace
 from functools import partial
+from math import prod
 from typing import Any
 
 import jax
@@ -50,8 +51,10 @@ def _transpose(operand: int, cotangent, first, second, *, problem: Problem):
     face = problem.operands[operand]
     known = second if operand == 0 else first
     tensors = {problem.face: cotangent, problem.operands[1 - operand]: known}
-    problem = problem.for_face(face)
-    return convolve(problem, *(tensors[name] for name in problem.operands))
+    sought = problem.for_face(face)
+    result = convolve(sought, *(tensors[name] for name in sought.operands))
+    shared = problem.shared((first, second)[operand].aval)
+    return result.sum(0) if shared else result
 
 
 ad.defbilinear(convolution_p, partial(_transpose, 0), partial(_transpose, 1))
@@ -61,7 +64,10 @@ ad.defbilinear(convolution_p, partial(_transpose, 0), partial(_transpose, 1))
 
 
 def _batch(operands, axes, *, problem: Problem):
-    """Folds what was mapped into the batch, or counts it as models of their own."""
+    """Folds what was mapped into the batch, or counts it as models of their own.
+
+    Of models an operand that is not mapped stays one: no copies of it are made.
+    """
     pairs = [(a, axis) for a, axis in zip(operands, axes) if axis is not None]
     size = next(a.shape[axis] for a, axis in pairs)
     mapped = {face for face, axis in zip(problem.operands, axes) if axis is not None}
@@ -81,16 +87,15 @@ def _batch(operands, axes, *, problem: Problem):
     ]
     if problem.models is None and problem.face != "w" and mapped <= {"x", "y"}:
         return _fold_into_batch(problem, size, operands), 0
-    operands = [
-        jnp.broadcast_to(a, (size, *a.shape)) if axis is None else a
-        for a, axis in zip(operands, axes)
-    ]
     if problem.models is None:
         return convolve(replace(problem, models=size), *operands), 0
-    models = size * problem.models
-    flat = [a.reshape(models, *a.shape[2:]) for a in operands]
-    result = convolve(replace(problem, models=models), *flat)
-    return result.reshape(size, problem.models, *result.shape[1:]), 0
+    counts = size, problem.models
+    flat = [
+        _all_models(a, counts, mapped=axis is not None, rank=problem.rank)
+        for a, axis in zip(operands, axes)
+    ]
+    result = convolve(replace(problem, models=prod(counts)), *flat)
+    return result.reshape(*counts, *result.shape[1:]), 0
 
 
 def _fold_into_batch(problem: Problem, size: int, operands: list[Any]):
@@ -101,6 +106,21 @@ def _fold_into_batch(problem: Problem, size: int, operands: list[Any]):
     ]
     result = convolve(replace(problem, batch=size * problem.batch), *flat)
     return result.reshape(size, problem.batch, *result.shape[1:])
+
+
+def _all_models(
+    a: jax.Array, counts: tuple[int, int], *, mapped: bool, rank: int
+) -> jax.Array:
+    """An operand of mapped models, all in one axis; or as it is, if all share it."""
+    shared = a.ndim - mapped == rank + 2
+    if shared and not mapped:
+        return a
+    if shared:
+        a = a[:, None]
+    if not mapped:
+        a = a[None]
+    a = jnp.broadcast_to(a, (*counts, *a.shape[2:]))
+    return a.reshape(prod(counts), *a.shape[2:])
 
 
 batching.primitive_batchers[convolution_p] = _batch

@@ -29,8 +29,9 @@ class Problem:
     input is not dilated: callers bring other problems to this form.
     `dtype` is that of x and w, `output_dtype` that of y.
     `impl` is an algorithm's name, "auto", or a name for every problem (`Choices`).
-    `models` is None, or the length of a leading axis of all three tensors that counts
-    convolutions of equal shape (what `jax.vmap` makes of kernels).
+    `models` is None, or the length of a leading axis that counts convolutions of equal
+    shape (what `jax.vmap` makes of kernels). The face has it, and its operands have it;
+    one of these may come without: then all models share it.
     """
 
     face: Face
@@ -77,7 +78,7 @@ class Problem:
         return outputs * kernel * (self.models or 1)
 
     def shape(self, face: Face) -> tuple[int, ...]:
-        """The shape of one of the three tensors."""
+        """The shape of one of the three tensors, if it is not shared."""
         shape = {
             "x": (self.batch, *self.input_size, self.in_channels),
             "w": (
@@ -88,6 +89,10 @@ class Problem:
             "y": (self.batch, *self.output_size, self.out_channels),
         }[face]
         return shape if self.models is None else (self.models, *shape)
+
+    def shared(self, operand: Any) -> bool:
+        """Whether an operand is the same one for all models."""
+        return self.models is not None and operand.ndim == self.rank + 2
 
     def face_dtype(self, face: Face) -> DTypeLike:
         return self.output_dtype if face == "y" else self.dtype

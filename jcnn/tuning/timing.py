@@ -145,8 +145,8 @@ def _convolutions(
 def _candidates(problem: Problem) -> list[str]:
     """The algorithms that serve, without one that is fast only in some places."""
     names = [name for name in ALGORITHMS if serves(name, problem)]
-    # XLA computes lax's gradients to kernels some fifty times slower in a loop: who
-    # takes the choices into one must not find it there.
+    # `accelerate` would leave lax's gradients to kernels as they stand, which XLA
+    # computes some thirty times slower in a loop than ours: no choice may lead there.
     if problem.face == "w" and plan(problem).name != "lax":
         names.remove("lax")
     return names
