@@ -13,6 +13,7 @@ import pytest
 from experiments import cifar10, digits, fashion_mnist, mnist
 from jcnn.data import from_arrays
 from jcnn.experiment import main, read_config, read_metrics
+from jcnn.experiment.threads import use_threads
 
 SCRIPTS = [digits, mnist, fashion_mnist, cifar10]
 IMAGE_SHAPES = {
@@ -192,6 +193,7 @@ def test_a_short_run_on_digits_learns_and_repeats_to_the_bit(tmp_path, capfd):
     assert config == digits.Config(
         seed=3,
         epochs=5,
+        threads=use_threads(None),
         run_dir=tmp_path / "a",
         optimizer=digits.Optimizer(learning_rate=0.005),
     )

@@ -28,6 +28,7 @@ from .run_folder import (
     write_json,
 )
 from .stepping import count_steps
+from .threads import use_threads
 
 RunConfigT = TypeVar("RunConfigT", bound=RunConfig)
 
@@ -127,6 +128,7 @@ def _prepare(
     check_config(config)
     run_dir = config.run_dir
     record = None if run_dir is None else read_record(run_dir)
+    config = _with_threads(config, record)
     if run_dir is not None and record is not None:
         refuse_changes(record, config, experiment=name)
         if is_finished(run_dir):
@@ -152,6 +154,16 @@ def _prepare(
     # Last: a folder with this file is one to go on with.
     write_config(run_dir, config, experiment=name)
     return _Prepared(recipe, run_dir, lambda step: None)
+
+
+def _with_threads(config: RunConfigT, record: dict[str, Any] | None) -> RunConfigT:
+    """The number of threads is decided when a run begins, and kept."""
+    if config.threads is None and record is not None:
+        threads = record["config"].get("threads")
+        if isinstance(threads, int):
+            config = dataclasses.replace(config, threads=threads)
+            check_config(config)
+    return dataclasses.replace(config, threads=use_threads(config.threads))
 
 
 def _fail(error: Exception, status: int) -> int:

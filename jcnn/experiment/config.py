@@ -91,6 +91,9 @@ class RunConfig:
     """Images per training step."""
     impl: str = "auto"
     """Who computes convolutions: auto, lax, or a file written by experiments.tune."""
+    threads: Annotated[int, Range(1, 1024)] | None = None
+    """Threads that CPUs compute with, which the bits depend on; by default one a core.
+    A run that goes on keeps them."""
     not_finite: Literal["stop", "skip"] = "stop"
     """What to do if a loss or gradient is not finite: stop, or skip that step."""
     ema_decay: Annotated[float, Range(0, 1, True, True)] | None = None
