@@ -414,7 +414,8 @@ def _read_checkpoints(folder: Path) -> None:
         state, progress = record.restore(_ARRAYS)  # pyright: ignore
         assert digest_tree(state) == before and progress.step in (0, 1, 2)
     with Checkpoints(folder / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(9, take_snapshot(_ARRAYS), {})  # looks at the metrics of those before
+        # This looks at the metrics of those before.
+        checkpoints.save(9, take_snapshot(_ARRAYS), {})
 
 
 def _record(folder: Path) -> Record:

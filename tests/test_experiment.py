@@ -547,6 +547,15 @@ def test_fit_refuses_a_batch_larger_than_the_data(tmp_path):
 
 
 def test_the_first_interrupt_is_noted_and_the_second_one_ends():
+    # A shell's background job is started with SIGINT ignored.
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _interrupt_twice()
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def _interrupt_twice():
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         with catch_interrupt() as interrupted:

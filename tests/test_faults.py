@@ -309,6 +309,6 @@ def test_a_clock_that_jumps_within_a_run(number, years, whole, tmp_path, monkeyp
 if __name__ == "__main__":
     run_dir, number, fault, argument = sys.argv[1:]
     with pytest.MonkeyPatch.context() as patch:
-        runs._in_full(patch)
+        runs._set_up(patch)
         runs._at_call(patch, int(number), lambda: _FAULTS[fault](argument))
         sys.exit(runs._run(run_dir))

@@ -26,6 +26,7 @@ from jcnn._untrusted import parse_json
 from jcnn.data import DataError, cache, from_arrays
 from jcnn.experiment import OptionError, RunConfig, check_config, read_weights
 from jcnn.experiment.checkpoints import CheckpointError, Checkpoints
+from jcnn.experiment.digests import take_snapshot
 from jcnn.experiment.journal import EMPTY, Journal, Mark
 from jcnn.experiment.lock import lock
 
@@ -163,7 +164,7 @@ def test_no_link_leads_a_written_file_elsewhere(secret, run_dir):
 
 def test_checkpoints_are_not_those_of_another_run(run_dir, tmp_path):
     with Checkpoints(tmp_path / "other") as checkpoints:
-        checkpoints.save(1, {"a": np.ones(2)}, {})
+        checkpoints.save(1, take_snapshot({"a": np.ones(2)}), {})
     (run_dir / "checkpoints").symlink_to(tmp_path / "other")
     with pytest.raises(CheckpointError, match="is a link"):
         Checkpoints(run_dir / "checkpoints")
@@ -171,7 +172,7 @@ def test_checkpoints_are_not_those_of_another_run(run_dir, tmp_path):
 
 def test_a_checkpoint_that_leads_elsewhere_is_passed_over(run_dir, tmp_path, capsys):
     with Checkpoints(run_dir) as checkpoints:
-        checkpoints.save(1, {"a": np.ones(2)}, {})
+        checkpoints.save(1, take_snapshot({"a": np.ones(2)}), {})
     content = run_dir / "0000000001" / "content"
     content.rename(tmp_path / "content")
     content.symlink_to(tmp_path / "content")
@@ -195,7 +196,7 @@ def test_an_array_of_a_few_bytes_is_not_read(run_dir, tmp_path, capsys):
     small, large = ({"a": np.zeros(size, np.int8)} for size in (2, 1 << 28))
     for folder, tree in ((run_dir, small), (tmp_path / "large", large)):
         with Checkpoints(folder) as checkpoints:
-            checkpoints.save(1, tree, {})
+            checkpoints.save(1, take_snapshot(tree), {})
     arrays = run_dir / "0000000001" / "arrays"
     shutil.rmtree(arrays)
     shutil.copytree(tmp_path / "large" / "0000000001" / "arrays", arrays)

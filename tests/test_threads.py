@@ -5,52 +5,65 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 import jax
 import pytest
 
 from experiments import digits
 from jcnn.experiment import main
-from jcnn.experiment.config import OptionError
+from jcnn.experiment.config import OptionError, RunConfig
+from jcnn.experiment.run_folder import write_config
 from jcnn.experiment.threads import use_threads
 
+_BITS = """
+import hashlib, os, jax, jax.numpy as jnp
+from jcnn.experiment.threads import use_threads
+assert use_threads(3) == 3
+a, b = (jax.random.normal(jax.random.key(i), (5000, 48)) for i in range(2))
+c = jax.jit(lambda a, b: (jnp.einsum("pa,pb->ab", a, b), (a * b).sum(0)))(a, b)
+print(hashlib.sha256(b"".join(map(bytes, jax.device_get(c)))).hexdigest())
+"""
 _THREADS_OF_XLA = """
 import os, jax
 from jcnn.experiment.threads import use_threads
-assert use_threads({count}) == {count}
+assert use_threads(5) == 5
 jax.numpy.ones(3) + 1
 tasks = "/proc/self/task"
-names = [open(f"{{tasks}}/{{task}}/comm").read() for task in os.listdir(tasks)]
+names = [open(f"{tasks}/{task}/comm").read() for task in os.listdir(tasks)]
 print(sum("XLAEigen" in name for name in names))
 """
+_AFFINITY = hasattr(os, "sched_getaffinity")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
 def test_xla_makes_as_many_threads_as_it_is_told():
-    program = [sys.executable, "-c", _THREADS_OF_XLA.format(count=5)]
-    assert int(subprocess.check_output(program)) == 5
+    assert int(_output(["-c", _THREADS_OF_XLA])) == 5
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs affinities")
-def test_the_bits_are_the_same_on_all_cores_and_on_one(tmp_path):
-    core = min(os.sched_getaffinity(0))
-    runs = tmp_path / "all", tmp_path / "one"
-    _run(runs[0], "--threads=3")
-    _run(runs[1], "--threads=3", cores={core})
-    first, second = ((run / "certificate.jsonl").read_bytes() for run in runs)
-    assert first == second
-    assert first.count(b"\n") == 3  # of the data, of step 4, and of step 8
+@pytest.mark.skipif(not _AFFINITY, reason="needs affinities")
+def test_threads_have_the_same_bits_on_one_core_as_on_all():
+    one = {min(os.sched_getaffinity(0))}
+    assert _output(["-c", _BITS], cores=one) == _output(["-c", _BITS])
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs affinities")
-def test_a_run_keeps_its_number_of_threads(tmp_path):
-    _run(tmp_path / "run", cores={min(os.sched_getaffinity(0))})
-    assert _recorded(tmp_path / "run") == 1
-    # It is told none and could have all cores: as if there were nothing left to do.
-    _run(tmp_path / "run")
-    assert _recorded(tmp_path / "run") == 1
-    refused = _run(tmp_path / "run", "--threads=2", status=2)
-    assert "--threads: 1 -> 2" in refused
+def test_a_run_keeps_its_number_of_threads(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def use(count):
+        asked.append(count)
+        return count or 4
+
+    def recipe(config):
+        raise OptionError("no further")
+
+    monkeypatch.setattr("jcnn.experiment.command.use_threads", use)
+    write_config(tmp_path, RunConfig(threads=3), experiment=RunConfig.__module__)
+    options = [f"--run-dir={tmp_path}"]
+    assert main(RunConfig, recipe, options) == 2
+    assert asked == [3] and "no further" in capsys.readouterr().err
+    assert main(RunConfig, recipe, [*options, "--threads=1"]) == 2
+    assert asked == [3, 1] and "--threads: 3 -> 1" in capsys.readouterr().err
 
 
 def test_threads_cannot_change_once_there_are_some(tmp_path, capsys):
@@ -71,19 +84,17 @@ def test_a_recorded_number_out_of_range_is_refused(tmp_path, capsys):
     assert "--threads: 1000000000 is not allowed: at least 1" in capsys.readouterr().err
 
 
-def _run(run_dir: Path, *options: str, cores=None, status: int = 0) -> str:
-    """Eight steps of digits in a process of its own; what it says on stderr."""
-    command = [sys.executable, "-m", "experiments.digits", f"--run-dir={run_dir}"]
-    command += ["--max-steps=8", "--certify-every=4", *options]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        preexec_fn=cores and (lambda: os.sched_setaffinity(0, cores)),
-    )
-    assert done.returncode == status, done.stderr
-    return done.stderr
-
-
-def _recorded(run_dir: Path) -> int:
-    return json.loads((run_dir / "config.json").read_bytes())["config"]["threads"]
+def _output(arguments: list[str], *, cores: set[int] | None = None):
+    """What Python says, on some cores of all."""
+    usable = os.sched_getaffinity(0) if cores else set()
+    if cores:
+        os.sched_setaffinity(0, cores)  # which the process inherits
+    try:
+        done = subprocess.run(
+            [sys.executable, *arguments], stdout=PIPE, stderr=STDOUT, text=True
+        )
+    finally:
+        if cores:
+            os.sched_setaffinity(0, usable)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
