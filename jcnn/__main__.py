@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stop=options.steps[1],
             data_dir=options.data_dir,
         )
-    except (OSError, ValueError, RecursionError) as error:  # JSON may be very deep
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
