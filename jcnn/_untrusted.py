@@ -55,13 +55,26 @@ def read_object(path: Path) -> dict[str, Any]:
     {'epochs': 3}
     """
     with open_file(path, MOST_JSON) as file:
-        content = file.read()
+        return parse_object(file.read(), f"{path}")
+
+
+def parse_object(content: bytes, place: str) -> dict[str, Any]:
+    """The JSON object that a text in UTF-8 is.
+
+    Raises:
+        ValueError: If it is not one, see `parse_json`; it begins with the place.
+
+    >>> parse_object(b"[3]", "a.jsonl, line 2")
+    Traceback (most recent call last):
+        ...
+    ValueError: a.jsonl, line 2: no JSON object
+    """
     try:
         value = parse_json(content)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{place}: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: no JSON object")
+        raise ValueError(f"{place}: no JSON object")
     return value
 
 

@@ -296,13 +296,10 @@ class Checkpoints:
         path.rename(aside)
 
     def _steps(self) -> list[int]:
-        if not self._folder.exists():
-            return []
-        names = (path.name for path in self._folder.iterdir())
-        return sorted(int(name) for name in names if re.fullmatch(r"\d{10}", name))
+        return saved_steps(self._folder)
 
     def _path(self, step: int) -> Path:
-        return self._folder / f"{step:010d}"
+        return checkpoint_path(self._folder, step)
 
     def _orbax(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Call Orbax, which has many ways to say that a file cannot be written."""
@@ -318,6 +315,27 @@ class Checkpoints:
         if reason is not None:
             path = self._path(step or 0)
             raise CheckpointError(f"{path} could not be written: {reason}")
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps that a folder has checkpoints of, damaged ones too, in order.
+
+    >>> saved_steps(Path("nowhere"))
+    []
+    """
+    if not folder.exists():
+        return []
+    names = (path.name for path in folder.iterdir())
+    return sorted(int(name) for name in names if re.fullmatch("[0-9]{10}", name))
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is.
+
+    >>> checkpoint_path(Path("checkpoints"), 5).name
+    '0000000005'
+    """
+    return folder / f"{step:010d}"
 
 
 def _check_files(folder: Path, most: int) -> None:

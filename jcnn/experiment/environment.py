@@ -13,6 +13,7 @@ import jax
 import jcnn
 
 from ..compilation import default_options
+from .threads import usable_cores
 
 
 def describe_environment(code_dir: Path) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def describe_environment(code_dir: Path) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpus": {"all": os.cpu_count(), "usable": _usable_cpus()},
+        "cpus": {"all": os.cpu_count(), "usable": usable_cores()},
         "jcnn": jcnn.__version__,
         "distributions": _distributions(),
         "device": {
@@ -81,12 +82,6 @@ def _distributions() -> dict[str, str]:
         if name is not None:  # what is left of a broken installation has no name
             found.setdefault(name.lower(), distribution.version)
     return dict(sorted(found.items()))
-
-
-def _usable_cpus() -> int | None:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
 
 
 def _to_json(value: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .._files import named, open_no_link, write_file
-from .._untrusted import open_file, parse_json
+from .._untrusted import open_file, parse_object
 
 MOST_BYTES = 1 << 30  # of a journal
 _LONGEST = 1 << 20  # bytes of a line
@@ -106,13 +106,7 @@ def iterate_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
                 raise ValueError(f"{path}, line {number}: too long")
             if not line.endswith(b"\n"):
                 return
-            try:
-                values = parse_json(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
-            if not isinstance(values, dict):
-                raise ValueError(f"{path}, line {number}: no JSON object")
-            yield line, values
+            yield line, parse_object(line, f"{path}, line {number}")
 
 
 def _finite(value: Any) -> Any:

@@ -11,7 +11,7 @@ from subprocess import DEVNULL, Popen
 from typing import Any
 
 from .._untrusted import MOST_JSON, open_file
-from .checkpoints import refuse_links
+from .checkpoints import checkpoint_path, refuse_links, saved_steps
 from .compare import (
     Parting,
     describe_distance,
@@ -160,8 +160,7 @@ def _window(
 
 def _last_checkpoint(run_dir: Path, start: int) -> int:
     """The last step with a checkpoint that is not after `start`."""
-    found = (run_dir / "checkpoints").glob("[0-9]" * 10)
-    steps = sorted(int(path.name) for path in found)
+    steps = saved_steps(run_dir / "checkpoints")
     before = [step for step in steps if step <= start]
     if not before:
         there = ", ".join(map(str, steps)) or "none"
@@ -203,7 +202,7 @@ def _up_to(path: Path, step: int) -> bytes:
 
 
 def _copy_checkpoint(run_dir: Path, target: Path, step: int) -> None:
-    source = run_dir / "checkpoints" / f"{step:010d}"
+    source = checkpoint_path(run_dir / "checkpoints", step)
     refuse_links(source)
     shutil.copytree(source, target / "checkpoints" / source.name)
 

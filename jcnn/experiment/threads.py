@@ -41,11 +41,20 @@ def use_threads(count: int | None) -> int:
     return count
 
 
+def usable_cores() -> int | None:
+    """How many cores this process may use, where the system tells.
+
+    >>> usable_cores() != 0
+    True
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
 def _threads() -> int:
     """As many as XLA takes: what NPROC says, else the cores this process may use."""
     asked = os.environ.get("NPROC", "")
     if asked.isdecimal() and int(asked) > 0:
         return int(asked)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return usable_cores() or 1
