@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import tyro
 
-from jcnn.experiment import Count, OptionError, check_config, read_metrics
+from jcnn.experiment import Count, read_metrics, refuses
 
 PATIENCE = 120.0  # seconds after which a run hangs
 
@@ -68,10 +68,7 @@ class Outcome(NamedTuple):
 
 
 def main(config: Config) -> int:
-    try:
-        check_config(config)
-    except OptionError as error:
-        print(f"error: {error}", file=sys.stderr)
+    if refuses(config):
         return 2
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     start = partial(start_run, folder, config.epochs)

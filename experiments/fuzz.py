@@ -43,6 +43,7 @@ from jcnn.experiment import (
     read_config,
     read_metrics,
     read_weights,
+    refuses,
     write_weights,
 )
 from jcnn.experiment.certificate import data_line, refuse_other_data
@@ -90,10 +91,7 @@ class Hangs(BaseException):
 
 
 def main(config: Config) -> int:
-    try:
-        check_config(config)
-    except OptionError as error:
-        print(f"error: {error}", file=sys.stderr)
+    if refuses(config):
         return 2
     total = 0
     for name, reader in READERS.items():

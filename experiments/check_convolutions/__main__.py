@@ -22,7 +22,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jcnn.experiment import Count, OptionError, check_config
+from jcnn.experiment import Count, refuses
 from jcnn.experiment.config import Range, Seed
 
 from .bounds import BOUNDS
@@ -44,10 +44,7 @@ class Config:
 
 def main(config: Config) -> int:
     """The exit status: 0, 1 if an example failed, 2 if an option cannot be used."""
-    try:
-        check_config(config)
-    except OptionError as error:
-        print(f"error: {error}", file=sys.stderr)
+    if refuses(config):
         return 2
     started = time.monotonic()
     errors: list[Error] = []

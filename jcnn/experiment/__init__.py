@@ -5,6 +5,7 @@ A script has a frozen dataclass of options, a function from it to a `Recipe`, an
 """
 
 from .command import main as main
+from .command import refuses as refuses
 from .config import Count as Count
 from .config import NonNegative as NonNegative
 from .config import OptionError as OptionError

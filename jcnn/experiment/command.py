@@ -107,6 +107,20 @@ def main(
     return 128 + result.stopped_by if result.stopped_by else 0
 
 
+def refuses(config: Any) -> bool:
+    """Whether an option has a value that is not allowed, which is told on stderr.
+
+    >>> refuses(RunConfig(epochs=3))
+    False
+    """
+    try:
+        check_config(config)
+    except OptionError as error:
+        _fail(error, 2)
+        return True
+    return False
+
+
 class _Prepared(NamedTuple):
     recipe: Recipe
     run_dir: Path
