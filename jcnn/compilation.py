@@ -1,4 +1,4 @@
-"""`jax.jit` with those options of XLA that were measured to help on CPUs."""
+"""`jax.jit` with options of XLA: those that help on CPUs, or make GPUs repeatable."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache, update_wrapper
@@ -17,17 +17,27 @@ _CPU = {
         "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
     )
 }
+# Scatters add in a fixed order, cuDNN's algorithms are repeatable ones, and nothing is
+# chosen by measuring, which ends differently from one start to the next.
+_DETERMINISTIC_GPU = {"xla_gpu_deterministic_ops": True}
 
 
-def default_options() -> dict[str, str | bool]:
-    """The options that `jit` compiles with: none where JAX's default is no CPU.
+def default_options(*, deterministic: bool = False) -> dict[str, str | bool]:
+    """The options that `jit` compiles with on the platform that is JAX's default.
 
-    There are none either where this version of XLA has not got them.
+    On CPUs those that were measured to help, if this version of XLA has got them.
+
+    Args:
+      deterministic: whether programs should give the same bits each time. On CPUs they
+        do anyway. On GPUs this forbids XLA what is not repeatable, and takes longer.
 
     >>> default_options() == {} or jax.default_backend() == "cpu"
     True
     """
-    return dict(_CPU) if jax.default_backend() == "cpu" and _known() else {}
+    platform = jax.default_backend()
+    if platform == "gpu" and deterministic:
+        return dict(_DETERMINISTIC_GPU)
+    return dict(_CPU) if platform == "cpu" and _known() else {}
 
 
 def jit(

@@ -28,6 +28,17 @@ def test_options_that_xla_does_not_know_are_left_away(monkeypatch):
         compilation._known.cache_clear()
 
 
+def test_gpus_can_be_made_to_repeat_their_bits(monkeypatch):
+    assert compilation.default_options(deterministic=True) == (
+        compilation.default_options()  # a CPU's always do
+    )
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compilation.default_options() == {}
+    options = compilation.default_options(deterministic=True)
+    # XLA knows all platforms' options on each, and refuses those that it does not.
+    assert jax.jit(jnp.cos, compiler_options=options)(0.0) == 1
+
+
 def test_a_function_works_inside_of_every_transformation(rng):
     f = compilation.jit(lambda x: jnp.sin(x) ** 2)
     x = jnp.asarray(rng.standard_normal(5), "float32")

@@ -214,3 +214,18 @@ def test_a_short_run_on_digits_learns_and_repeats_to_the_bit(tmp_path, capfd):
     assert a == b
     experiment = json.loads((tmp_path / "b" / "config.json").read_text())["experiment"]
     assert experiment == "experiments.digits"
+
+
+def test_deterministic_reaches_the_compiler_and_the_record(tmp_path, monkeypatch):
+    """On a GPU XLA is told to; what it is told here it does not know, and says so."""
+    unknown = {"xla_no_such_option": True}
+    monkeypatch.setattr(
+        "jcnn.experiment.command.default_options",
+        lambda *, deterministic: unknown if deterministic else {},
+    )
+    options = ["--run-dir", tmp_path / "run", "--epochs", 1, "--deterministic"]
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
+        _digits(*options)
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["compiler_options"] == unknown
+    assert read_config(tmp_path / "run", digits.Config).deterministic

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import tyro
 
+from ..compilation import Options, default_options
 from ..data import DataError
 from ..finite import NotFinite
 from .compiled import keep_programs
@@ -96,6 +97,7 @@ def main(
                 ema_decay=config.ema_decay,
                 certify_every=config.certify_every,
                 keep_checkpoints=config.keep_checkpoints,
+                compiler_options=prepared.compiler_options,
                 on_resume=prepared.on_resume,
             )
         except OptionError as error:
@@ -124,6 +126,7 @@ def refuses(config: Any) -> bool:
 class _Prepared(NamedTuple):
     recipe: Recipe
     run_dir: Path
+    compiler_options: Options
     on_resume: Callable[[int], None]
 
 
@@ -154,10 +157,11 @@ def _prepare(
     recipe = make_recipe(config)
     num_images = len(recipe.train.label)
     count_steps(num_images, batch_size=config.batch_size, epochs=config.epochs)
-    environment = describe_environment(code_dir)
+    options = default_options(deterministic=config.deterministic)
+    environment = describe_environment(code_dir, compiler_options=options)
     if run_dir is not None and record is not None:
         on_resume = partial(note_environment, run_dir, environment)
-        return _Prepared(recipe, run_dir, on_resume)
+        return _Prepared(recipe, run_dir, options, on_resume)
     short_name = name.rpartition(".")[-1]
     run_dir = make_run_dir(run_dir, name=short_name, seed=config.seed)
     held.enter_context(lock(run_dir))
@@ -167,7 +171,7 @@ def _prepare(
     write_json(run_dir / "environment.json", environment)
     # Last: a folder with this file is one to go on with.
     write_config(run_dir, config, experiment=name)
-    return _Prepared(recipe, run_dir, lambda step: None)
+    return _Prepared(recipe, run_dir, options, lambda step: None)
 
 
 def _with_threads(config: RunConfigT, record: dict[str, Any] | None) -> RunConfigT:

@@ -94,6 +94,9 @@ class RunConfig:
     threads: Annotated[int, Range(1, 1024)] | None = None
     """Threads that CPUs compute with, which the bits depend on; by default one a core.
     A run that goes on keeps them."""
+    deterministic: bool = False
+    """On GPUs: only operations that give the same bits each time, which takes longer.
+    On CPUs all do."""
     not_finite: Literal["stop", "skip"] = "stop"
     """What to do if a loss or gradient is not finite: stop, or skip that step."""
     ema_decay: Annotated[float, Range(0, 1, True, True)] | None = None

@@ -12,15 +12,18 @@ import jax
 
 import jcnn
 
-from ..compilation import default_options
+from ..compilation import Options
 from .threads import usable_cores
 
 
-def describe_environment(code_dir: Path) -> dict[str, Any]:
+def describe_environment(
+    code_dir: Path, *, compiler_options: Options | None = None
+) -> dict[str, Any]:
     """Versions, device, threads, options of JAX and XLA, and the commit of the code.
 
     Args:
         code_dir: A folder of the repository that holds the experiment.
+        compiler_options: XLA's, that the experiment's programs are compiled with.
 
     Returns:
         Names to JSON values. `distributions` are all that are installed. `commit` is
@@ -45,7 +48,7 @@ def describe_environment(code_dir: Path) -> dict[str, Any]:
             "kind": devices[0].device_kind,
             "count": len(devices),
         },
-        "compiler_options": default_options(),
+        "compiler_options": dict(compiler_options or {}),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS"),
         "jax_config": {k: _to_json(v) for k, v in sorted(jax.config.values.items())},
         "commit": commit,

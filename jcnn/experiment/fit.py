@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from rich.console import Console
 
+from ..compilation import Options
 from ..data import Dataset
 from ..finite import NotFinite, find_fault
 from ..layers import Layer
@@ -84,6 +85,7 @@ def fit(
     ema_decay: float | None = None,
     certify_every: int = 0,
     keep_checkpoints: int = 2,
+    compiler_options: Options | None = None,
     on_resume: Callable[[int], None] = lambda step: None,
     console: Console | None = None,
 ) -> Result:
@@ -110,6 +112,7 @@ def fit(
             it has one for each epoch.
         keep_checkpoints: How many of the last checkpoints are kept, beside the one of
             the epoch with the least training loss.
+        compiler_options: As for `jcnn.train.make_step`.
         on_resume: Is told the number of steps done when a run begins or goes on.
         console: Where to say how it goes; otherwise standard output.
 
@@ -161,7 +164,9 @@ def fit(
     key, with_ema = jax.random.key(seed), ema_decay is not None
     first = create(recipe.layer, recipe.tx, key, inputs, ema=with_ema)
     evaluate = make_evaluate(
-        recipe.example_metrics, batch_size=min(500, len(recipe.test.label))
+        recipe.example_metrics,
+        batch_size=min(500, len(recipe.test.label)),
+        compiler_options=compiler_options,
     )
 
     def on_test(state: TrainState) -> dict[str, float]:
@@ -192,6 +197,7 @@ def fit(
             data=train,
             not_finite=not_finite,
             ema_decay=ema_decay,
+            compiler_options=compiler_options,
         )
         tested: dict[str, float] = {}
         saved = done

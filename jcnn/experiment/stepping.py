@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from ..compilation import Options
 from ..explanation import equations
 from ..train import (
     Batch,
@@ -66,8 +67,11 @@ def steps_per_call(multiply_adds: int) -> int:
     >>> steps_per_call(10**15)
     1
     """
-    in_a_second = 5e9 if jax.default_backend() == "cpu" else 1e12
-    return max(1, int(in_a_second / max(1, multiply_adds)))
+    if jax.default_backend() == "cpu":  # of two cores
+        seconds = 0.02 + multiply_adds / 25e9
+    else:
+        seconds = max(1, multiply_adds) / 1e12
+    return max(1, int(1 / seconds))
 
 
 def split_epoch(num_steps: int, limit: int, every: int = 0) -> list[int]:
@@ -109,6 +113,7 @@ def compile_steps(
     data: Batch,
     not_finite: NotFinitePolicy = "stop",
     ema_decay: float | None = None,
+    compiler_options: Options | None = None,
 ) -> dict[int, Step]:
     """Compile calls of so many steps each, so that later they take only their time.
 
@@ -121,6 +126,7 @@ def compile_steps(
         data: All training images, on the device.
         not_finite: As for `jcnn.train.make_step`.
         ema_decay: As for `jcnn.train.make_step`.
+        compiler_options: As for `jcnn.train.make_step`.
 
     Returns:
         For each size `steps(state, data) -> (state, metrics)`, which donates the state
@@ -140,7 +146,11 @@ def compile_steps(
     >>> int(state.step), metrics["loss"].shape
     (5, (5,))
     """
-    options: dict[str, Any] = {"not_finite": not_finite, "ema_decay": ema_decay}
+    options: dict[str, Any] = {
+        "not_finite": not_finite,
+        "ema_decay": ema_decay,
+        "compiler_options": compiler_options,
+    }
     if jax.default_backend() == "cpu" and _by_lax(loss_fn, state, data, batch_size):
         step = _compile_step(loss_fn, tx, batch_size, state, data, options)
         return {size: _repeat(step, size) for size in sizes}
