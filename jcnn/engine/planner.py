@@ -28,6 +28,9 @@ ENOUGH_CHANNELS = 24  # to sum over: there Winograd's patches are what costs
 LEAST_POSITIONS = 1024  # fewer do not pay for the transformed kernel
 MOST_TAPS = 256  # more take long to compile, each being an operation of its own
 LEAST_PHASES = 10**8  # multiply-adds; fewer do not pay for taking a product apart
+LEAST_STRIDED = 6 * 10**8  # multiply-adds; with fewer lax's operands stay in the cache
+STRIDED_TAPS = 9  # more take longer to gather than lax to multiply
+LINE_CHANNELS = 64  # read and written in one dimension, where lax is faster than in two
 
 
 class Plan(NamedTuple):
@@ -102,8 +105,10 @@ def _dense(problem: Problem) -> Plan:
         channels, written = written, channels
     if written == 1:
         return Plan("lax", "one channel does not fill a product")
-    if problem.rank == 1 and problem.kernel_size[0] < 4:
-        return Plan("lax", "in one dimension few taps are fast")
+    if problem.rank == 1 and (
+        problem.kernel_size[0] < 4 or min(channels, written) < LINE_CHANNELS
+    ):
+        return Plan("lax", "in one dimension few taps or channels are fast")
     if serves("winograd", problem) and _positions(problem) >= LEAST_POSITIONS:
         if channels >= FULL_CHANNELS:
             return Plan("winograd", "half the products, with full channels")
@@ -111,10 +116,15 @@ def _dense(problem: Problem) -> Plan:
             return Plan("winograd", "half the products; lax is slow in 3 dimensions")
     if problem.rank == 3:
         return Plan("im2col", "one product for all taps; lax is slow in 3 dimensions")
-    if channels >= FULL_CHANNELS and problem.face == "y" and max(problem.strides) > 1:
-        return Plan("im2col", "one product for all taps")
     if channels < FULL_CHANNELS:
         return Plan("lax", f"{channels} channels do not fill a product")
+    if (
+        problem.face == "y"
+        and max(problem.strides) > 1
+        and prod(problem.kernel_size) <= STRIDED_TAPS
+        and problem.multiply_adds >= LEAST_STRIDED
+    ):
+        return Plan("im2col", "one product for all taps")
     return Plan("lax", "no other algorithm is known to be faster")
 
 
