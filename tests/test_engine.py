@@ -287,6 +287,23 @@ def test_gradient_of_vmap(rng):
     assert_same(lambda f: grads(jax.vmap(f, (None, 0))), case, x[0], w)
 
 
+@ANY_IMPL
+@pytest.mark.parametrize("axes", ((0, None), (None, 0), (0, 0)), ids=str)
+def test_vmap_over_nothing(axes, impl, rng):
+    """No results, and gradients that are sums of none."""
+    case = CASES["plain"]
+    operands = [
+        a if axis is None else jnp.zeros((0, *a.shape))
+        for a, axis in zip(case.operands(rng), axes)
+    ]
+    mapped = jax.vmap(case.conv(impl), axes)
+    y = jax.jit(mapped)(*operands)
+    one = jax.eval_shape(case.reference, *case.operands(rng))
+    assert y.shape == (0, *one.shape) and y.dtype == one.dtype
+    for gradient, operand in zip(grads(mapped)(*operands), operands):
+        assert np.array_equal(gradient, np.zeros(operand.shape))
+
+
 WAYS_OF_MODELS = {  # by algorithm: whether all are computed at once, not in a loop
     "depthwise": (Case((2, 5, 4), (3, 1, 8), (1,), ((1, 1),), (1,), 4), True, True),
     "matmul": (Case((2, 5, 4), (1, 4, 3), (1,), ((0, 0),), (1,)), True, False),
