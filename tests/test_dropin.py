@@ -148,6 +148,40 @@ def test_errors_are_laxs(settings, message):
     assert str(got.value) == str(expected.value)
 
 
+@pytest.mark.parametrize("how", ["argument", "configuration", "accelerate"])
+def test_the_highest_precision_is_exact_where_floats_are(how, rng):
+    """Sums of integers below 2**24, which Winograd's algorithm would round."""
+    x, w = rng.integers(-9, 10, (6, 16, 16, 32)), rng.integers(-9, 10, (3, 3, 32, 32))
+    y = rng.integers(-9, 10, (6, 14, 14, 32))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))
+    expected = np.einsum("nhwcab,abco->nhwo", windows, w, optimize=True)
+    to_w = np.einsum("nhwcab,nhwo->abco", windows, y, optimize=True)
+    x, w, y = (np.float32(a) for a in (x, w, y))
+
+    def run(function, precision=None):
+        def conv(x, w):
+            layouts = ("NHWC", "HWIO", "NHWC")
+            return function(
+                x, w, (1, 1), "VALID", dimension_numbers=layouts, precision=precision
+            )
+
+        def both(x, w, y):
+            result, pull_back = jax.vjp(conv, x, w)
+            return result, pull_back(y)[1]
+
+        return jax.jit(both)(x, w, y)
+
+    if how == "argument":
+        got = run(conv_general_dilated, lax.Precision.HIGHEST)
+    elif how == "configuration":
+        with jax.default_matmul_precision("highest"):
+            got = run(conv_general_dilated)
+    else:
+        with jcnn.accelerate(), jax.default_matmul_precision("highest"):
+            got = run(lax.conv_general_dilated)
+    assert np.array_equal(got[0], expected) and np.array_equal(got[1], to_w)
+
+
 def test_a_sharding_asked_for_is_given(rng):
     mesh = jax.make_mesh((2,), ("two",), axis_types=(AxisType.Explicit,))
     x, w = _normal(rng, (4, 3, 8)), _normal(rng, (5, 3, 3))

@@ -1,4 +1,4 @@
-"""Which algorithm computes a problem, and why: from shapes and dtype alone.
+"""Which algorithm computes a problem, and why: from shapes, dtype and precision.
 
 The rules hold for CPUs; elsewhere lax's convolution is taken. They are read from above,
 the first that fits decides. `experiments/benchmarks/conv.py` measures what they choose.
@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax.lax import Precision
 
 from .algorithms import depthwise, grouped, im2col, lax, matmul, phases, winograd
 from .problem import Problem
@@ -92,7 +93,7 @@ def _kernel_gradient(problem: Problem) -> Plan:
         (problem.in_channels >= ENOUGH_CHANNELS or problem.rank == 3)
         and problem.rank > 1
         and _positions(problem) >= LEAST_POSITIONS
-        and serves("winograd", problem)
+        and _winograd_serves(problem)
     ):
         return Plan("winograd", "half the products, summed over all positions")
     return Plan("im2col", "one product for all taps")
@@ -109,7 +110,7 @@ def _dense(problem: Problem) -> Plan:
         problem.kernel_size[0] < 4 or min(channels, written) < LINE_CHANNELS
     ):
         return Plan("lax", "in one dimension few taps or channels are fast")
-    if serves("winograd", problem) and _positions(problem) >= LEAST_POSITIONS:
+    if _winograd_serves(problem) and _positions(problem) >= LEAST_POSITIONS:
         if channels >= FULL_CHANNELS:
             return Plan("winograd", "half the products, with full channels")
         if problem.rank == 3:
@@ -126,6 +127,13 @@ def _dense(problem: Problem) -> Plan:
     ):
         return Plan("im2col", "one product for all taps")
     return Plan("lax", "no other algorithm is known to be faster")
+
+
+def _winograd_serves(problem: Problem) -> bool:
+    """Not those who ask for the highest precision: its errors are larger than lax's."""
+    asked = problem.precision
+    each = asked if isinstance(asked, tuple) else (asked,)
+    return Precision.HIGHEST not in each and serves("winograd", problem)
 
 
 def _positions(problem: Problem) -> int:
