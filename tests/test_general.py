@@ -118,6 +118,50 @@ def test_drop_in_takes_no_notice_of_algorithms_of_dots(precision, rng):
     np.testing.assert_allclose(got, expected, atol=1e-3, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("settings", "shapes"),
+    [
+        ({"lhs_dilation": (2,)}, ((2, 3, 9), (4, 3, 3))),
+        ({"batch_group_count": 2}, ((2, 3, 9), (4, 3, 3))),
+        ({}, ((2, 3, 9), (4, 3, 7))),  # more taps than outputs: a kernel's gradient
+    ],
+)
+@pytest.mark.parametrize(
+    ("dtype", "wider"), [("float32", "float64"), ("complex64", "complex128")]
+)
+def test_sums_are_as_wide_as_the_result_that_is_asked_for(
+    settings, shapes, dtype, wider, rng
+):
+    operands = [rng.standard_normal(shape) for shape in shapes]
+    if wider == "complex128":
+        operands = [a + 1j * rng.standard_normal(a.shape) for a in operands]
+    with jax.enable_x64(True):
+        lhs, rhs = (jnp.asarray(a.astype(dtype)) for a in operands)
+        got = conv_general_dilated(
+            lhs, rhs, (1,), [(0, 0)], **settings, preferred_element_type=wider
+        )
+        widened = (jnp.asarray(a.astype(dtype), wider) for a in operands)
+        expected = lax.conv_general_dilated(*widened, (1,), [(0, 0)], **settings)
+        assert got.dtype == wider
+        off = np.abs(np.asarray(got) - np.asarray(expected)).max()
+        assert off <= 1e-14 * np.abs(np.asarray(expected)).max()
+
+
+def test_a_window_that_is_large_may_have_a_wider_result():
+    """As a kernel's gradient it could not, and no algorithm named would compute it."""
+    lhs, rhs = (
+        jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((2, 9, 3), (7, 3, 4))
+    )
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, ("NHC", "HIO", "NHC"))
+    plain = Convolution((1,), ((0, 0),), (1,), (1,), numbers)
+    faces = []
+    for preferred in (None, jnp.float32):
+        posed = pose(lhs, rhs, plain._replace(preferred_element_type=preferred))
+        assert posed is not None
+        faces.append((posed.problem.face, posed.problem.output_dtype))
+    assert faces == [("w", jnp.bfloat16), ("y", jnp.float32)]
+
+
 def test_drop_in_has_laxs_errors():
     x, w = jnp.ones((1, 3, 5)), jnp.ones((2, 4, 3))
     with pytest.raises(Exception) as expected:

@@ -51,6 +51,9 @@ class Convolution(NamedTuple):
         self, lhs: jax.Array, rhs: jax.Array, out_sharding: Any = None
     ) -> jax.Array:
         """lax's own convolution, kept from what XLA gets wrong."""
+        if jnp.iscomplexobj(lhs) and _other_dtype(self, lhs):
+            # lax adds real to imaginary parts before it widens either.
+            lhs, rhs = (a.astype(self.preferred_element_type) for a in (lhs, rhs))
         lhs, convolution = self.padded(lhs, rhs)
         settings = convolution._asdict()
         return conv_general_dilated(lhs, rhs, **settings, out_sharding=out_sharding)
@@ -163,9 +166,8 @@ def pose(
         return None
     if any(d > 1 for d in c.lhs_dilation):
         return _as_input_gradient(lhs, rhs, c, outputs, impl)
-    if c.feature_group_count == 1 and (
-        c.batch_group_count > 1 or prod(outputs) < prod(taps)
-    ):
+    large = prod(taps) > prod(outputs) and not _other_dtype(c, lhs)
+    if c.feature_group_count == 1 and (c.batch_group_count > 1 or large):
         return _as_kernel_gradient(lhs, rhs, c, outputs, impl)
     if c.batch_group_count > 1:
         return None
@@ -221,7 +223,7 @@ def _as_input_gradient(lhs, rhs, c: Convolution, outputs, impl) -> Posed | None:
     """An input spread by strides: those of the convolution that is transposed."""
     if any(s > 1 for s in c.window_strides) or c.batch_group_count > 1:
         return None
-    if c.preferred_element_type not in (None, lhs.dtype):
+    if _other_dtype(c, lhs):
         return None
     numbers = c.dimension_numbers
     y_order, w_order = _image(numbers.lhs_spec), _kernel(numbers.rhs_spec)
@@ -262,7 +264,7 @@ def _as_input_gradient(lhs, rhs, c: Convolution, outputs, impl) -> Posed | None:
 
 def _as_kernel_gradient(lhs, rhs, c: Convolution, outputs, impl) -> Posed | None:
     """A window larger than what comes out: the sum over positions is the window's."""
-    if c.preferred_element_type not in (None, lhs.dtype):
+    if _other_dtype(c, lhs):
         return None
     numbers = c.dimension_numbers
     # What lax calls channels is the batch here, and the other way round.
@@ -296,6 +298,13 @@ def _as_kernel_gradient(lhs, rhs, c: Convolution, outputs, impl) -> Posed | None
         lambda x, y: (pad_now(x.transpose(x_order), now), y.transpose(y_order)),
         lambda w: w.transpose(_inverse(w_order)),
     )
+
+
+def _other_dtype(c: Convolution, lhs: Any) -> bool:
+    """Whether the result is to have another dtype than the operands."""
+    preferred = c.preferred_element_type
+    # Not `preferred in (None, ...)`: NumPy's dtype float64 is equal to None.
+    return preferred is not None and jnp.dtype(preferred) != lhs.dtype
 
 
 def _pads(size, positions, window, strides, lows) -> Pairs:
