@@ -3,20 +3,29 @@
 And whether that script finds what is wrong.
 """
 
-from itertools import count, islice
+from itertools import count, islice, product
+from types import NoneType
 
 import jax
 import numpy as np
 import oracle
 import pytest
+from jax.lax import Precision
 
 from experiments.check_convolutions import __main__ as script
 from experiments.check_convolutions.bounds import BOUNDS
 from experiments.check_convolutions.checking import check, drawn, errors
 from experiments.check_convolutions.definition import Faces, by_pytorch, defined
-from experiments.check_convolutions.drawing import Example, channels_last
+from experiments.check_convolutions.drawing import (
+    FOR_ALL,
+    WIDER,
+    Example,
+    channels_last,
+)
 from experiments.check_convolutions.ways import ways_of
-from jcnn.engine.blocks import Blocks
+from jcnn.engine import lowering
+from jcnn.engine.blocks import Blocks, blocks_of
+from jcnn.engine.general import pose
 from jcnn.engine.planner import ALGORITHMS
 
 EXAMPLES, PART = 200, 50  # the script's docstring names the former
@@ -62,7 +71,14 @@ def test_blocks_that_overlap_are_found(monkeypatch):
     """Kernel gradients, where the rest is added twice."""
 
     def rest(e: Example) -> bool:
-        return e.way == "im2col" and e.positions == 7 and e.dtype != "bfloat16"
+        if (e.way, e.positions) != ("im2col", 7) or e.dtype == "bfloat16":
+            return False
+        posed = pose(*e.arguments, e.convolution)
+        if posed is None:
+            return False
+        blocks = blocks_of(posed.problem, 7)
+        rows = posed.problem.output_size[0]
+        return posed.problem.batch % blocks.images + rows % blocks.rows > 0
 
     def with_overlap(self, y, index):
         image, row = self._start(index)
@@ -75,12 +91,40 @@ def test_blocks_that_overlap_are_found(monkeypatch):
     assert any(map(fails, chosen))
 
 
+def test_one_model_in_the_place_of_all_is_found(monkeypatch):
+    def kernels(e: Example) -> bool:
+        several = e.models is not None and e.models.number == 2 and e.models.axes[1]
+        return bool(several) and e.way == "im2col"
+
+    chosen = numbers(kernels)
+    monkeypatch.setattr(lowering, "_at", lambda index, a: a[0])
+    assert sum(map(fails, chosen)) >= 2
+
+
+def test_sums_that_are_not_as_wide_as_the_result_are_found(monkeypatch):
+    """The operands' dtype instead of the result's, which comes right all the same."""
+
+    def widened(e: Example) -> bool:
+        if e.way in FOR_ALL or (e.dtype, e.result_dtype) != ("float32", "float64"):
+            return False
+        return ways_of(*e.arguments, e.convolution)[e.way].faces[0] == "f"
+
+    def as_narrow(*args):
+        result = computed(*args)
+        return result.astype("float32").astype(result.dtype)
+
+    chosen, computed = numbers(widened), lowering._by
+    monkeypatch.setattr(lowering, "_by", as_narrow)
+    assert sum(map(fails, chosen)) >= 2
+
+
 def exact(rng):
     """An example, its numbers, and f, gx and gw without an error."""
     example = next(
         e
         for n in count()
-        if (e := drawn(0, n)[0]).dtype == "float64" and e.way == "lax"
+        if (e := drawn(0, n)[0]).dtype == "float64"
+        and (e.way, e.models) == ("lax", None)
     )
     shapes = (example.lhs, example.rhs, example.result)
     operands = [rng.normal(size=shape) for shape in shapes]
@@ -114,6 +158,20 @@ def test_what_is_no_number_is_found(wrong, rng):
 def test_every_way_has_a_bound_and_is_drawn():
     assert {drawn(0, number)[0].way for number in range(EXAMPLES)} == set(BOUNDS)
     assert set(BOUNDS) == {"auto", "primitive", *ALGORITHMS}
+
+
+def test_all_kinds_are_drawn():
+    examples = [drawn(0, number)[0] for number in range(EXAMPLES)]
+    convolutions = [e.convolution for e in examples]
+    models = [e.models for e in examples if e.models]
+    mapped = {tuple(axis is not None for axis in m.axes) for m in models}
+    assert mapped == {(True, True), (True, False), (False, True)}
+    assert {(m.number, m.together) for m in models} == set(product((1, 2), (0, 1)))
+    assert {type(c.precision) for c in convolutions} == {NoneType, Precision, tuple}
+    assert {(e.dtype, e.result_dtype) for e in examples} >= {
+        (short, wider) for short, all_ in WIDER.items() for wider in all_
+    }
+    assert any(c.batch_group_count > 1 < max(c.lhs_dilation) for c in convolutions)
 
 
 def test_an_example_depends_on_its_number_alone():

@@ -40,10 +40,17 @@ BOUNDS = {
 }
 
 
-def allowed(way: str, dtype: DTypeLike) -> float:
-    """The error allowed, relative to the largest sum of absolute products."""
-    summed = wide(dtype)
-    exact = jnp.finfo(dtype).bits > 32 or jnp.issubdtype(dtype, jnp.complexfloating)
+def allowed(way: str, dtype: DTypeLike, widest: DTypeLike, roundings: int = 1) -> float:
+    """The error allowed, relative to the largest sum of absolute products.
+
+    Args:
+      dtype: of the result.
+      widest: of operands and result; sums are taken in it, or in float32 if shorter.
+      roundings: of sums to the dtype, each off by eps / 2 of its value: 2 where sums of
+        their own are rounded before they are added up, and so is what they add up to.
+    """
+    summed = wide(widest)
+    exact = jnp.finfo(summed).bits > 32 or jnp.issubdtype(summed, jnp.complexfloating)
     bound = DIRECT if exact else BOUNDS[way]  # Winograd serves no exact dtype
-    rounding = 0 if summed == dtype else jnp.finfo(dtype).eps / 2
+    rounding = 0 if summed == dtype else roundings * jnp.finfo(dtype).eps / 2
     return float(rounding + bound.units * jnp.finfo(summed).eps)

@@ -1,7 +1,7 @@
 """One example: its numbers, what is computed of them, and how far that is off."""
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 from unittest import mock
@@ -46,17 +46,16 @@ def check(example: Example, random: np.random.Generator) -> Iterator[Error]:
       AssertionError: if the oracles differ, or a result has a wrong shape or dtype.
     """
     way = ways_of(*example.arguments, example.convolution)[example.way]
-    shapes = (example.lhs, example.rhs, example.result)
-    program = _program(way, example.as_usual)
+    program = _program(way, example)
     for time in range(VALUES):
-        operands = [_normal(random, shape, example.dtype) for shape in shapes]
-        expected = defined(operands, example.convolution)
+        operands = [_normal(random, *a) for a in zip(example.shapes, example.dtypes)]
+        expected = _for_models(defined, example, operands)
         if time == 0 and importlib.util.find_spec("torch"):
-            _assert_same(expected, by_pytorch(operands, example.convolution))
+            _assert_same(expected, _for_models(by_pytorch, example, operands))
         # What is patched and configured counts while the first call is traced.
         with jax.enable_x64(example.x64), _blocks_of(example.positions):
             actual = jax.device_get(program(*operands))
-        sums = defined(list(map(np.abs, operands)), example.convolution)
+        sums = _for_models(defined, example, list(map(np.abs, operands)))
         yield from errors(example, way, operands, actual, expected, sums)
 
 
@@ -76,17 +75,21 @@ def errors(
       expected: what they must be.
       sums: the sums of absolute products that they are.
     """
-    unit = allowed(example.way, example.dtype)
     of_largest = BOUNDS[example.way].of_largest
-    exact = []
-    for face, a, b, s in zip(way.faces, actual, expected, sums):
+    *gradients, result = example.dtypes
+    summed = example.models.summed if example.models else (False,) * 3
+    exact, units = [], []
+    for face, a, b, s, dtype, parts in zip(
+        way.faces, actual, expected, sums, (result, *gradients), summed
+    ):
         if a is None:
             continue
-        assert a.shape == b.shape and str(a.dtype) == example.dtype, (a.shape, a.dtype)
+        assert a.shape == b.shape and str(a.dtype) == dtype, (a.shape, a.dtype)
         exact.append(a.astype(b.dtype))
+        units.append(allowed(example.way, dtype, result, 1 + parts))
         off = np.abs(exact[-1] - b).max()
-        yield _error(example, str(face), off, unit * s.max())
-        if of_largest and example.dtype == "float32" and b.size >= MANY_RESULTS:
+        yield _error(example, str(face), off, units[-1] * s.max())
+        if of_largest and dtype == result == "float32" and b.size >= MANY_RESULTS:
             largest = of_largest * np.abs(b).max()
             yield _error(example, f"{face} of largest", off, largest)
     if len(exact) == 3:
@@ -96,7 +99,7 @@ def errors(
         everything = np.sum(sums.f * np.abs(g))
         off = max(abs(product - fg) for product in others)
         # Each of two products is off by so much.
-        yield _error(example, "adjoint", off, 2 * unit * everything)
+        yield _error(example, "adjoint", off, 2 * max(units) * everything)
 
 
 def _error(example: Example, what: str, off: float, most: float) -> Error:
@@ -105,15 +108,31 @@ def _error(example: Example, what: str, off: float, most: float) -> Error:
     return Error(example.way, what, example.dtype, float(share))
 
 
-def _program(way: Way, as_usual: bool):
+def _program(way: Way, example: Example):
     """f, gx and gw, those that another algorithm computes left out."""
+    function, models = way.function, example.models
+    if models and models.together:
+        function = models.mapped(function)
 
     def compute(lhs, rhs, g) -> list[jax.Array | None]:
-        f, pull_back = jax.vjp(way.function, lhs, rhs)
+        f, pull_back = jax.vjp(function, lhs, rhs)
         results = (f, *pull_back(g))
         return [a if face else None for a, face in zip(results, way.faces)]
 
-    return jax.jit(compute, compiler_options={} if as_usual else IN_HASTE)
+    if models and not models.together:
+        compute = models.mapped(compute)
+    return jax.jit(compute, compiler_options={} if example.as_usual else IN_HASTE)
+
+
+def _for_models(define: Callable, example: Example, operands) -> Faces:
+    """What is defined, of models as the program gives it."""
+
+    def one(operands) -> Faces:
+        return define(operands, example.convolution)
+
+    if example.models is None:
+        return one(operands)
+    return example.models.defined(one, operands)
 
 
 def _normal(random: np.random.Generator, shape: tuple[int, ...], dtype) -> np.ndarray:

@@ -10,12 +10,20 @@ from jax import lax
 
 from jcnn.engine.general import Convolution
 
+from .models import Models
 from .ways import ways_of
 
 DTYPES = ("float32", "float32", "float64", "bfloat16", "complex64", "complex128")
+WIDER = {  # that results may be asked for in; lax rounds to bfloat16 before float16
+    "float32": ("float64",),
+    "bfloat16": ("float32", "float64"),
+    "complex64": ("complex128",),
+}
+PRECISIONS = tuple(lax.Precision)
 FOR_ALL = ("auto", "primitive", "lax", "im2col")
 LAYERS = 0.04  # of all examples
 MANY = 33  # channels that fill the vectors of a product, and one more
+MOST_OUTPUTS = {1: 64, 2: 8, 3: 4}  # along each axis where outputs are taps, by rank
 
 
 class Example(NamedTuple):
@@ -25,6 +33,7 @@ class Example(NamedTuple):
     rhs: tuple[int, ...]
     dtype: str
     convolution: Convolution
+    models: Models | None = None
     way: str = "auto"
     positions: int = 0  # of the blocks that algorithms work in; 0 leaves it to them
     x64: bool = False
@@ -32,18 +41,34 @@ class Example(NamedTuple):
 
     @property
     def arguments(self) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+        """Both operands; of models those of one."""
         dtype = jnp.dtype(self.dtype)
         lhs, rhs = (jax.ShapeDtypeStruct(s, dtype) for s in (self.lhs, self.rhs))
         return lhs, rhs
 
     @property
+    def result_dtype(self) -> str:
+        return str(self.convolution.preferred_element_type or self.dtype)
+
+    @property
     def result(self) -> tuple[int, ...]:
-        """The shape of what comes out."""
+        """The shape of what comes out; of models that of one."""
         c = self.convolution
         lhs, rhs, out = c.dimension_numbers
         batch = self.lhs[lhs[0]] // c.batch_group_count
         outputs = [n for _, _, n in c.sizes(*self.arguments)]
         return _placed((batch, self.rhs[rhs[0]], *outputs), out)
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of lhs, rhs and the result, for all models."""
+        one = [self.lhs, self.rhs, self.result]
+        return one if self.models is None else self.models.stacked(one)
+
+    @property
+    def dtypes(self) -> tuple[str, str, str]:
+        """Of lhs, rhs and the result."""
+        return self.dtype, self.dtype, self.result_dtype
 
 
 def draw(random: np.random.Generator) -> Example:
@@ -52,7 +77,7 @@ def draw(random: np.random.Generator) -> Example:
     ways = ways_of(*example.arguments, example.convolution)
     special = [name for name in ways if name not in FOR_ALL]
     general = [name for name in ways if name in FOR_ALL]
-    wide = example.dtype in ("float64", "complex128")
+    wide = example.result_dtype in ("float64", "complex128")
     return example._replace(
         way=_one_of(random, special if special and random.random() < 0.6 else general),
         x64=wide or random.random() < 0.25,
@@ -76,25 +101,29 @@ def _small(random: np.random.Generator) -> Example:
     groups = one_of((2, 3, 4))
     features, batches = one_of(((1, 1), (1, 1), (groups, 1), (1, groups)))
     strides, rhs_dilation = some((1, 2, 3), 0.4), some((1, 2, 3), 0.4)
-    # With groups in the batch outputs are taps: hundreds would compile for a minute.
-    lhs_dilation = some((1, 2, 3), 0.3 if batches == 1 else 0)
+    lhs_dilation = some((1, 2, 3), 0.3)
     padding = []
-    for n, e, k, d in zip(size, lhs_dilation, taps, rhs_dilation):
+    for n, e, k, d, s in zip(size, lhs_dilation, taps, rhs_dilation, strides):
         window, spread = (k - 1) * d + 1, (n - 1) * e + 1
         same = window // 2, (window - 1) // 2
         anything = one_of(range(-2, 5)), one_of(range(-2, 7))
         low, high = one_of(((0, 0), same, anything))
-        padding.append((low, high + max(window - spread - low - high, 0)))
+        high += max(window - spread - low - high, 0)
+        if batches > 1:  # outputs are taps: hundreds would compile for a minute
+            high = min(high, MOST_OUTPUTS[rank] * s - 1 + window - spread - low)
+        padding.append((low, high))
     inputs, outputs = one_of((1, 2, 3, 4, MANY)), one_of((1, 2, 3, 4, MANY))
     orders = channels_last(rank)
     if random.random() < 1 / 3:
         orders = [tuple(map(int, random.permutation(rank + 2))) for _ in orders]
+    dtype = one_of(DTYPES)
     return Example(
         lhs=_placed(
             (batches * one_of((1, 2, 3, 5)), features * inputs, *size), orders[0]
         ),
         rhs=_placed((features * batches * outputs, inputs, *taps), orders[1]),
-        dtype=one_of(DTYPES),
+        dtype=dtype,
+        models=_models(random, rank) if random.random() < 0.15 else None,
         positions=one_of((0, 1, 7, 50)),
         convolution=Convolution(
             window_strides=strides,
@@ -104,6 +133,8 @@ def _small(random: np.random.Generator) -> Example:
             dimension_numbers=lax.ConvDimensionNumbers(*orders),
             feature_group_count=features,
             batch_group_count=batches,
+            precision=_precision(random),
+            preferred_element_type=_preferred(random, dtype),
         ),
     )
 
@@ -128,7 +159,31 @@ def _layer(random: np.random.Generator) -> Example:
             lhs_dilation=(1,) * rank,
             rhs_dilation=(1,) * rank,
             dimension_numbers=lax.ConvDimensionNumbers(*orders),
+            precision=_precision(random),
         ),
+    )
+
+
+def _precision(random: np.random.Generator) -> Any:
+    """None, one, or one for each operand, as lax and `jcnn.conv` pass them on."""
+    # No algorithms of dot products, of which convolutions take no notice.
+    first, second = _one_of(random, PRECISIONS), _one_of(random, PRECISIONS)
+    return _one_of(random, (None, None, None, first, (first, second)))
+
+
+def _preferred(random: np.random.Generator, dtype: str) -> jnp.dtype | None:
+    if random.random() < 0.8:
+        return None
+    return jnp.dtype(_one_of(random, (dtype, *WIDER.get(dtype, ()))))
+
+
+def _models(random: np.random.Generator, rank: int) -> Models:
+    axes = [int(axis) for axis in random.integers(-1, rank + 3, 2)]
+    lhs, rhs = _one_of(random, ((axes[0], None), (None, axes[1]), axes))
+    return Models(
+        number=_one_of(random, (1, 2)),
+        axes=(lhs, rhs),
+        together=random.random() < 0.5,
     )
 
 
