@@ -63,8 +63,8 @@ def conv(
       input_dilation: distance of neighbouring pixels of x, with zeros between.
       feature_group_count: in how many groups channels and features are split, each
         group of features seeing its own group of channels only.
-      precision: of the products: None, a `jax.lax.Precision` or its name, or a pair of
-        these, one for x and one for kernel.
+      precision: of the products: a `jax.lax.Precision` or its name, or a pair of these,
+        one for x and one for kernel; None is JAX's `default_matmul_precision`.
       preferred_element_type: dtype of the result; None is x's.
       impl: "auto" for the fastest algorithm known for the shapes on a CPU, and lax's on
         other platforms; "lax" for `lax.conv_general_dilated` everywhere; another
@@ -275,12 +275,12 @@ def _check_impl(impl: Impl) -> None:
 
 
 def _precision(precision: Any) -> Any:
-    """None, one `lax.Precision`, or one for each operand."""
+    """None, one `lax.Precision`, or one for each operand, as lax settles it."""
+    if precision is None:
+        return _default_precision()
     pair = isinstance(precision, tuple | list) and len(precision) == 2
     names = precision if pair else (precision,)
     try:
-        if precision is None:
-            return None
         if not all(isinstance(name, str | lax.Precision) for name in names):
             raise ValueError
         each = tuple(map(lax.Precision, names))
@@ -291,6 +291,15 @@ def _precision(precision: Any) -> Any:
             f"got {precision!r}"
         ) from None
     return each if pair else each[0]
+
+
+def _default_precision() -> lax.Precision | None:
+    """JAX's, unless it is an algorithm of dot products."""
+    name = jax.config.jax_default_matmul_precision  # pyright: ignore
+    try:
+        return lax.Precision(name)
+    except ValueError:  # also where there is none
+        return None
 
 
 def _result_dtype(preferred: DTypeLike | None, x: jax.Array) -> DTypeLike | None:

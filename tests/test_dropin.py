@@ -148,7 +148,7 @@ def test_errors_are_laxs(settings, message):
     assert str(got.value) == str(expected.value)
 
 
-@pytest.mark.parametrize("how", ["argument", "configuration", "accelerate"])
+@pytest.mark.parametrize("how", ["argument", "configuration", "conv", "accelerate"])
 def test_the_highest_precision_is_exact_where_floats_are(how, rng):
     """Sums of integers below 2**24, which Winograd's algorithm would round."""
     x, w = rng.integers(-9, 10, (6, 16, 16, 32)), rng.integers(-9, 10, (3, 3, 32, 32))
@@ -176,6 +176,9 @@ def test_the_highest_precision_is_exact_where_floats_are(how, rng):
     elif how == "configuration":
         with jax.default_matmul_precision("highest"):
             got = run(conv_general_dilated)
+    elif how == "conv":
+        with jax.default_matmul_precision("float32"):  # another name of the highest
+            got = run(lambda x, w, *_, **__: jcnn.conv(x, w, padding="VALID"))
     else:
         with jcnn.accelerate(), jax.default_matmul_precision("highest"):
             got = run(lax.conv_general_dilated)
