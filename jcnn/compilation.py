@@ -23,9 +23,9 @@ _DETERMINISTIC_GPU = {"xla_gpu_deterministic_ops": True}
 
 
 def default_options(*, deterministic: bool = False) -> dict[str, str | bool]:
-    """The options that `jit` compiles with on the platform that is JAX's default.
+    """Options for the platform that is JAX's default; without arguments `jit`'s own.
 
-    On CPUs those that were measured to help, if this version of XLA has got them.
+    On CPUs they are those that were measured to help, if this version of XLA has them.
 
     Args:
       deterministic: whether programs should give the same bits each time. On CPUs they

@@ -297,8 +297,8 @@ def _default_precision() -> lax.Precision | None:
     """JAX's, unless it is an algorithm of dot products."""
     name = jax.config.jax_default_matmul_precision  # pyright: ignore
     try:
-        return lax.Precision(name)
-    except ValueError:  # also where there is none
+        return None if name is None else lax.Precision(name)
+    except ValueError:
         return None
 
 

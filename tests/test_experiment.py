@@ -51,7 +51,7 @@ from jcnn.experiment.run_folder import (
     write_config,
     write_json,
 )
-from jcnn.experiment.stepping import compile_steps, split_epoch
+from jcnn.experiment.stepping import compile_steps, split_epoch, steps_per_call
 from jcnn.layers import BatchNorm, Conv, Dense, Dropout
 from jcnn.models import resnet20
 from jcnn.train import classification, create, make_scan
@@ -378,6 +378,15 @@ def test_an_epoch_is_divided_into_few_sizes_within_the_limit():
             assert max(sizes) <= limit
             assert len(set(sizes)) <= 2
             assert len(sizes) <= max(1, 2 * num_steps / min(limit, num_steps))
+
+
+def test_a_call_takes_no_more_than_about_a_second(monkeypatch):
+    of_lenet5, of_resnet20 = 53_314_560, 5_224_087_552  # at batches of 128
+    assert steps_per_call(of_lenet5) == 45  # of 23 ms each
+    assert steps_per_call(of_resnet20) == 4  # of 240 ms each
+    assert steps_per_call(0) == 50
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert steps_per_call(of_resnet20) == 191
 
 
 def test_an_epoch_has_the_whole_batches_of_the_data():

@@ -223,9 +223,13 @@ def test_deterministic_reaches_the_compiler_and_the_record(tmp_path, monkeypatch
         "jcnn.experiment.command.default_options",
         lambda *, deterministic: unknown if deterministic else {},
     )
+    evaluates = []
+    fit = sys.modules["jcnn.experiment.fit"]  # the package has a function of this name
+    monkeypatch.setattr(fit, "make_evaluate", lambda *_, **by: evaluates.append(by))
     options = ["--run-dir", tmp_path / "run", "--epochs", 1, "--deterministic"]
     with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
         _digits(*options)
+    assert [by["compiler_options"] for by in evaluates] == [unknown]
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["compiler_options"] == unknown
     assert read_config(tmp_path / "run", digits.Config).deterministic

@@ -55,6 +55,27 @@ def test_ours_and_laxs_own_have_the_same_parts():
     assert (by["convolution"], by["gradient to kernel"]) == ("lax", "im2col")
 
 
+def test_models_of_a_vmap_are_planned_one_by_one():
+    """As they are computed: 16 of them together would be work enough for patches."""
+
+    def conv(x, w):
+        return jcnn.conv(x, w, strides=2)
+
+    x = jax.ShapeDtypeStruct((16, 8, 32, 32, 64), jnp.float32)
+    w = jax.ShapeDtypeStruct((16, 3, 3, 64, 64), jnp.float32)
+    (row,) = operations(jax.vmap(conv), x, w)
+    (one,) = operations(
+        conv, *(jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in (x, w))
+    )
+    assert row.algorithm == one.algorithm == "lax"
+    (wider,) = operations(
+        conv,
+        jax.ShapeDtypeStruct((128, 32, 32, 64), jnp.float32),
+        w.update(shape=w.shape[1:]),
+    )
+    assert wider.algorithm == "im2col"
+
+
 def test_what_it_says_of_lax_under_accelerate_is_what_is_compiled():
     assert {row.algorithm for row in operations(GRADIENT, X, W)} == {"lax"}
     asked = operations(GRADIENT, X, W, accelerated=True)

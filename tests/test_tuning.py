@@ -783,3 +783,27 @@ def test_files_that_do_not_do_give_one_line_and_status_2(
     assert tune_experiment.main(config) == 2
     assert capsys.readouterr().err == "error: --out: nowhere is not a folder\n"
     assert [file.name for file in tmp_path.iterdir()] == ["bad.json"]
+
+
+def test_the_highest_precision_is_not_tuned_to_winograds_algorithm():
+    x, w = (jax.ShapeDtypeStruct(s, "float32") for s in ((2, 8, 8, 3), (3, 3, 3, 4)))
+    for precision, there in (("high", True), ("highest", False)):
+        (row,) = measure(partial(conv, precision=precision), x, w, seconds=1e-3)
+        assert ("winograd" in row.milliseconds) == there
+
+
+def test_conv_and_the_drop_in_pose_the_same_problem():
+    """Or the choices made for one would not hold for the other."""
+    x, w = (jax.ShapeDtypeStruct(s, "float32") for s in ((2, 8, 8, 3), (3, 3, 3, 4)))
+    layouts = ("NHWC", "HWIO", "NHWC")
+    drop_in = partial(
+        conv_general_dilated,
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=layouts,
+    )
+    for default in (None, "default", "float32", "BF16_BF16_F32"):
+        with jax.default_matmul_precision(default):
+            assert list(tune(conv, x, w, seconds=1e-3)) == list(
+                tune(drop_in, x, w, seconds=1e-3)
+            )

@@ -40,7 +40,14 @@ BOUNDS = {
 }
 
 
-def allowed(way: str, dtype: DTypeLike, widest: DTypeLike, roundings: int = 1) -> float:
+def allowed(
+    way: str,
+    dtype: DTypeLike,
+    widest: DTypeLike,
+    *,
+    roundings: int = 1,
+    highest: bool = False,
+) -> float:
     """The error allowed, relative to the largest sum of absolute products.
 
     Args:
@@ -48,9 +55,12 @@ def allowed(way: str, dtype: DTypeLike, widest: DTypeLike, roundings: int = 1) -
       widest: of operands and result; sums are taken in it, or in float32 if shorter.
       roundings: of sums to the dtype, each off by eps / 2 of its value: 2 where sums of
         their own are rounded before they are added up, and so is what they add up to.
+      highest: whether the highest precision is asked for, which keeps Winograd's
+        algorithm away from all but those who name it.
     """
     summed = wide(widest)
     exact = jnp.finfo(summed).bits > 32 or jnp.issubdtype(summed, jnp.complexfloating)
+    exact |= highest and way != "winograd"
     bound = DIRECT if exact else BOUNDS[way]  # Winograd serves no exact dtype
     rounding = 0 if summed == dtype else roundings * jnp.finfo(dtype).eps / 2
     return float(rounding + bound.units * jnp.finfo(summed).eps)

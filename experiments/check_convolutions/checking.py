@@ -86,7 +86,15 @@ def errors(
             continue
         assert a.shape == b.shape and str(a.dtype) == dtype, (a.shape, a.dtype)
         exact.append(a.astype(b.dtype))
-        units.append(allowed(example.way, dtype, result, 1 + parts))
+        units.append(
+            allowed(
+                example.way,
+                dtype,
+                result,
+                roundings=1 + parts,
+                highest=example.highest,
+            )
+        )
         off = np.abs(exact[-1] - b).max()
         yield _error(example, str(face), off, units[-1] * s.max())
         if of_largest and dtype == result == "float32" and b.size >= MANY_RESULTS:

@@ -47,6 +47,14 @@ class Example(NamedTuple):
         return lhs, rhs
 
     @property
+    def highest(self) -> bool:
+        """Whether the highest precision is asked for, for an operand at least."""
+        asked = self.convolution.precision
+        return lax.Precision.HIGHEST in (
+            asked if isinstance(asked, tuple) else (asked,)
+        )
+
+    @property
     def result_dtype(self) -> str:
         return str(self.convolution.preferred_element_type or self.dtype)
 

@@ -78,6 +78,17 @@ def serves(name: str, problem: Problem) -> bool:
     return ALGORITHMS[name].refusal(problem) is None
 
 
+def suits(name: str, problem: Problem) -> bool:
+    """Whether it serves those too who have not asked for it by name.
+
+    Winograd's does not where the highest precision is asked for: its errors are larger
+    than lax's.
+    """
+    asked = problem.precision
+    highest = Precision.HIGHEST in (asked if isinstance(asked, tuple) else (asked,))
+    return serves(name, problem) and not (name == "winograd" and highest)
+
+
 def _asked_for(problem: Problem) -> Plan | None:
     """What was named or measured, where it serves."""
     if isinstance(problem.impl, str):
@@ -93,7 +104,7 @@ def _kernel_gradient(problem: Problem) -> Plan:
         (problem.in_channels >= ENOUGH_CHANNELS or problem.rank == 3)
         and problem.rank > 1
         and _positions(problem) >= LEAST_POSITIONS
-        and _winograd_serves(problem)
+        and suits("winograd", problem)
     ):
         return Plan("winograd", "half the products, summed over all positions")
     return Plan("im2col", "one product for all taps")
@@ -110,7 +121,7 @@ def _dense(problem: Problem) -> Plan:
         problem.kernel_size[0] < 4 or min(channels, written) < LINE_CHANNELS
     ):
         return Plan("lax", "in one dimension few taps or channels are fast")
-    if _winograd_serves(problem) and _positions(problem) >= LEAST_POSITIONS:
+    if suits("winograd", problem) and _positions(problem) >= LEAST_POSITIONS:
         if channels >= FULL_CHANNELS:
             return Plan("winograd", "half the products, with full channels")
         if problem.rank == 3:
@@ -127,13 +138,6 @@ def _dense(problem: Problem) -> Plan:
     ):
         return Plan("im2col", "one product for all taps")
     return Plan("lax", "no other algorithm is known to be faster")
-
-
-def _winograd_serves(problem: Problem) -> bool:
-    """Not those who ask for the highest precision: its errors are larger than lax's."""
-    asked = problem.precision
-    each = asked if isinstance(asked, tuple) else (asked,)
-    return Precision.HIGHEST not in each and serves("winograd", problem)
 
 
 def _positions(problem: Problem) -> int:

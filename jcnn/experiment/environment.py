@@ -23,7 +23,8 @@ def describe_environment(
 
     Args:
         code_dir: A folder of the repository that holds the experiment.
-        compiler_options: XLA's, that the experiment's programs are compiled with.
+        compiler_options: XLA's, that the experiment's programs are compiled with; None
+            if there are none.
 
     Returns:
         Names to JSON values. `distributions` are all that are installed. `commit` is

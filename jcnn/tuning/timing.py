@@ -16,7 +16,7 @@ from jax import lax
 from ..engine.choices import Choices, key_of
 from ..engine.general import Convolution, pose
 from ..engine.lowering import solve
-from ..engine.planner import ALGORITHMS, plan, serves
+from ..engine.planner import ALGORITHMS, plan, suits
 from ..engine.primitive import convolution_p
 from ..engine.problem import Problem
 from ..explanation import equations
@@ -143,8 +143,8 @@ def _convolutions(
 
 
 def _candidates(problem: Problem) -> list[str]:
-    """The algorithms that serve, without one that is fast only in some places."""
-    names = [name for name in ALGORITHMS if serves(name, problem)]
+    """The algorithms that suit, without one that is fast only in some places."""
+    names = [name for name in ALGORITHMS if suits(name, problem)]
     # `accelerate` would leave lax's gradients to kernels as they stand, which XLA
     # computes some thirty times slower in a loop than ours: no choice may lead there.
     if problem.face == "w" and plan(problem).name != "lax":
