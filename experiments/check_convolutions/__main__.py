@@ -6,7 +6,7 @@ or mapped over several by `jax.vmap`, computed with both gradients by one of the
 that serve it. The results are compared with sums in float64 (and these with PyTorch,
 if it is there) and with each other: <f(x, w), g> = <x, gx> = <w, gw>. What errors are
 allowed stands in `bounds.py`. The tests check the first 200 examples of seed 0; ten
-times that are 2000, and this checks 3000 if it is told no other number, in 5 minutes.
+times that are 2000, and this checks 3000 if it is told no other number, in 6 minutes.
 
 An example depends on the seed and its number alone: if one fails, or the process with
 it, `--first` with that number and `--examples 1` repeat it.
