@@ -111,9 +111,7 @@ def _operation(eqn: JaxprEqn, impl: Impl | None) -> Operation | None:
     """`impl` is `accelerate`'s, None without it."""
     if eqn.primitive is convolution_p:
         problem = eqn.params["problem"]
-        return _named(
-            eqn, _convolution(problem), *plan(problem.one_model()), _flops(problem)
-        )
+        return _named(eqn, _convolution(problem), *plan(problem), _flops(problem))
     if eqn.primitive is lax.conv_general_dilated_p:
         return _convolution_of_lax(eqn, impl)
     what = _POOLS.get(eqn.primitive.name)

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from jcnn.engine.general import Convolution
+from jcnn.engine.problem import highest
 
 from .models import Models
 from .ways import ways_of
@@ -49,10 +50,7 @@ class Example(NamedTuple):
     @property
     def highest(self) -> bool:
         """Whether the highest precision is asked for, for an operand at least."""
-        asked = self.convolution.precision
-        return lax.Precision.HIGHEST in (
-            asked if isinstance(asked, tuple) else (asked,)
-        )
+        return highest(self.convolution.precision)
 
     @property
     def result_dtype(self) -> str:

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
 
 from .planner import ALGORITHMS
-from .problem import Problem
+from .problem import Problem, precisions
 
 
 class Choices(Mapping[Problem, str]):
@@ -63,15 +61,7 @@ def key_of(problem: Problem) -> Problem:
         problem,
         dtype=jnp.dtype(problem.dtype),
         output_dtype=jnp.dtype(problem.output_dtype),
-        precision=_precisions(problem.precision),
+        precision=precisions(problem.precision),
         impl="auto",
         models=None,
     )
-
-
-def _precisions(precision: Any) -> tuple[lax.Precision, lax.Precision] | None:
-    """One for each operand, as lax writes it."""
-    if precision is None:
-        return None
-    first, second = precision if isinstance(precision, tuple) else (precision,) * 2
-    return lax.Precision(first), lax.Precision(second)

@@ -36,7 +36,7 @@ def _solve_models(first, second, *, problem: Problem):
         return jnp.zeros(problem.shape(problem.face), problem.face_dtype(problem.face))
     one = partial(solve, problem=problem.one_model())
     axes = _model_axes(problem, first, second)
-    name = plan(problem.one_model()).name
+    name = plan(problem).name
     at_once = name == "depthwise" or (name == "matmul" and axes == (0, 0))
     if at_once or problem.impl == "lax":
         return jax.vmap(one, axes)(first, second)

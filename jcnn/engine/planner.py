@@ -9,10 +9,9 @@ from types import ModuleType
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax.lax import Precision
 
 from .algorithms import depthwise, grouped, im2col, lax, matmul, phases, winograd
-from .problem import Problem
+from .problem import Problem, highest
 
 ALGORITHMS = {
     "lax": lax,
@@ -46,7 +45,8 @@ class Plan(NamedTuple):
 
 
 def plan(problem: Problem) -> Plan:
-    """The algorithm that computes a problem on a CPU."""
+    """The algorithm that computes a problem on a CPU; of models that of each."""
+    problem = problem.one_model()
     if not _static(problem):
         return Plan("lax", "a size is not known before the program runs")
     if problem.multiply_adds == 0:
@@ -84,9 +84,8 @@ def suits(name: str, problem: Problem) -> bool:
     Winograd's does not where the highest precision is asked for: its errors are larger
     than lax's.
     """
-    asked = problem.precision
-    highest = Precision.HIGHEST in (asked if isinstance(asked, tuple) else (asked,))
-    return serves(name, problem) and not (name == "winograd" and highest)
+    exact = name != "winograd" or not highest(problem.precision)
+    return exact and serves(name, problem)
 
 
 def _asked_for(problem: Problem) -> Plan | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal, TypeGuard
 
+from jax import lax
 from jax.typing import DTypeLike
 
 from .._shapes import Pairs, dilated
@@ -107,3 +108,16 @@ class Problem:
 def is_name(impl: str | Mapping[Problem, str]) -> TypeGuard[str]:
     """Whether it asks for one algorithm, whatever the problem."""
     return isinstance(impl, str) and impl != "auto"
+
+
+def precisions(precision: Any) -> tuple[lax.Precision, lax.Precision] | None:
+    """One for each operand, as lax writes it."""
+    if precision is None:
+        return None
+    first, second = precision if isinstance(precision, tuple) else (precision,) * 2
+    return lax.Precision(first), lax.Precision(second)
+
+
+def highest(precision: Any) -> bool:
+    """Whether the highest is asked for, for an operand at least."""
+    return lax.Precision.HIGHEST in (precisions(precision) or ())
