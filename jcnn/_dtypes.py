@@ -1,10 +1,105 @@
-"""Dtypes to compute in, whatever promotion JAX is told to allow."""
+"""The rule for dtypes that all functions and layers keep.
 
+- x decides: a result has x's dtype (of `conv` and `dense`: `preferred_element_type`'s).
+  x is floating point of 8 bits or more. Functions that are linear take complex numbers
+  too; those that compare numbers or take a variance refuse them.
+- A kernel has x's dtype. Bias, scale and statistics may be of any real dtype (or
+  complex, if x is), and integers among them count as float32.
+- Sums are taken in float32 at least, those of gradients too: `wide`. Where a parameter
+  is broadcast, it is wide before and narrow after, so that its gradient's sum is wide.
+- Numbers (momentum, epsilon, rate) are Python's, NumPy's, arrays' without axes, or
+  traced, and change no dtype.
+- Statistics keep their dtype from step to step.
+"""
+
+from typing import Any
+
+import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 
 def wide(dtype: DTypeLike) -> jnp.dtype:
     """The dtype that sums are taken in: float32 for shorter floats, else itself."""
     short = jnp.finfo(dtype).bits < 32
     return jnp.dtype(jnp.float32 if short else dtype)
+
+
+def floating(name: str, value: ArrayLike) -> jax.Array:
+    """`value` as an array of floating-point (or complex) numbers."""
+    array = jnp.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
+        raise TypeError(
+            f"{name} must be floating point, got {array.dtype}: convert images first, "
+            f"for example {name}.astype(jnp.float32) / 255"
+        )
+    if jnp.finfo(array.dtype).bits < 8 or array.dtype == jnp.float8_e8m0fnu:
+        raise TypeError(
+            f"{name} must be floating point of 8 bits or more with a sign, "
+            f"got {array.dtype}"
+        )
+    return array
+
+
+def real(name: str, value: ArrayLike) -> jax.Array:
+    """`value` as an array of floating-point numbers that are not complex."""
+    array = floating(name, value)
+    if jnp.iscomplexobj(array):
+        raise TypeError(
+            f"{name} must be real, got {array.dtype}: take the real and the imaginary "
+            "part as channels"
+        )
+    return array
+
+
+def beside(name: str, value: ArrayLike, x: jax.Array) -> jax.Array:
+    """A parameter or statistic that x meets; integers as float32."""
+    array = jnp.asarray(value)
+    allowed = jnp.number if jnp.iscomplexobj(x) else jnp.floating
+    if jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == bool:
+        array = array.astype(jnp.float32)
+    if not jnp.issubdtype(array.dtype, allowed):
+        raise TypeError(f"{name} must be real as x is, got {array.dtype}")
+    return array
+
+
+def same(name: str, value: ArrayLike, x: jax.Array) -> jax.Array:
+    """`value` as an array of x's dtype, which it must have."""
+    array = jnp.asarray(value)
+    if array.dtype != x.dtype:
+        raise TypeError(f"{name} must be of x's dtype {x.dtype}, got {array.dtype}")
+    return array
+
+
+def param_dtype(value: Any) -> jnp.dtype:
+    """The dtype in which a layer keeps its parameters."""
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        dtype = None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(f"param_dtype must be a floating-point dtype, got {value!r}")
+    return dtype
+
+
+def result_dtype(preferred: DTypeLike | None, x: jax.Array) -> jnp.dtype | None:
+    """What `preferred_element_type` asks for, if x's products may be of that dtype."""
+    if preferred is None:
+        return None
+    try:
+        dtype = jnp.dtype(preferred)
+    except TypeError:
+        raise TypeError(
+            f"preferred_element_type must be None or a dtype, got {preferred!r}"
+        ) from None
+    kind = jnp.complexfloating if jnp.iscomplexobj(x) else jnp.floating
+    if not jnp.issubdtype(dtype, kind) or dtype.itemsize < x.dtype.itemsize:
+        raise ValueError(
+            f"preferred_element_type must not be narrower than x's {x.dtype} nor of "
+            f"another kind, got {dtype}"
+        )
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(
+            f"preferred_element_type may be {dtype} only where jax_enable_x64 is set"
+        )
+    return dtype

@@ -1,5 +1,6 @@
 """Canonical forms of the arguments that describe windows, and the sizes they imply."""
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
+
+from ._dtypes import floating
 
 Pairs = tuple[tuple[int, int], ...]
 Padding = str | int | Sequence[int | Sequence[int]]
@@ -36,15 +39,13 @@ def spatial_rank(x: Any) -> int:
     return rank
 
 
-def floating(name: str, value: ArrayLike) -> jax.Array:
-    """`value` as an array of floating-point (or complex) numbers."""
-    array = jnp.asarray(value)
-    if not jnp.issubdtype(array.dtype, jnp.inexact):
-        raise TypeError(
-            f"{name} must be floating point, got {array.dtype}: convert images first, "
-            f"for example {name}.astype(jnp.float32) / 255"
+def refuse_channels_first(shape: tuple[int, ...]) -> None:
+    """Raises if a network's input is, by its sizes, images [N, C, H, W]."""
+    if len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3] > 4:
+        raise ValueError(
+            f"x must have its channels last, as [N, H, W, C], got shape {shape}: "
+            "x.transpose(0, 2, 3, 1) moves them there"
         )
-    return array
 
 
 def to_rank(rank: int, array: jax.Array) -> jax.Array:
@@ -65,16 +66,39 @@ def integer(name: str, value: Any, *, minimum: int | None = None) -> int:
     return result
 
 
-def fraction(name: str, value: Any) -> None:
-    """Raises unless `value` is from 0 to 1, or not known before the program runs."""
+def number(
+    name: str, value: Any, minimum: float, maximum: float = math.inf
+) -> float | jax.Array:
+    """`value` as a Python float from `minimum` to `maximum`, which is finite.
+
+    What is traced stays as it is: its value is not known before the program runs.
+    """
+    traced = isinstance(value, Tracer)
+    scalar = value if traced else np.asarray(value)
+    kinds = jnp.floating, jnp.integer
+    if scalar.ndim or not any(jnp.issubdtype(scalar.dtype, kind) for kind in kinds):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if traced:
+        return value
+    result = float(scalar)
+    if not (minimum <= result <= maximum and math.isfinite(result)):
+        allowed = f"from {minimum} to {maximum}"
+        if maximum == math.inf:
+            allowed = f"finite and at least {minimum}"
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+    return result
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` as a bool that is known while the program is traced."""
     if isinstance(value, Tracer):
-        return
-    try:
-        inside = not isinstance(value, bool) and 0 <= value <= 1
-    except TypeError:
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
-    if not inside:
-        raise ValueError(f"{name} must be from 0 to 1, got {value!r}")
+        raise TypeError(
+            f"{name} must be True or False before the program runs, got {value.aval}: "
+            f'jit with static_argnames="{name}"'
+        )
+    if not (np.ndim(value) == 0 and np.asarray(value).dtype == bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def entries(value: Any) -> Sequence[Any] | None:
@@ -164,7 +188,8 @@ def output_size(
         if n + lo + hi < k:
             raise ValueError(
                 f"the window of {k} (after dilation) is larger than the input of {n} "
-                f"padded by {(lo, hi)} in spatial dimension {axis}"
+                f"padded by {(lo, hi)} in spatial dimension {axis} of x "
+                "[N, *spatial, C]"
             )
     return tuple(
         (n + lo + hi - k) // s + 1

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
+from ._dtypes import result_dtype, same, wide
 from ._shapes import (
     Padding,
     Pairs,
     dilated,
+    flag,
     image,
     integer,
     output_size,
@@ -89,10 +91,10 @@ def conv(
     kernel_dilation = sizes("kernel_dilation", kernel_dilation, rank)
     input_dilation = sizes("input_dilation", input_dilation, rank)
     _check_groups(x, kernel, feature_group_count)
-    check_bias(bias, kernel.shape[-1])
+    bias = check_bias(bias, kernel, x)
     _check_impl(impl)
     precision = _precision(precision)
-    result_dtype = _result_dtype(preferred_element_type, x)
+    dtype = result_dtype(preferred_element_type, x)
     window = dilated(kernel.shape[:-2], kernel_dilation)
     size = dilated(x.shape[1:-1], input_dilation)
     pads = pad_pairs(padding, size, window, strides)
@@ -107,7 +109,7 @@ def conv(
         kernel_dilation=kernel_dilation,
         groups=feature_group_count,
         precision=precision,
-        preferred_element_type=result_dtype,
+        preferred_element_type=dtype,
         impl=impl,
     )
     return add_bias(y, bias)
@@ -208,7 +210,7 @@ def conv_transpose(
     x, kernel, rank = _operands(x, kernel)
     strides = sizes("strides", strides, rank)
     dilation = sizes("kernel_dilation", kernel_dilation, rank)
-    if transpose_kernel:
+    if flag("transpose_kernel", transpose_kernel):
         groups = integer("feature_group_count", feature_group_count, minimum=1)
         if kernel.shape[-1] % groups:
             raise ValueError(
@@ -244,8 +246,7 @@ def _operands(x: ArrayLike, kernel: ArrayLike) -> tuple[jax.Array, jax.Array, in
             f"kernel must be [*size, C // feature_group_count, O] with {rank} spatial "
             f"dimensions as x {x.shape} has, got shape {kernel.shape}"
         )
-    if kernel.dtype != x.dtype:
-        raise TypeError(f"kernel must be of x's dtype {x.dtype}, got {kernel.dtype}")
+    kernel = same("kernel", kernel, x)
     if 0 in kernel.shape[:-2]:
         raise ValueError(f"kernel must not be empty in space, got {kernel.shape}")
     return x, kernel, rank
@@ -302,28 +303,6 @@ def _default_precision() -> lax.Precision | None:
         return None
 
 
-def _result_dtype(preferred: DTypeLike | None, x: jax.Array) -> DTypeLike | None:
-    if preferred is None:
-        return None
-    try:
-        dtype = jnp.dtype(preferred)
-    except TypeError:
-        raise TypeError(
-            f"preferred_element_type must be None or a dtype, got {preferred!r}"
-        ) from None
-    kind = jnp.complexfloating if jnp.iscomplexobj(x) else jnp.floating
-    if not jnp.issubdtype(dtype, kind) or dtype.itemsize < x.dtype.itemsize:
-        raise ValueError(
-            f"preferred_element_type must not be narrower than x's {x.dtype} nor of "
-            f"another kind, got {dtype}"
-        )
-    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
-        raise ValueError(
-            f"preferred_element_type may be {dtype} only where jax_enable_x64 is set"
-        )
-    return dtype
-
-
 def _pad_by_mode(
     x: jax.Array, pads: Pairs, padding_mode: str, input_dilation: tuple[int, ...]
 ) -> tuple[jax.Array, Pairs]:
@@ -345,8 +324,11 @@ def _pad_by_mode(
             f"padding_mode={padding_mode!r} needs a non-empty image, got x {x.shape}"
         )
     around = [(max(low, 0), max(high, 0)) for low, high in pads]
-    x = jnp.pad(x, ((0, 0), *around, (0, 0)), mode=_MODES[mode])
-    return x, tuple((min(low, 0), min(high, 0)) for low, high in pads)
+    wider = x.astype(wide(x.dtype))  # edges are repeated: their gradients are sums
+    padded = jnp.pad(wider, ((0, 0), *around, (0, 0)), mode=_MODES[mode])
+    return padded.astype(x.dtype), tuple(
+        (min(low, 0), min(high, 0)) for low, high in pads
+    )
 
 
 def _convolve(

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from ._shapes import floating, to_rank
+from ._dtypes import beside, floating, result_dtype, same, wide
+from ._shapes import to_rank
 
 
 def dense(
@@ -24,13 +25,15 @@ def dense(
       x: [..., C], floating point.
       kernel: [C, O], of x's dtype.
       bias: [O] or None.
-      precision, preferred_element_type: as for `jax.numpy.dot`.
+      precision: as for `jax.numpy.dot`.
+      preferred_element_type: dtype of the result, as wide as x's at least; None is x's.
 
     Returns:
       [..., O].
 
     Raises:
-      ValueError: if the shapes do not fit one another.
+      ValueError: if the shapes do not fit one another, or preferred_element_type is
+        narrower than x's dtype or of another kind.
       TypeError: if x is not floating point, or the dtypes differ.
 
     >>> dense(jnp.array([1.0, 2.0]), jnp.array([[3.0], [4.0]]), jnp.array([0.5]))
@@ -42,26 +45,32 @@ def dense(
             f"kernel must be [C, O] with the last axis of x {x.shape} as C, "
             f"got shape {kernel.shape}"
         )
-    if kernel.dtype != x.dtype:
-        raise TypeError(f"kernel must be of x's dtype {x.dtype}, got {kernel.dtype}")
-    check_bias(bias, kernel.shape[-1])
-    y = jnp.dot(
-        x, kernel, precision=precision, preferred_element_type=preferred_element_type
-    )
+    kernel, bias = same("kernel", kernel, x), check_bias(bias, kernel, x)
+    dtype = result_dtype(preferred_element_type, x)
+    y = jnp.dot(x, kernel, precision=precision, preferred_element_type=dtype)
     return add_bias(y, bias)
 
 
-def check_bias(bias: ArrayLike | None, features: int) -> None:
-    """Raises unless bias is [features] or None."""
-    if bias is not None and np.shape(bias) != (features,):
-        raise ValueError(f"bias must be of shape {(features,)}, got {np.shape(bias)}")
+def check_bias(
+    bias: ArrayLike | None, kernel: jax.Array, x: jax.Array
+) -> jax.Array | None:
+    """The bias as an array [O] beside a kernel [..., O], or None."""
+    if bias is None:
+        return None
+    if np.shape(bias) != kernel.shape[-1:]:
+        raise ValueError(
+            f"bias must be of shape {kernel.shape[-1:]}, got {np.shape(bias)}"
+        )
+    return beside("bias", bias, x)
 
 
-def add_bias(y: jax.Array, bias: ArrayLike | None) -> jax.Array:
+def add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
     """y [..., O] plus bias [O], which None leaves away."""
     if bias is None:
         return y
-    return y + to_rank(y.ndim, jnp.asarray(bias).astype(y.dtype))
+    # Narrow only after the broadcast: the gradient's sum over y is a wide one.
+    bias = to_rank(y.ndim, bias.astype(wide(y.dtype)))
+    return y + jnp.broadcast_to(bias, y.shape).astype(y.dtype)
 
 
 def flatten(x: ArrayLike) -> jax.Array:

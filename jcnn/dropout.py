@@ -2,19 +2,22 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from ._shapes import floating, fraction
+from ._dtypes import floating, wide
+from ._shapes import number
 
 
-def dropout(x: ArrayLike, rate: float, key: jax.Array) -> jax.Array:
+def dropout(x: ArrayLike, rate: ArrayLike, key: jax.Array) -> jax.Array:
     """Sets each value to zero with probability `rate`; divides the rest by 1 - rate.
 
     Srivastava et al., "Dropout" (2014), section 10, inverted: the mean is kept.
 
     Args:
       x: any shape, floating point.
-      rate: probability of being dropped, from 0 to 1.
+      rate: probability of being dropped, from 0 to 1. It may be traced, as in a
+        schedule; then nobody checks it.
       key: of `jax.random.key`.
 
     Returns:
@@ -22,20 +25,28 @@ def dropout(x: ArrayLike, rate: float, key: jax.Array) -> jax.Array:
 
     Raises:
       ValueError: if rate is not between 0 and 1.
-      TypeError: if x is not floating point.
+      TypeError: if x is not floating point, rate no number or key no key.
 
     >>> dropout(jnp.ones(6), 0.5, jax.random.key(1))
     Array([2., 0., 2., 2., 0., 0.], dtype=float32)
     """
     x = floating("x", x)
-    check_rate(rate)
-    if rate == 0:
-        return x
-    kept = jax.random.bernoulli(key, 1.0 - rate, x.shape)
-    scale = 0 if rate == 1 else 1 / (1 - rate)
-    return jnp.where(kept, x * scale, 0).astype(x.dtype)
+    rate = check_rate(rate)
+    if not isinstance(key, jax.Array | np.ndarray):
+        raise TypeError(f"key must be a key of jax.random.key, got {key!r}")
+    if isinstance(rate, float):
+        if rate in (0, 1):
+            return x if rate == 0 else jnp.zeros_like(x)
+        keep, scale = 1 - rate, 1 / (1 - rate)
+    else:
+        keep = 1 - rate.astype(jnp.float32)
+        scale = 1 / jnp.maximum(keep, jnp.finfo(jnp.float32).tiny)  # rate 1 drops all
+    # The probability is float32 always: the mask does not depend on rate's dtype.
+    kept = jax.random.bernoulli(key, jnp.asarray(keep, jnp.float32), x.shape)
+    scaled = x.astype(wide(x.dtype)) * jnp.asarray(scale, wide(x.dtype))
+    return jnp.where(kept, scaled, 0).astype(x.dtype)
 
 
-def check_rate(rate: float) -> None:
-    """Raises unless `rate` is a probability."""
-    fraction("rate", rate)
+def check_rate(rate: ArrayLike) -> float | jax.Array:
+    """`rate`, which must be a probability."""
+    return number("rate", rate, 0, 1)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._shapes import Padding, dilated, floating, image, output_size, pad_pairs, sizes
+from ._dtypes import floating, wide
+from ._shapes import Padding, dilated, image, output_size, pad_pairs, sizes
 
 
 def im2col(
@@ -50,9 +51,10 @@ def im2col(
     window = dilated(size, dilation)
     pads = pad_pairs(padding, x.shape[1:-1], window, strides)
     output_size(x.shape[1:-1], window, strides, pads)
-    zero = jnp.zeros((), x.dtype)
-    x = lax.pad(x, zero, ((0, 0, 0), *((*pair, 0) for pair in pads), (0, 0, 0)))
-    return window_patches(x, size, strides, dilation)
+    wider = x.astype(wide(x.dtype))  # for the adjoint, which sums
+    padding_config = ((0, 0, 0), *((*pair, 0) for pair in pads), (0, 0, 0))
+    wider = lax.pad(wider, jnp.zeros((), wider.dtype), padding_config)
+    return window_patches(wider, size, strides, dilation).astype(x.dtype)
 
 
 def col2im(

@@ -1,4 +1,8 @@
-"""Normalisation of arrays, channels last; statistics in float32 or wider."""
+"""Normalisation of arrays, channels last; statistics in float32 or wider.
+
+Squares of distances from the mean have to be finite in that dtype: in float32, x up to
+about 1e19. Beyond it the result is NaN.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,8 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from ._dtypes import wide
-from ._shapes import entries, floating, fraction, integer, to_rank
+from ._dtypes import beside, real, wide
+from ._shapes import entries, flag, integer, number, to_rank
 
 
 def batch_norm(
@@ -20,8 +24,8 @@ def batch_norm(
     var: ArrayLike,
     *,
     train: bool,
-    momentum: float = 0.9,
-    epsilon: float = 1e-5,
+    momentum: ArrayLike = 0.9,
+    epsilon: ArrayLike = 1e-5,
     axis_name: str | Sequence[str] | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Batch normalisation: each channel by its statistics over everything else.
@@ -31,12 +35,13 @@ def batch_norm(
     `new = momentum * old + (1 - momentum) * batch`. Otherwise by the running ones.
 
     Args:
-      x: [N, *anything, C], floating point.
+      x: [N, *anything, C], real floating point.
       scale, bias: [C] or None.
-      mean, var: [C], the running statistics.
-      train: whether the batch's statistics are used.
+      mean, var: [C], the running statistics, which keep their dtype; integers count as
+        float32.
+      train: whether the batch's statistics are used; a bool that is not traced.
       momentum: weight of the old running statistics, from 0 to 1.
-      epsilon: added to the variance.
+      epsilon: added to the variance, at least 0.
       axis_name: mapped axes (of `vmap` or `shard_map`) that hold more of the batch.
 
     Returns:
@@ -44,7 +49,9 @@ def batch_norm(
 
     Raises:
       ValueError: if in training there is no value to take statistics of, a
-        parameter is not [C], or momentum is not from 0 to 1.
+        parameter is not [C], momentum is not from 0 to 1, or epsilon is negative.
+      TypeError: if x is not real floating point, a parameter or statistic is complex,
+        or train, momentum or epsilon is traced (train) or of another type.
 
     >>> x = jnp.array([[1.0], [3.0]])
     >>> zero, one = jnp.zeros(1), jnp.ones(1)
@@ -53,10 +60,11 @@ def batch_norm(
     (Array([-1.,  1.], dtype=float32), Array([0.2], dtype=float32))
     """
     x = _channels_last(x)
-    fraction("momentum", momentum)
+    momentum = number("momentum", momentum, 0, 1)
+    epsilon = check_epsilon(epsilon)
     mean, var = _parameter("mean", mean, x), _parameter("var", var, x)
     scale, bias = _affine(scale, bias, x)
-    if not train:
+    if not flag("train", train):
         return _normalise(x, mean, var, epsilon, scale, bias), mean, var
     if x.size == 0:
         raise ValueError(f"x must not be empty in training, got shape {x.shape}")
@@ -72,29 +80,31 @@ def layer_norm(
     bias: ArrayLike | None = None,
     *,
     axis: int | Sequence[int] = -1,
-    epsilon: float = 1e-5,
+    epsilon: ArrayLike = 1e-5,
 ) -> jax.Array:
     """Layer normalisation: each example by its own statistics over `axis`.
 
     Ba, Kiros and Hinton, "Layer Normalization" (2016), section 3.
 
     Args:
-      x: any shape, floating point.
+      x: any shape, real floating point.
       scale, bias: of a shape that broadcasts to x's, [C] as a rule, or None.
       axis: the axes that are normalised together.
-      epsilon: added to the variance.
+      epsilon: added to the variance, at least 0.
 
     Returns:
       y of x's shape and dtype.
 
     Raises:
-      ValueError: if x has no such axes, or a parameter's shape does not broadcast.
+      ValueError: if x has no such axes, a parameter's shape does not broadcast, or
+        epsilon is negative.
+      TypeError: as `batch_norm`.
 
     >>> layer_norm(jnp.array([1.0, 3.0]), epsilon=0.0)
     Array([-1.,  1.], dtype=float32)
     """
     x = _channels_last(x)
-    axes = _axes(axis, x)
+    axes, epsilon = _axes(axis, x), check_epsilon(epsilon)
     scale, bias = _broadcast("scale", scale, x), _broadcast("bias", bias, x)
     mean, var = _statistics(x, axes)
     return _normalise(x, mean, var, epsilon, scale, bias)
@@ -106,7 +116,7 @@ def group_norm(
     bias: ArrayLike | None = None,
     *,
     num_groups: int,
-    epsilon: float = 1e-5,
+    epsilon: ArrayLike = 1e-5,
 ) -> jax.Array:
     """Group normalisation: each example's groups of channels by their own statistics.
 
@@ -114,22 +124,25 @@ def group_norm(
     is instance normalisation.
 
     Args:
-      x: [N, *spatial, C], floating point.
+      x: [N, *spatial, C], real floating point.
       scale, bias: [C] or None.
       num_groups: a divisor of C.
-      epsilon: added to the variance.
+      epsilon: added to the variance, at least 0.
 
     Returns:
       y of x's shape and dtype.
 
     Raises:
-      ValueError: if num_groups does not divide C, or a parameter is not [C].
+      ValueError: if num_groups does not divide C, a parameter is not [C], or epsilon
+        is negative.
+      TypeError: as `batch_norm`.
 
     >>> group_norm(jnp.array([[1.0, 3.0, 5.0, 9.0]]), num_groups=2, epsilon=0.0)
     Array([[-1.,  1., -1.,  1.]], dtype=float32)
     """
     x = _channels_last(x)
     groups = integer("num_groups", num_groups, minimum=1)
+    epsilon = check_epsilon(epsilon)
     if x.shape[-1] % groups:
         raise ValueError(
             f"num_groups={groups} must divide the {x.shape[-1]} channels of x"
@@ -143,8 +156,13 @@ def group_norm(
     return _normalise(grouped, mean, var, epsilon, scale, bias).reshape(x.shape)
 
 
+def check_epsilon(epsilon: ArrayLike) -> float | jax.Array:
+    """`epsilon`, which must not be negative."""
+    return number("epsilon", epsilon, 0)
+
+
 def _channels_last(x: ArrayLike) -> jax.Array:
-    x = floating("x", x)
+    x = real("x", x)
     if x.ndim < 1:
         raise ValueError("x must have channels as its last axis, got a scalar")
     return x
@@ -177,14 +195,16 @@ def _statistics(
     var = jnp.mean(jnp.square(x - mean), axes, keepdims=True)
     if axis_name is not None:
         var = lax.pmean(var, axis_name)
-    return mean, var
+    # Where squares overflow the result would be 0 without a sign that it is wrong.
+    return mean, jnp.where(jnp.isinf(var), jnp.nan, var)
 
 
 def _normalise(x, mean, var, epsilon, scale, bias):
     def matched(parameter):
         return to_rank(x.ndim, parameter.astype(wide(x.dtype)))
 
-    y = (x.astype(wide(x.dtype)) - matched(mean)) * lax.rsqrt(matched(var) + epsilon)
+    variance = matched(var) + jnp.asarray(epsilon, wide(x.dtype))
+    y = (x.astype(wide(x.dtype)) - matched(mean)) * lax.rsqrt(variance)
     if scale is not None:
         y = y * matched(scale)
     if bias is not None:
@@ -192,9 +212,11 @@ def _normalise(x, mean, var, epsilon, scale, bias):
     return y.astype(x.dtype)
 
 
-def _moved(old: jax.Array, batch: jax.Array, momentum: float) -> jax.Array:
-    batch = lax.stop_gradient(batch).reshape(old.shape).astype(old.dtype)
-    return momentum * old + (1 - momentum) * batch
+def _moved(old: jax.Array, batch: jax.Array, momentum: float | jax.Array) -> jax.Array:
+    dtype = wide(old.dtype)
+    batch = lax.stop_gradient(batch).reshape(old.shape).astype(dtype)
+    kept, taken = jnp.asarray(momentum, dtype), jnp.asarray(1 - momentum, dtype)
+    return (kept * old.astype(dtype) + taken * batch).astype(old.dtype)
 
 
 def _affine(
@@ -209,7 +231,7 @@ def _affine(
 def _broadcast(name: str, value: ArrayLike | None, x: jax.Array) -> jax.Array | None:
     if value is None:
         return None
-    value = jnp.asarray(value)
+    value = beside(name, value, x)
     last = x.shape[x.ndim - value.ndim :]
     if value.ndim > x.ndim or any(n not in (1, m) for n, m in zip(value.shape, last)):
         raise ValueError(
@@ -220,7 +242,7 @@ def _broadcast(name: str, value: ArrayLike | None, x: jax.Array) -> jax.Array | 
 
 
 def _parameter(name: str, value: ArrayLike, x: jax.Array) -> jax.Array:
-    value = jnp.asarray(value)
+    value = beside(name, value, x)
     if value.shape != x.shape[-1:]:
         raise ValueError(f"{name} must be of shape {x.shape[-1:]}, got {value.shape}")
     return value

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from ._dtypes import wide
-from ._shapes import Padding, Pairs, image, output_size, pad_pairs, sizes
+from ._dtypes import real, wide
+from ._shapes import Padding, Pairs, flag, image, output_size, pad_pairs, sizes
 from .max_windows import max_windows
 from .window_sums import window_sums
 from .windows import Windows
@@ -26,7 +26,7 @@ def max_pool(
     """The maximum of each window.
 
     Args:
-      x: [N, *spatial, C], floating point.
+      x: [N, *spatial, C], real floating point.
       window_shape: one int or one per spatial dimension.
       strides: distance of neighbouring windows; None is the window's own shape.
       padding: "SAME" | "SAME_LOWER" | "VALID" | int | ints or pairs, from 0 to the
@@ -39,14 +39,17 @@ def max_pool(
 
     Raises:
       ValueError: if an argument does not fit x.
-      TypeError: if x is not floating point.
+      TypeError: if x is not floating point (or complex: `avg_pool` alone takes that).
 
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0]
     Array([[ 5.,  7.],
            [13., 15.]], dtype=float32)
     """
-    x, windows = _windows(x, window_shape, strides, padding, ceil_mode)
-    return max_windows(x, windows.of(x))
+    x, windows = _windows(real("x", x), window_shape, strides, padding, ceil_mode)
+    # Wide, since the gradients of windows that overlap are summed, and since not every
+    # short float has the infinity that stands outside.
+    maxima = max_windows(x.astype(wide(x.dtype)), windows.of(x))
+    return maxima.astype(x.dtype)
 
 
 def min_pool(
@@ -63,8 +66,13 @@ def min_pool(
     Array([[ 0.,  2.],
            [ 8., 10.]], dtype=float32)
     """
-    x, windows = _windows(x, window_shape, strides, padding, ceil_mode)
-    return -max_windows(-x, windows.of(x))
+    return -max_pool(
+        -real("x", x),
+        window_shape,
+        strides=strides,
+        padding=padding,
+        ceil_mode=ceil_mode,
+    )
 
 
 def avg_pool(
@@ -93,7 +101,8 @@ def avg_pool(
     """
     x, windows = _windows(x, window_shape, strides, padding, ceil_mode)
     total = window_sums(x.astype(wide(x.dtype)), windows.of(x))
-    counts = windows.counts(x.shape[1:-1], count_include_pad)
+    include_pad = flag("count_include_pad", count_include_pad)
+    counts = windows.counts(x.shape[1:-1], include_pad)
     mean = total / jnp.asarray(counts, total.dtype)[None, ..., None]
     return mean.astype(x.dtype)
 
@@ -105,7 +114,8 @@ def global_avg_pool(x: ArrayLike) -> jax.Array:
     Array([[3., 4.]], dtype=float32)
     """
     x, rank = _non_empty_image(x)
-    return jnp.mean(x, axis=range(1, rank + 1))
+    wider = x.astype(wide(x.dtype))
+    return jnp.mean(wider, axis=range(1, rank + 1)).astype(x.dtype)
 
 
 def global_max_pool(x: ArrayLike) -> jax.Array:
@@ -114,8 +124,9 @@ def global_max_pool(x: ArrayLike) -> jax.Array:
     >>> global_max_pool(jnp.arange(8.0).reshape(1, 2, 2, 2))
     Array([[6., 7.]], dtype=float32)
     """
-    x, rank = _non_empty_image(x)
-    return jnp.max(x, axis=range(1, rank + 1))
+    x, rank = _non_empty_image(real("x", x))
+    wider = x.astype(wide(x.dtype))  # the gradient counts equal maxima
+    return jnp.max(wider, axis=range(1, rank + 1)).astype(x.dtype)
 
 
 class _Windows(NamedTuple):
@@ -154,6 +165,7 @@ def _windows(
     ceil_mode: bool,
 ) -> tuple[jax.Array, _Windows]:
     x, rank = _non_empty_image(x)
+    ceil_mode = flag("ceil_mode", ceil_mode)
     size = x.shape[1:-1]
     shape = sizes("window_shape", window_shape, rank)
     steps = shape if strides is None else sizes("strides", strides, rank)

@@ -1,0 +1,340 @@
+"""The training loop of an experiment, writing its folder and saying how it goes."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from rich.console import Console
+
+from ..compilation import Options
+from ..data import Dataset
+from ..finite import NotFinite, find_fault
+from ..layers import Layer
+from ..summary import Row, summarize
+from ..train import (
+    ExampleMetrics,
+    LossFn,
+    TrainState,
+    averaged,
+    create,
+    make_evaluate,
+)
+from .certificate import data_line
+from .config import OptionError
+from .digests import take_snapshot
+from .interrupt import catch_interrupt
+from .pictures import draw_curves, draw_filters, write_picture
+from .progress import describe_metrics, model_table, progress_bar
+from .record import Progress, Record
+from .run_folder import read_metrics
+from .stepping import compile_steps, count_steps, split_epoch, steps_per_call
+from .weights import write_weights
+
+
+class Recipe(NamedTuple):
+    """What to train, on what, and how.
+
+    Attributes:
+        layer: The model.
+        tx: The optimizer.
+        loss_fn: As `jcnn.train.make_step` takes it; metrics are loss and accuracy.
+        example_metrics: As `jcnn.train.make_evaluate` takes it; the same metrics.
+        train: The images to train on.
+        test: The images to look at after each epoch; nothing is chosen by them.
+    """
+
+    layer: Layer
+    tx: optax.GradientTransformation
+    loss_fn: LossFn
+    example_metrics: ExampleMetrics
+    train: Dataset
+    test: Dataset
+
+
+class Result(NamedTuple):
+    """What a run has reached.
+
+    Attributes:
+        state: The last training state.
+        test_accuracy: Part of the test images that `state` gets right, by its averaged
+            parameters if it has them.
+        stopped_by: The signal that ended the run before its last step, or None.
+    """
+
+    state: TrainState
+    test_accuracy: float
+    stopped_by: signal.Signals | None
+
+
+def fit(
+    recipe: Recipe,
+    run_dir: Path,
+    *,
+    seed: int,
+    epochs: int,
+    batch_size: int,
+    max_steps: int | None = None,
+    not_finite: Literal["stop", "skip"] = "stop",
+    ema_decay: float | None = None,
+    certify_every: int = 0,
+    keep_checkpoints: int = 2,
+    compiler_options: Options | None = None,
+    on_resume: Callable[[int], None] = lambda step: None,
+    console: Console | None = None,
+) -> Result:
+    """Train, and fill `run_dir` with metrics, certificate, weights and pictures.
+
+    If the folder has checkpoints of the same run, it goes on from the last good one,
+    and ends with the same bytes as if it had never been interrupted.
+
+    The first Ctrl-C or SIGTERM ends the run after the call that is running, with all
+    of them written and a checkpoint; the second one at once.
+
+    Args:
+        recipe: What to train, on what, and how.
+        run_dir: An existing folder.
+        seed: Decides everything random.
+        epochs: Passes over the training images.
+        batch_size: Images per training step.
+        max_steps: The run ends after so many steps, if the epochs have more.
+        not_finite: What to do if a step's loss or gradients are not finite: "stop" the
+            run at the last good state, or "skip" the step and count it.
+        ema_decay: If given, what is tested, written and drawn is the exponential
+            average of the parameters, see `jcnn.train.make_step`.
+        certify_every: Steps of an epoch between two lines of the certificate; with 0
+            it has one for each epoch.
+        keep_checkpoints: How many of the last checkpoints are kept, beside the one of
+            the epoch with the least training loss.
+        compiler_options: As for `jcnn.train.make_step`.
+        on_resume: Is told the number of steps done when a run begins or goes on.
+        console: Where to say how it goes; otherwise standard output.
+
+    Returns:
+        What was reached.
+
+    Raises:
+        OptionError: If `batch_size` or `epochs` is out of range, or the folder is of a
+            run on other data.
+        NotFinite: If a step was not finite and `not_finite` is "stop"; it names the
+            step and its images. The state before is in a checkpoint.
+        OSError: If a file cannot be written; the checkpoints before are left.
+
+    >>> import io, tempfile
+    >>> import optax
+    >>> from jcnn.data import load
+    >>> from jcnn import flatten, serial
+    >>> from jcnn.layers import Conv, Dense
+    >>> from jcnn.train import classification
+    >>> layer = serial(conv1=Conv(4, 3), flatten=flatten, head=Dense(10))
+    >>> losses = classification(layer, lambda images, key: images.astype("float32"))
+    >>> digits = load("digits", "test")
+    >>> recipe = Recipe(layer, optax.adam(1e-2), *losses, train=digits, test=digits)
+    >>> quiet = Console(file=io.StringIO())
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run_dir = Path(folder)
+    ...     result = fit(
+    ...         recipe, run_dir, seed=0, epochs=1, batch_size=60, console=quiet
+    ...     )
+    ...     print(*sorted(file.stem for file in run_dir.iterdir()))
+    certificate checkpoints curves filters metrics params
+    >>> int(result.state.step), result.stopped_by
+    (6, None)
+    """
+    console = console or Console()
+    started = time.monotonic()
+    num_images = len(recipe.train.label)
+    total = count_steps(num_images, batch_size=batch_size, epochs=epochs)
+    per_epoch = total // epochs
+    total = min(total, max_steps or total)
+    data = data_line(recipe.train, recipe.test)
+    inputs = jax.ShapeDtypeStruct((1, *recipe.train.image.shape[1:]), "float32")
+    rows = summarize(recipe.layer, inputs)
+    console.print(model_table(rows))
+    work = batch_size * sum(row.multiply_adds for row in rows)
+    sizes = split_epoch(per_epoch, steps_per_call(work), certify_every)
+
+    train, test = jax.device_put([_arrays(recipe.train), _arrays(recipe.test)])
+    key, with_ema = jax.random.key(seed), ema_decay is not None
+    first = create(recipe.layer, recipe.tx, key, inputs, ema=with_ema)
+    evaluate = make_evaluate(
+        recipe.example_metrics,
+        batch_size=min(500, len(recipe.test.label)),
+        compiler_options=compiler_options,
+    )
+
+    def on_test(state: TrainState) -> dict[str, float]:
+        return {f"test_{k}": v for k, v in evaluate(_tested(state), test).items()}
+
+    with (
+        Record(run_dir, data, keep=keep_checkpoints) as record,
+        catch_interrupt() as interrupted,
+        progress_bar(console, total) as show,
+    ):
+        state, (done, sums, earlier) = record.restore(first)
+        if done > total:
+            raise OptionError(f"{run_dir} has a checkpoint after step {total}, its end")
+        on_resume(done)
+
+        def taken() -> float:
+            return earlier + time.monotonic() - started
+
+        if done:
+            console.print(f"going on after {done} of {total} steps", highlight=False)
+        left = list(_sizes_from(done, total, sizes))
+        calls = compile_steps(
+            recipe.loss_fn,
+            recipe.tx,
+            batch_size=batch_size,
+            sizes=set(left),
+            state=first,
+            data=train,
+            not_finite=not_finite,
+            ema_decay=ema_decay,
+            compiler_options=compiler_options,
+        )
+        tested: dict[str, float] = {}
+        saved = done
+        for size in left:
+            before = time.perf_counter()
+            state, by_step = calls[size](state, train)
+            by_step = jax.device_get(by_step)
+            images_per_second = size * batch_size / (time.perf_counter() - before)
+            finite = by_step.pop("finite")
+            of_call = _sums(by_step, finite)
+            sums = {name: sums.get(name, 0.0) + of_call[name] for name in of_call}
+            failed = not_finite == "stop" and not finite.all()
+            done = int(state.step) if failed else done + size
+            epoch, epoch_ends = round(done / per_epoch, 6), done % per_epoch == 0
+            if failed:
+                snapshot = take_snapshot(state)
+                if done > saved:
+                    progress = Progress(done, sums, taken())
+                    record.save(snapshot, progress, metric=math.nan)
+                record.wait()
+                error = NotFinite(
+                    find_fault(recipe.loss_fn, state, train, batch_size=batch_size)
+                )
+                record.certify(snapshot, step=done, epoch=epoch, not_finite=str(error))
+                raise error
+            means = _means(sums if epoch_ends else of_call)
+            if epoch_ends:
+                sums = {}
+            tested = on_test(state) if epoch_ends else {}
+            line = {"step": done, "epoch": epoch, **means}
+            if not finite.all():
+                line["skipped"] = int((~finite).sum())
+            line |= {"images_per_second": round(images_per_second, 1), **tested}
+            record.add_metrics(line)
+            show(done, describe_metrics(line, epochs))
+            if epoch_ends or done == total:
+                console.print(describe_metrics(line, epochs), highlight=False)
+            stop = interrupted() is not None
+            certify = epoch_ends or done == total
+            certify |= certify_every > 0 and done % per_epoch % certify_every == 0
+            save = stop or done == total or (epoch_ends and record.due())
+            if certify or save:
+                snapshot = take_snapshot(state)
+                if certify:
+                    record.certify(snapshot, step=done, epoch=epoch)
+                if save:
+                    loss = means["loss"] if epoch_ends else math.nan
+                    progress = Progress(done, sums, taken())
+                    record.save(snapshot, progress, metric=loss)
+                    saved = done
+                if not certify:  # not in the checkpoint: it goes if the run goes on
+                    record.certify(snapshot, step=done, epoch=epoch)
+            if stop:
+                break
+        record.wait()
+        tested = tested or on_test(state)
+        stopped_by = interrupted() if done < total else None
+        last = {"step": done, "epoch": round(done / per_epoch, 6), **tested}
+        last["interrupted"] = stopped_by is not None
+        last["seconds"] = round(taken(), 1)
+        weights = _tested(state)
+        params, model_state = jax.device_get((weights.params, weights.model_state))
+        write_weights(run_dir / "params.safetensors", params, model_state)
+        accuracy = tested["test_accuracy"]
+        _draw(run_dir, [*read_metrics(run_dir), last], params, rows, accuracy)
+        # The very last thing written: it says that nothing is missing.
+        record.add_metrics(last)
+    how = f"interrupted after {done} of {total} steps" if stopped_by else "done"
+    console.print(
+        f"{how}: test accuracy {accuracy:.2%}, "
+        f"{last['seconds']} s; everything is in {run_dir}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    return Result(state, accuracy, stopped_by)
+
+
+def _sizes_from(done: int, total: int, sizes: list[int]) -> Iterator[int]:
+    """The sizes of the calls that are left of a run, epoch after epoch.
+
+    They end where those of all epochs do: if `done` is within a call, what is left of
+    it comes first.
+    """
+    end = done - done % sum(sizes)
+    for size in cycle(sizes):
+        if done == total:
+            return
+        end = min(end + size, total)
+        if end > done:
+            yield end - done
+            done = end
+
+
+def _tested(state: TrainState) -> TrainState:
+    """What a run's accuracy is of: the averaged parameters if there are any."""
+    return state if state.ema is None else averaged(state)
+
+
+def _sums(by_step: dict[str, np.ndarray], finite: np.ndarray) -> dict[str, float]:
+    """Of each metric over the steps that are finite, and how many these are."""
+    sums = {k: float(v[finite].sum(dtype="float64")) for k, v in by_step.items()}
+    return sums | {_STEPS: float(finite.sum())}
+
+
+def _means(sums: dict[str, float]) -> dict[str, float]:
+    steps = sums[_STEPS] or math.nan
+    return {name: total / steps for name, total in sums.items() if name != _STEPS}
+
+
+_STEPS = "steps"
+
+
+def _arrays(dataset: Dataset) -> dict[str, np.ndarray]:
+    return {"image": dataset.image, "label": dataset.label}
+
+
+def _draw(
+    run_dir: Path,
+    metrics: list[dict[str, Any]],
+    params: Any,
+    rows: list[Row],
+    test_accuracy: float,
+) -> None:
+    title = f"{run_dir.name}: test accuracy {test_accuracy:.2%}"
+    curves = draw_curves(metrics, title=title)
+    write_picture(run_dir / "curves.png", curves)
+    for row in rows:
+        kernel = _find(params, row.name).get("kernel")
+        if kernel is not None and kernel.ndim == 4:
+            filters = draw_filters(kernel, title=f"filters of {row.name}")
+            write_picture(run_dir / "filters.png", filters)
+            break
+
+
+def _find(params: Any, name: str) -> dict[str, Any]:
+    """The part of `params` called `name`, say "stage1/conv"; empty if it has none."""
+    for part in name.split("/"):
+        params = params.get(part, {})
+    return params
