@@ -5,8 +5,10 @@ Each part has a name, under which its parameters and state are found. Its key is
 Parts without parameters or state leave no empty entry.
 """
 
-from collections.abc import Callable
-from operator import add
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +21,13 @@ Part = Layer | Callable[[Any], Any]
 def serial(**parts: Part) -> Layer:
     """One part after the other. A function of one array counts as a part too.
 
+    Raises:
+      TypeError: if a part is neither a layer nor a function, or makes layers.
+      ValueError: if a part's name holds a slash.
+
+    What goes wrong in a part is told with its path, at `init` already: "stage2/conv1:
+    …; x is float32[8, 7, 7, 64]".
+
     >>> from jcnn.layers import Dense
     >>> import jax.numpy as jnp
     >>> mlp = serial(fc1=Dense(4), relu=jax.nn.relu, fc2=Dense(2))
@@ -26,22 +35,8 @@ def serial(**parts: Part) -> Layer:
     >>> jax.tree.map(jnp.shape, params)
     {'fc1': {'bias': (4,), 'kernel': (3, 4)}, 'fc2': {'bias': (2,), 'kernel': (4, 2)}}
     """
-    layers = _layers(parts)
-
-    def init(key, x):
-        params, state = {}, {}
-        for name, layer in layers.items():
-            params[name], state[name] = layer.init(child_key(key, name), x)
-            x, _ = jax.eval_shape(layer.apply, params[name], state[name], x)
-        return _not_empty(params), _not_empty(state)
-
-    def apply(params, state, x, *, train=False, key=None):
-        new = {}
-        for name, layer in layers.items():
-            x, new[name] = _apply(layer, name, params, state, x, train, key)
-        return x, _not_empty(new)
-
-    return Layer(init, apply)
+    layers = as_layers(parts)
+    return Layer(partial(_init_serial, layers), partial(_apply_serial, layers))
 
 
 def parallel(join: Callable[..., Any], /, **parts: Part) -> Layer:
@@ -53,57 +48,140 @@ def parallel(join: Callable[..., Any], /, **parts: Part) -> Layer:
     >>> y
     Array([[0., 0., 1., 1.]], dtype=float32)
     """
-    layers = _layers(parts)
-
-    def init(key, x):
-        params, state = {}, {}
-        for name, layer in layers.items():
-            params[name], state[name] = layer.init(child_key(key, name), x)
-        return _not_empty(params), _not_empty(state)
-
-    def apply(params, state, x, *, train=False, key=None):
-        outputs, new = [], {}
-        for name, layer in layers.items():
-            y, new[name] = _apply(layer, name, params, state, x, train, key)
-            outputs.append(y)
-        return join(*outputs), _not_empty(new)
-
-    return Layer(init, apply)
+    layers = as_layers(parts)
+    return Layer(
+        partial(_init_parallel, join, layers), partial(_apply_parallel, join, layers)
+    )
 
 
-def residual(body: Part, shortcut: Part = lambda x: x) -> Layer:
+def _identity(x):
+    return x
+
+
+def residual(body: Part, shortcut: Part = _identity) -> Layer:
     """body(x) + shortcut(x), by default x itself; named "body" and "shortcut".
 
     He et al., "Deep Residual Learning" (2015), section 3.2.
+
+    Raises:
+      ValueError: at `init` and `apply`, if the two are not of one shape.
 
     >>> import jax.numpy as jnp
     >>> y, _ = residual(jnp.square).apply({}, {}, jnp.array([3.0]))
     >>> y
     Array([12.], dtype=float32)
     """
-    return parallel(add, body=body, shortcut=shortcut)
+    return parallel(_add, body=body, shortcut=shortcut)
 
 
-def _layers(parts: dict[str, Part]) -> dict[str, Layer]:
+def as_layers(parts: Mapping[str, Part]) -> dict[str, Layer]:
+    """The parts as layers, whose functions of one array are layers too."""
     layers = {}
     for name, part in parts.items():
+        if "/" in name:
+            raise ValueError(f"the name of a part must not hold a slash, got {name!r}")
         if isinstance(part, Layer):
             layers[name] = part
-        elif callable(part):
-            layers[name] = stateless(part)
-        else:
+        elif not callable(part):
             raise TypeError(
                 f"{name} must be a Layer or a function of one array, got {part!r}"
             )
+        elif _makes_layers(part):
+            raise TypeError(
+                f"{name} must be a Layer or a function of one array, got "
+                f"{part.__name__}, which makes layers: write {part.__name__}(…)"
+            )
+        else:
+            layers[name] = stateless(part)
     return layers
+
+
+def _makes_layers(function: Callable[..., Any]) -> bool:
+    try:
+        return inspect.signature(function).return_annotation is Layer
+    except (TypeError, ValueError):  # it has no signature
+        return False
+
+
+def _init_serial(layers, key, x):
+    params, state = {}, {}
+    for name, layer in layers.items():
+        params[name], state[name], x = _init(layer, name, key, x)
+    return _not_empty(params), _not_empty(state)
+
+
+def _apply_serial(layers, params, state, x, *, train=False, key=None):
+    new = {}
+    for name, layer in layers.items():
+        x, new[name] = _apply(layer, name, params, state, x, train, key)
+    return x, _not_empty(new)
+
+
+def _init_parallel(join, layers, key, x):
+    params, state, outputs = {}, {}, []
+    for name, layer in layers.items():
+        params[name], state[name], y = _init(layer, name, key, x)
+        outputs.append(y)
+    jax.eval_shape(join, *outputs)
+    return _not_empty(params), _not_empty(state)
+
+
+def _apply_parallel(join, layers, params, state, x, *, train=False, key=None):
+    outputs, new = [], {}
+    for name, layer in layers.items():
+        y, new[name] = _apply(layer, name, params, state, x, train, key)
+        outputs.append(y)
+    return join(*outputs), _not_empty(new)
+
+
+def _add(body, shortcut):
+    if body.shape != shortcut.shape:
+        raise ValueError(
+            "body and shortcut of a residual must give the same shape, got "
+            f"{body.shape} and {shortcut.shape}"
+        )
+    return body + shortcut
+
+
+def _init(layer, name, key, x):
+    """The part's parameters and state, and what it gives for x, as shapes."""
+    with _errors_of(name, x):
+        params, state = layer.init(child_key(key, name), x)
+        y, _ = jax.eval_shape(layer.apply, params, state, x)
+    return params, state, y
 
 
 def _apply(layer, name, params, state, x, train, key):
     key = None if key is None else child_key(key, name)
-    with jax.named_scope(name):
+    with jax.named_scope(name), _errors_of(name, x):
         return layer.apply(
-            params.get(name, {}), state.get(name, {}), x, train=train, key=key
+            _entry("params", params, name),
+            _entry("state", state, name),
+            x,
+            train=train,
+            key=key,
         )
+
+
+def _entry(what: str, tree: Any, name: str) -> Any:
+    if not isinstance(tree, Mapping):
+        raise TypeError(f"{what} must be a dict that init made, got {tree!r}")
+    return tree.get(name, {})
+
+
+@contextmanager
+def _errors_of(name: str, x: Any) -> Iterator[None]:
+    """Errors begin with the path of the part that they come from."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if len(error.args) == 1 and isinstance(error.args[0], str):
+            message, inside = error.args[0], hasattr(error, "part_of_network")
+            if not inside and hasattr(x, "dtype"):
+                message = f"{message}; x is {x.dtype}{list(x.shape)}"
+            error.args = (f"{name}{'/' if inside else ': '}{message}",)
+            error.part_of_network = True  # pyright: ignore
+        raise
 
 
 def _not_empty(entries: dict[str, dict]) -> dict[str, dict]:

@@ -2,111 +2,54 @@
 
 A layer has no parameters in it. `init(key, x)` makes them for inputs like x, an array
 or a `jax.ShapeDtypeStruct`; `apply(params, state, x, train=…, key=…)` uses them and
-returns the output and the new state. Parameters are kept in `param_dtype` and cast to
-x's dtype when they are used, so the dtype of the images is the dtype of the arithmetic.
+returns the output and the new state. Parameters are kept in `param_dtype`; the dtype of
+the images is the dtype of the arithmetic (`_dtypes.py` has the rule). `apply` refuses
+parameters and state that are not of the names and shapes that `init` makes for such x.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
-from zlib import crc32
 
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import he_normal as _he_normal
+from jax.nn import initializers
 from jax.nn.initializers import ones, zeros
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
-from ._shapes import Padding, fraction, integer, sizes, spatial_rank
+from . import _dtypes
+from ._layer import Initializer as Initializer
+from ._layer import Layer as Layer
+from ._layer import Params as Params
+from ._layer import State as State
+from ._layer import (
+    check_names_and_shapes,
+    init_nothing,
+    init_parameters,
+    uncast_parametric,
+)
+from ._layer import child_key as child_key
+from ._layer import parametric as parametric
+from ._layer import stateless as stateless
+from ._shapes import Padding, flag, integer, number, sizes, spatial_rank
 from .conv import conv, conv_transpose, depthwise_conv
 from .dense import dense
 from .dropout import check_rate, dropout
 from .engine.choices import Impl
-from .norm import batch_norm, group_norm, layer_norm
+from .norm import batch_norm, check_epsilon, group_norm, layer_norm
 from .pool import avg_pool, max_pool
 
-Params = dict[str, Any]
-State = dict[str, Any]
-Initializer = Callable[[jax.Array, tuple[int, ...], DTypeLike], jax.Array]
 
-he_normal: Initializer = _he_normal()
+def he_normal(
+    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
+) -> jax.Array:
+    """Normal numbers of variance 2 / fan-in, cut off at two standard deviations.
 
+    He et al., "Delving Deep into Rectifiers" (2015), section 2.2.
 
-class Init(Protocol):
-    def __call__(self, key: jax.Array, x: Any, /) -> tuple[Params, State]: ...
-
-
-class Apply(Protocol):
-    def __call__(
-        self,
-        params: Params,
-        state: State,
-        x: Any,
-        /,
-        *,
-        train: bool = False,
-        key: jax.Array | None = None,
-    ) -> tuple[Any, State]: ...
-
-
-class Layer(NamedTuple):
-    """Two pure functions.
-
-    `init(key, x) -> (params, state)`
-    `apply(params, state, x, *, train=False, key=None) -> (y, state)`
+    >>> he_normal(jax.random.key(0), (3, 3, 1, 8)).shape
+    (3, 3, 1, 8)
     """
-
-    init: Init
-    apply: Apply
-
-
-def stateless(function: Callable[[Any], Any]) -> Layer:
-    """The layer without parameters that applies a function of one array.
-
-    `serial` and its kin take plain functions and do this themselves.
-
-    >>> stateless(jnp.tanh).init(jax.random.key(0), jnp.zeros(1))
-    ({}, {})
-    """
-
-    def init(key, x):
-        return {}, {}
-
-    def apply(params, state, x, *, train=False, key=None):
-        return function(x), state
-
-    return Layer(init, apply)
-
-
-def parametric(
-    parameters: Callable[[Any], Mapping[str, tuple[Initializer, tuple[int, ...]]]],
-    function: Callable[..., jax.Array],
-    param_dtype: DTypeLike = jnp.float32,
-) -> Layer:
-    """The layer `function(x, **params)`.
-
-    `parameters(x)` gives for each name an initialiser and a shape. The key of each
-    depends on its name only.
-
-    >>> scale = parametric(lambda x: {"scale": (ones, x.shape[-1:])}, jnp.multiply)
-    """
-
-    def init(key, x):
-        params = {
-            name: initializer(child_key(key, name), shape, param_dtype)
-            for name, (initializer, shape) in parameters(x).items()
-        }
-        return params, {}
-
-    def apply(params, state, x, *, train=False, key=None):
-        return function(x, **_cast(params, x.dtype)), state
-
-    return Layer(init, apply)
-
-
-def child_key(key: jax.Array, name: str) -> jax.Array:
-    """The key of the part called `name`: no other part's name changes it."""
-    return jax.random.fold_in(key, crc32(name.encode()))
+    return initializers.he_normal()(key, shape, dtype)
 
 
 def Conv(
@@ -132,26 +75,17 @@ def Conv(
     >>> jax.tree.map(jnp.shape, params)
     {'bias': (8,), 'kernel': (3, 3, 2, 8)}
     """
-
     features = integer("features", features, minimum=1)
     groups = integer("feature_group_count", feature_group_count, minimum=1)
     if features % groups:
         raise ValueError(
             f"feature_group_count={groups} must divide the {features} features"
         )
-
-    def parameters(x):
-        size = sizes("kernel_size", kernel_size, spatial_rank(x))
-        channels = x.shape[-1]
-        if channels % groups:
-            raise ValueError(
-                f"feature_group_count={groups} must divide the {channels} channels of x"
-            )
-        shape = (*size, channels // groups, features)
-        return _kernel_and_bias(kernel_init, shape, bias_init if use_bias else None)
-
-    function = partial(
+    return _convolution(
         conv,
+        kernel_size,
+        partial(_grouped, groups=groups, features=features),
+        *(use_bias, kernel_init, bias_init, param_dtype),
         strides=strides,
         padding=padding,
         padding_mode=padding_mode,
@@ -159,7 +93,6 @@ def Conv(
         feature_group_count=groups,
         impl=impl,
     )
-    return parametric(parameters, function, param_dtype)
 
 
 def ConvTranspose(
@@ -182,22 +115,17 @@ def ConvTranspose(
     >>> jax.tree.map(jnp.shape, params)
     {'bias': (3,), 'kernel': (4, 4, 2, 3)}
     """
-
     features = integer("features", features, minimum=1)
-
-    def parameters(x):
-        size = sizes("kernel_size", kernel_size, spatial_rank(x))
-        shape = (*size, x.shape[-1], features)
-        return _kernel_and_bias(kernel_init, shape, bias_init if use_bias else None)
-
-    function = partial(
+    return _convolution(
         conv_transpose,
+        kernel_size,
+        partial(_grouped, groups=1, features=features),
+        *(use_bias, kernel_init, bias_init, param_dtype),
         strides=strides,
         padding=padding,
         kernel_dilation=kernel_dilation,
         impl=impl,
     )
-    return parametric(parameters, function, param_dtype)
 
 
 def DepthwiseConv(
@@ -220,23 +148,18 @@ def DepthwiseConv(
     >>> jax.tree.map(jnp.shape, params)
     {'bias': (8,), 'kernel': (3, 3, 1, 8)}
     """
-
     multiplier = integer("multiplier", multiplier, minimum=1)
-
-    def parameters(x):
-        size = sizes("kernel_size", kernel_size, spatial_rank(x))
-        shape = (*size, 1, x.shape[-1] * multiplier)
-        return _kernel_and_bias(kernel_init, shape, bias_init if use_bias else None)
-
-    function = partial(
+    return _convolution(
         depthwise_conv,
+        kernel_size,
+        partial(_each_channel, multiplier=multiplier),
+        *(use_bias, kernel_init, bias_init, param_dtype),
         strides=strides,
         padding=padding,
         padding_mode=padding_mode,
         kernel_dilation=kernel_dilation,
         impl=impl,
     )
-    return parametric(parameters, function, param_dtype)
 
 
 def Dense(
@@ -249,24 +172,26 @@ def Dense(
 ) -> Layer:
     """`jcnn.dense` with kernel [C, features] and bias [features].
 
+    It takes [N, C], or sequences [N, T, C]. Images are refused, since as a rule their
+    `jcnn.flatten` was forgotten: a dense layer at every pixel is `Conv(features, 1)`.
+
     >>> params, _ = Dense(3).init(jax.random.key(0), jnp.zeros((1, 2)))
     >>> jax.tree.map(jnp.shape, params)
     {'bias': (3,), 'kernel': (2, 3)}
     """
-
-    features = integer("features", features, minimum=1)
-
-    def parameters(x):
-        shape = (x.shape[-1], features)
-        return _kernel_and_bias(kernel_init, shape, bias_init if use_bias else None)
-
-    return parametric(parameters, dense, param_dtype)
+    parameters = partial(
+        _dense_parameters,
+        features=integer("features", features, minimum=1),
+        kernel_init=kernel_init,
+        bias_init=bias_init if use_bias else None,
+    )
+    return uncast_parametric(parameters, partial(_cast_kernel, dense), param_dtype)
 
 
 def BatchNorm(
     *,
-    momentum: float = 0.9,
-    epsilon: float = 1e-5,
+    momentum: ArrayLike = 0.9,
+    epsilon: ArrayLike = 1e-5,
     axis_name: str | Sequence[str] | None = None,
     scale_init: Initializer = ones,
     bias_init: Initializer = zeros,
@@ -278,48 +203,37 @@ def BatchNorm(
     >>> state
     {'mean': Array([0., 0.], dtype=float32), 'var': Array([1., 1.], dtype=float32)}
     """
-    fraction("momentum", momentum)
-
-    def init(key, x):
-        channels = x.shape[-1:]
-        params = {
-            "scale": scale_init(child_key(key, "scale"), channels, param_dtype),
-            "bias": bias_init(child_key(key, "bias"), channels, param_dtype),
-        }
-        return params, {
-            "mean": jnp.zeros(channels, jnp.float32),
-            "var": jnp.ones(channels, jnp.float32),
-        }
-
-    def apply(params, state, x, *, train=False, key=None):
-        y, mean, var = batch_norm(
-            x,
-            **params,
-            **state,
-            train=train,
-            momentum=momentum,
-            epsilon=epsilon,
-            axis_name=axis_name,
-        )
-        return y, {"mean": mean, "var": var}
-
-    return Layer(init, apply)
+    parameters = partial(_scale_and_bias, scale_init=scale_init, bias_init=bias_init)
+    function = partial(
+        batch_norm,
+        momentum=number("momentum", momentum, 0, 1),
+        epsilon=check_epsilon(epsilon),
+        axis_name=axis_name,
+    )
+    return Layer(
+        partial(_init_batch_norm, parameters, _dtypes.param_dtype(param_dtype)),
+        partial(_apply_batch_norm, parameters, function),
+    )
 
 
-def LayerNorm(*, epsilon: float = 1e-5, param_dtype: DTypeLike = jnp.float32) -> Layer:
+def LayerNorm(
+    *, epsilon: ArrayLike = 1e-5, param_dtype: DTypeLike = jnp.float32
+) -> Layer:
     """`jcnn.layer_norm` over the last axis, with scale and bias [C].
 
     >>> params, _ = LayerNorm().init(jax.random.key(0), jnp.zeros((1, 2)))
     >>> jax.tree.map(jnp.shape, params)
     {'bias': (2,), 'scale': (2,)}
     """
-    return parametric(
-        _scale_and_bias, partial(layer_norm, epsilon=epsilon), param_dtype
-    )
+    function = partial(layer_norm, epsilon=check_epsilon(epsilon))
+    return uncast_parametric(_scale_and_bias, function, param_dtype)
 
 
 def GroupNorm(
-    num_groups: int, *, epsilon: float = 1e-5, param_dtype: DTypeLike = jnp.float32
+    num_groups: int,
+    *,
+    epsilon: ArrayLike = 1e-5,
+    param_dtype: DTypeLike = jnp.float32,
 ) -> Layer:
     """`jcnn.group_norm` with scale and bias [C].
 
@@ -327,30 +241,22 @@ def GroupNorm(
     >>> jax.tree.map(jnp.shape, params)
     {'bias': (4,), 'scale': (4,)}
     """
-    function = partial(group_norm, num_groups=num_groups, epsilon=epsilon)
-    return parametric(_scale_and_bias, function, param_dtype)
+    function = partial(
+        group_norm,
+        num_groups=integer("num_groups", num_groups, minimum=1),
+        epsilon=check_epsilon(epsilon),
+    )
+    return uncast_parametric(_scale_and_bias, function, param_dtype)
 
 
-def Dropout(rate: float) -> Layer:
+def Dropout(rate: ArrayLike) -> Layer:
     """`jcnn.dropout` in training, which then needs a key; nothing otherwise.
 
     >>> y, _ = Dropout(0.5).apply({}, {}, jnp.ones(3))
     >>> y
     Array([1., 1., 1.], dtype=float32)
     """
-    check_rate(rate)
-
-    def init(key, x):
-        return {}, {}
-
-    def apply(params, state, x, *, train=False, key=None):
-        if not train:
-            return x, state
-        if key is None:
-            raise ValueError("key must be given to a dropout layer with train=True")
-        return dropout(x, rate, key), state
-
-    return Layer(init, apply)
+    return Layer(init_nothing, partial(_apply_dropout, check_rate(rate)))
 
 
 def MaxPool(
@@ -403,17 +309,90 @@ def AvgPool(
     )
 
 
-def _kernel_and_bias(kernel_init, shape, bias_init):
-    parameters = {"kernel": (kernel_init, shape)}
+def _apply_dropout(rate, params, state, x, *, train=False, key=None):
+    if not flag("train", train):
+        return x, state
+    if key is None:
+        raise ValueError("key must be given to a dropout layer with train=True")
+    return dropout(x, rate, key), state
+
+
+def _init_batch_norm(parameters, param_dtype, key, x):
+    params, _ = init_parameters(parameters, param_dtype, key, x)
+    channels = x.shape[-1:]
+    return params, {
+        "mean": jnp.zeros(channels, jnp.float32),
+        "var": jnp.ones(channels, jnp.float32),
+    }
+
+
+def _apply_batch_norm(parameters, function, params, state, x, *, train=False, key=None):
+    check_names_and_shapes("params", params, parameters(x))
+    statistic = (None, x.shape[-1:])
+    check_names_and_shapes("state", state, {"mean": statistic, "var": statistic})
+    y, mean, var = function(x, **params, **state, train=train)
+    return y, {"mean": mean, "var": var}
+
+
+def _convolution(
+    function: Callable[..., jax.Array],
+    kernel_size: int | Sequence[int],
+    channels: Callable[[int], tuple[int, int]],
+    use_bias: bool,
+    kernel_init: Initializer,
+    bias_init: Initializer,
+    param_dtype: DTypeLike,
+    **settings: object,
+) -> Layer:
+    """The layer with a kernel [*kernel_size, *channels(C)]."""
+    parameters = partial(
+        _kernel_and_bias,
+        kernel_size=kernel_size,
+        channels=channels,
+        kernel_init=kernel_init,
+        bias_init=bias_init if use_bias else None,
+    )
+    function = partial(_cast_kernel, partial(function, **settings))
+    return uncast_parametric(parameters, function, param_dtype)
+
+
+def _kernel_and_bias(x, *, kernel_size, channels, kernel_init, bias_init):
+    size = sizes("kernel_size", kernel_size, spatial_rank(x))
+    return _with_bias((*size, *channels(x.shape[-1])), kernel_init, bias_init)
+
+
+def _grouped(channels: int, *, groups: int, features: int) -> tuple[int, int]:
+    if channels % groups:
+        raise ValueError(
+            f"feature_group_count={groups} must divide the {channels} channels of x"
+        )
+    return channels // groups, features
+
+
+def _each_channel(channels: int, *, multiplier: int) -> tuple[int, int]:
+    return 1, channels * multiplier
+
+
+def _dense_parameters(x, *, features, kernel_init, bias_init):
+    if len(x.shape) not in (2, 3):
+        raise ValueError(
+            f"x must be [N, C] or [N, T, C], got shape {x.shape}: is a flatten "
+            "missing? (Conv(features, 1) is a dense layer at every pixel)"
+        )
+    return _with_bias((x.shape[-1], features), kernel_init, bias_init)
+
+
+def _with_bias(kernel_shape, kernel_init, bias_init):
+    parameters = {"kernel": (kernel_init, kernel_shape)}
     if bias_init is not None:
-        parameters["bias"] = (bias_init, shape[-1:])
+        parameters["bias"] = (bias_init, kernel_shape[-1:])
     return parameters
 
 
-def _scale_and_bias(x):
-    return {"scale": (ones, x.shape[-1:]), "bias": (zeros, x.shape[-1:])}
+def _scale_and_bias(x, *, scale_init=ones, bias_init=zeros):
+    return {"scale": (scale_init, x.shape[-1:]), "bias": (bias_init, x.shape[-1:])}
 
 
-def _cast(params: Params, dtype: DTypeLike) -> Params:
-    """Parameters in the dtype of the input that they meet."""
-    return {name: value.astype(dtype) for name, value in params.items()}
+def _cast_kernel(function, x, *, kernel, bias=None):
+    # Not the bias: its gradient is a sum, which may be more than x's dtype holds.
+    return function(x, kernel.astype(x.dtype), bias)

@@ -1,14 +1,16 @@
-"""Networks for small images, as functions that return a Layer. Logits come out.
+"""Networks for images [N, H, W, C], as functions that return a Layer. Logits come out.
 
 `impl` says who computes the convolutions, as for `jcnn.conv`.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from .combine import residual, serial
+from ._shapes import refuse_channels_first
+from .combine import Part, residual, serial
 from .dense import flatten
 from .engine.choices import Impl
 from .layers import AvgPool, BatchNorm, Conv, Dense, Dropout, Layer, MaxPool
@@ -25,7 +27,7 @@ def lenet5(num_classes: int = 10, *, impl: Impl = "auto") -> Layer:
     >>> sum(p.size for p in jax.tree.leaves(params))
     61706
     """
-    return serial(
+    return _of_images(
         conv1=Conv(6, 5, impl=impl),
         tanh1=jnp.tanh,
         pool1=AvgPool(2),
@@ -55,7 +57,7 @@ def small_cnn(
     >>> params["fc1"]["kernel"].shape
     (3136, 256)
     """
-    return serial(
+    return _of_images(
         conv1=Conv(widths[0], 3, impl=impl),
         relu1=jax.nn.relu,
         pool1=MaxPool(2),
@@ -92,7 +94,7 @@ def vgg(
         )
         for i, width in enumerate(widths, 1)
     }
-    return serial(**stages, mean=global_avg_pool, head=Dense(num_classes))
+    return _of_images(**stages, mean=global_avg_pool, head=Dense(num_classes))
 
 
 def resnet20(num_classes: int = 10, *, impl: Impl = "auto") -> Layer:
@@ -126,7 +128,7 @@ def _resnet(
             strides = 2 if i > 1 and j == 1 else 1
             stages[f"stage{i}_block{j}"] = _basic_block(inputs, width, strides, impl)
             inputs = width
-    return serial(
+    return _of_images(
         stem=_conv_norm_relu(widths[0], impl),
         **stages,
         mean=global_avg_pool,
@@ -157,3 +159,16 @@ def _conv_norm_relu(width: int, impl: Impl) -> Layer:
         norm=BatchNorm(),
         relu=jax.nn.relu,
     )
+
+
+def _of_images(**parts: Part) -> Layer:
+    """`serial`, whose `init` refuses what is not images [N, H, W, C]."""
+    net = serial(**parts)
+    return Layer(partial(_init_of_images, net.init), net.apply)
+
+
+def _init_of_images(init, key, x):
+    if len(x.shape) != 4:
+        raise ValueError(f"x must be images [N, H, W, C], got shape {x.shape}")
+    refuse_channels_first(x.shape)
+    return init(key, x)

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import compilation
-from ._shapes import integer
+from ._dtypes import wide
+from ._shapes import integer, refuse_channels_first
 from .layers import Layer, Params, State, child_key
 from .order import batch_indices
 
@@ -71,12 +72,16 @@ def create(
     Returns:
       A state with parameters drawn from `fold_in(key, crc32("init"))`.
 
+    Raises:
+      ValueError: if x is, by its sizes, images with their channels first.
+
     >>> import optax
     >>> from jcnn.layers import Dense
     >>> state = create(Dense(2), optax.sgd(0.1), jax.random.key(0), jnp.zeros((1, 3)))
     >>> state.step, state.params["kernel"].shape
     (Array(0, dtype=int32), (3, 2))
     """
+    refuse_channels_first(x.shape)
     params, model_state = layer.init(child_key(key, "init"), x)
     average = jax.tree.map(_accumulator, params) if ema else None
     # A copy, since steps donate the state and the caller may go on with the key.
@@ -343,6 +348,12 @@ def classification(
     def per_example(logits, labels):
         from optax.losses import softmax_cross_entropy_with_integer_labels
 
+        if logits.shape[:-1] != labels.shape:
+            raise ValueError(
+                f"layer must give logits [N, classes] for labels of shape "
+                f"{labels.shape}, got {logits.shape}: is a flatten missing?"
+            )
+        logits = logits.astype(wide(logits.dtype))
         return {
             "loss": softmax_cross_entropy_with_integer_labels(logits, labels),
             "accuracy": (jnp.argmax(logits, -1) == labels).astype(jnp.float32),
@@ -353,13 +364,13 @@ def classification(
         logits, model_state = layer.apply(
             params, model_state, x, train=True, key=child_key(key, "layer")
         )
-        metrics = per_example(logits.astype(jnp.float32), batch["label"])
+        metrics = per_example(logits, batch["label"])
         means = jax.tree.map(jnp.mean, metrics)
         return means["loss"], (model_state, means)
 
     def example_metrics(params, model_state, batch):
         logits, _ = layer.apply(params, model_state, prepare(batch["image"], None))
-        return per_example(logits.astype(jnp.float32), batch["label"])
+        return per_example(logits, batch["label"])
 
     return loss_fn, example_metrics
 
@@ -410,7 +421,7 @@ def _updated(param: jax.Array, update: jax.Array) -> jax.Array:
 
 def _accumulator(param: jax.Array) -> jax.Array:
     """A copy, since steps donate the state, of at least float32."""
-    return jnp.array(param, jnp.promote_types(param.dtype, jnp.float32))
+    return jnp.array(param, wide(param.dtype))
 
 
 def _averaged(ema: Params, params: Params, decay: float, count: jax.Array) -> Params:

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("strict_promotion")
 
 KEY = jax.random.key(7)
 
-# Each layer, with the shapes of its parameters and state for an input [2, 6, 5, 4].
+# Each layer, with the shapes of its parameters and state for an input of `_shape`.
 LAYERS = {
     "Conv": (Conv(3, 2), {"kernel": (2, 2, 4, 3), "bias": (3,)}, {}),
     "Conv without bias": (
@@ -76,6 +76,11 @@ LAYERS = {
 EACH = pytest.mark.parametrize("name", LAYERS)
 
 
+def _shape(name):
+    """Dense takes no images."""
+    return (2, 5, 4) if name.startswith("Dense") else (2, 6, 5, 4)
+
+
 def _normal(rng, shape=(2, 6, 5, 4), dtype="float32"):
     return jnp.asarray(rng.normal(size=shape), dtype)
 
@@ -111,7 +116,7 @@ def _named(key, *names):
 @EACH
 def test_parameters_are_where_they_should_be_and_nowhere_else(name, rng):
     layer, params, state = LAYERS[name]
-    got = layer.init(KEY, _normal(rng))
+    got = layer.init(KEY, _normal(rng, _shape(name)))
     assert jax.tree.map(jnp.shape, got) == (params, state)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(got))
 
@@ -124,11 +129,11 @@ def test_every_layer_is_called_in_the_same_way(name, rng):
         assert str(inspect.signature(combined.apply)) == (
             "(params, state, x, *, train=False, key=None)"
         )
-        x = _normal(rng)
+        x = _normal(rng, _shape(name))
         params, state = combined.init(KEY, x)
         for train in (False, True):
             y, new = combined.apply(params, state, x, train=train, key=KEY)
-            assert y.ndim == 4 and y.shape[0] == 2
+            assert y.ndim == x.ndim and y.shape[0] == 2
             assert jax.tree.structure(new) == jax.tree.structure(state)
             dtypes = jax.tree.map(lambda a: (a.shape, a.dtype), state)
             assert jax.tree.map(lambda a: (a.shape, a.dtype), new) == dtypes
@@ -137,7 +142,7 @@ def test_every_layer_is_called_in_the_same_way(name, rng):
 @EACH
 def test_init_of_shapes_and_under_jit_gives_the_same_numbers(name, rng):
     layer, _, _ = LAYERS[name]
-    x = _normal(rng)
+    x = _normal(rng, _shape(name))
     expected = layer.init(KEY, x)
     assert _equal(layer.init(KEY, jax.ShapeDtypeStruct(x.shape, x.dtype)), expected)
     assert _equal(jax.jit(layer.init)(KEY, x), expected)
@@ -148,7 +153,7 @@ def test_init_of_shapes_and_under_jit_gives_the_same_numbers(name, rng):
 @EACH
 def test_bfloat16_stays_and_parameters_stay_float32(name, rng):
     layer, _, _ = LAYERS[name]
-    x = _normal(rng, dtype="bfloat16")
+    x = _normal(rng, _shape(name), "bfloat16")
     params, state = layer.init(KEY, x)
     assert _equal(layer.init(KEY, x.astype(jnp.float32)), (params, state))
     for train in (False, True):
@@ -172,7 +177,7 @@ def test_bfloat16_stays_and_parameters_stay_float32(name, rng):
 @EACH
 def test_gradients_are_shaped_like_the_parameters(name, rng):
     layer, _, _ = LAYERS[name]
-    x = _normal(rng)
+    x = _normal(rng, _shape(name))
     params, state = layer.init(KEY, x)
     weight = _normal(rng, jax.eval_shape(layer.apply, params, state, x)[0].shape)
 
@@ -192,19 +197,19 @@ def test_uint8_images_are_refused_with_advice(name):
     layer, _, _ = LAYERS[name]
     if name == "stateless":
         pytest.skip("what a plain function takes is its own affair")
-    images = jnp.ones((2, 6, 5, 4), jnp.uint8)
+    images = jnp.ones(_shape(name), jnp.uint8)
     params, state = layer.init(KEY, images)
     advice = r"x must be floating point, got uint8: convert images first"
     with pytest.raises(TypeError, match=advice):
         layer.apply(params, state, images, train=True, key=KEY)
     with pytest.raises(TypeError, match=advice):
-        serial(first=layer, second=Dense(2)).init(KEY, images)
+        serial(first=layer, second=LayerNorm()).init(KEY, images)
 
 
 @EACH
 def test_jit_and_numpy_arrays_change_nothing(name, rng):
     layer, _, _ = LAYERS[name]
-    x = _normal(rng)
+    x = _normal(rng, _shape(name))
     params, state = layer.init(KEY, x)
     params = _shaken(rng, params)
     for train in (False, True):
@@ -349,7 +354,8 @@ def test_an_integer_kernel_size_holds_for_every_dimension(rank):
     ],
 )
 def test_kernels_are_he_normal_and_biases_zero(layer, inputs, fan_in):
-    params, _ = layer.init(KEY, jax.ShapeDtypeStruct((1, 9, 9, inputs), jnp.float32))
+    size = () if inputs == 100 else (9, 9)
+    params, _ = layer.init(KEY, jax.ShapeDtypeStruct((1, *size, inputs), jnp.float32))
     kernel = np.asarray(params["kernel"], np.float64)
     # The relative deviation of a variance of n values is below sqrt(2 / n).
     n = kernel.size
@@ -384,7 +390,7 @@ def test_initialisers_and_param_dtype_are_the_callers(layer, rng):
         return jnp.full(shape, 7, dtype)
 
     made = layer(kernel_init=first, bias_init=second, param_dtype=jnp.bfloat16)
-    x = _normal(rng)
+    x = _normal(rng, (2, 5, 4) if layer.func is Dense else (2, 6, 5, 4))
     params, _ = made.init(KEY, x)
     shape = params["kernel"].shape
     expected = jax.random.uniform(_named(KEY, "kernel"), shape, jnp.bfloat16)
@@ -490,9 +496,9 @@ def test_nested_combinations_are_the_mathematics_by_hand(train, rng):
         ),
         branches=parallel(
             lambda a, b, c: jnp.concatenate([a * b, c], -1),
-            gate=serial(fc=Dense(6), squash=jnp.tanh),
+            gate=serial(fc=Conv(6, 1), squash=jnp.tanh),
             same=lambda x: x,
-            inner=residual(Dense(6, use_bias=False)),
+            inner=residual(Conv(6, 1, use_bias=False)),
         ),
         mean=jcnn.global_avg_pool,
         head=Dense(3),
@@ -555,7 +561,7 @@ def test_parallel_joins_in_the_order_of_the_parts(rng):
 
 
 def test_parts_of_parallel_are_seeded_by_their_paths(rng):
-    x = _normal(rng)
+    x = _normal(rng, (2, 4))
     params, _ = parallel(jnp.add, left=Dense(3), right=Dense(3)).init(KEY, x)
     for name in ("left", "right"):
         expected, _ = Dense(3).init(_named(KEY, name), x)
@@ -573,7 +579,7 @@ def test_the_shortcut_of_a_residual_is_the_input_itself(rng):
 
 
 def test_one_more_part_reseeds_no_other(rng):
-    x = _normal(rng)
+    x = _normal(rng, (2, 4))
     small = serial(a=Dense(4), b=Dense(4), norm=BatchNorm())
     large = serial(
         before=Dense(4),
@@ -593,7 +599,7 @@ def test_one_more_part_reseeds_no_other(rng):
 
 
 def test_another_name_or_key_is_another_draw(rng):
-    x = _normal(rng)
+    x = _normal(rng, (2, 4))
     kernel = serial(a=Dense(4)).init(KEY, x)[0]["a"]["kernel"]
     renamed = serial(c=Dense(4)).init(KEY, x)[0]["c"]["kernel"]
     other_key = serial(a=Dense(4)).init(jax.random.key(8), x)[0]["a"]["kernel"]

@@ -1,0 +1,162 @@
+"""What a layer is: a pair of pure functions, and how such pairs are made.
+
+Both functions are module-level ones with their settings bound by `functools.partial`:
+so layers can be pickled, and networks of them, unless a function in them cannot be, as
+a lambda.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
+from operator import attrgetter
+from typing import Any, NamedTuple, Protocol
+from zlib import crc32
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from . import _dtypes
+
+Params = dict[str, Any]
+State = dict[str, Any]
+Initializer = Callable[[jax.Array, tuple[int, ...], DTypeLike], jax.Array]
+Parameters = Mapping[str, tuple[Initializer, tuple[int, ...]]]
+
+
+class Init(Protocol):
+    def __call__(self, key: jax.Array, x: Any, /) -> tuple[Params, State]: ...
+
+
+class Apply(Protocol):
+    def __call__(
+        self,
+        params: Params,
+        state: State,
+        x: Any,
+        /,
+        *,
+        train: bool = False,
+        key: jax.Array | None = None,
+    ) -> tuple[Any, State]: ...
+
+
+class Layer(NamedTuple):
+    """Two pure functions.
+
+    `init(key, x) -> (params, state)`
+    `apply(params, state, x, *, train=False, key=None) -> (y, state)`
+    """
+
+    init: Init
+    apply: Apply
+
+
+def stateless(function: Callable[[Any], Any]) -> Layer:
+    """The layer without parameters that applies a function of one array.
+
+    `serial` and its kin take plain functions and do this themselves.
+
+    >>> stateless(jnp.tanh).init(jax.random.key(0), jnp.zeros(1))
+    ({}, {})
+    """
+    return Layer(init_nothing, partial(_apply_function, _Function(function)))
+
+
+def parametric(
+    parameters: Callable[[Any], Parameters],
+    function: Callable[..., jax.Array],
+    param_dtype: DTypeLike = jnp.float32,
+) -> Layer:
+    """The layer `function(x, **params)`, the parameters cast to x's dtype.
+
+    `parameters(x)` gives for each name an initialiser and a shape. The key of each
+    depends on its name only.
+
+    >>> from jax.nn.initializers import ones
+    >>> scale = parametric(lambda x: {"scale": (ones, x.shape[-1:])}, jnp.multiply)
+    """
+    return uncast_parametric(parameters, partial(_cast_all, function), param_dtype)
+
+
+def child_key(key: jax.Array, name: str) -> jax.Array:
+    """The key of the part called `name`: no other part's name changes it."""
+    return jax.random.fold_in(key, crc32(name.encode()))
+
+
+def init_nothing(key, x):
+    return {}, {}
+
+
+def _apply_function(function, params, state, x, *, train=False, key=None):
+    y = function(x)
+    if isinstance(y, Layer):
+        raise TypeError(f"{function.name} makes a layer: it must be called, not passed")
+    return y, state
+
+
+class _Function:
+    """A function that is pickled by its name, as jitted ones by themselves are not."""
+
+    def __init__(self, function: Callable[[Any], Any]):
+        self.function = function
+        self.name = getattr(function, "__qualname__", repr(function))
+
+    def __call__(self, x):
+        return self.function(x)
+
+    def __reduce__(self):
+        module = sys.modules.get(getattr(self.function, "__module__", None) or "")
+        try:
+            if attrgetter(self.name)(module) is self.function:
+                return _named_function, (module.__name__, self.name)  # pyright: ignore
+        except AttributeError:
+            pass
+        return _Function, (self.function,)
+
+
+def _named_function(module: str, name: str) -> _Function:
+    return _Function(attrgetter(name)(import_module(module)))
+
+
+def uncast_parametric(
+    parameters: Callable[[Any], Parameters],
+    function: Callable[..., jax.Array],
+    param_dtype: DTypeLike,
+) -> Layer:
+    return Layer(
+        partial(init_parameters, parameters, _dtypes.param_dtype(param_dtype)),
+        partial(_apply_parametric, parameters, function),
+    )
+
+
+def init_parameters(parameters, param_dtype, key, x):
+    params = {
+        name: initializer(child_key(key, name), shape, param_dtype)
+        for name, (initializer, shape) in parameters(x).items()
+    }
+    return params, {}
+
+
+def _apply_parametric(parameters, function, params, state, x, *, train=False, key=None):
+    check_names_and_shapes("params", params, parameters(x))
+    return function(x, **params), state
+
+
+def check_names_and_shapes(
+    what: str, given: Any, expected: Mapping[str, tuple[Any, tuple[int, ...]]]
+) -> None:
+    """Raises unless `given` is what `init` makes for such an x."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{what} must be a dict that init made, got {given!r}")
+    needed = {name: shape for name, (_, shape) in expected.items()}
+    shapes = {name: getattr(value, "shape", value) for name, value in given.items()}
+    if shapes != needed:
+        raise ValueError(
+            f"{what} must be arrays of the names and shapes {needed}, got {shapes}"
+        )
+
+
+def _cast_all(function, x, **params):
+    return function(x, **{name: p.astype(x.dtype) for name, p in params.items()})
