@@ -1,4 +1,11 @@
-"""Convolutional networks as pure JAX functions."""
+"""Convolutional networks as pure JAX functions.
+
+`jcnn.data`, `jcnn.models`, `jcnn.train` and the other modules are there too: each is
+imported when it is first asked for.
+"""
+
+from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
 
 from .acceleration import accelerate as accelerate
 from .combine import parallel as parallel
@@ -26,3 +33,26 @@ from .pool import min_pool as min_pool
 from .summary import summarize as summarize
 
 __version__ = "0.1.0"
+
+_MODULES = (
+    "augment",
+    "compilation",
+    "data",
+    "experiment",
+    "finite",
+    "layers",
+    "models",
+    "order",
+    "train",
+    "tuning",
+)
+
+
+def __getattr__(name: str) -> _ModuleType:
+    if name in _MODULES:
+        return _import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

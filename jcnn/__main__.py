@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import __version__
+from ._extras import missing
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for.
@@ -28,11 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "jcnn":
             raise
-        print(
-            f"error: there is no {error.name}; jcnn reproduce needs the extra "
-            "experiments: pip install 'jcnn[experiments]'",
-            file=sys.stderr,
-        )
+        print(f"error: {missing('experiments', error)}", file=sys.stderr)
         return 2
     # As Ctrl-C does: the experiment ends too, and its folder goes.
     usual = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -56,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jcnn", description="What can be done with the runs of experiments."
     )
+    parser.add_argument("--version", action="version", version=f"jcnn {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser(
         "reproduce",

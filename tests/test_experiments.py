@@ -224,7 +224,7 @@ def test_deterministic_reaches_the_compiler_and_the_record(tmp_path, monkeypatch
         lambda *, deterministic: unknown if deterministic else {},
     )
     evaluates = []
-    fit = sys.modules["jcnn.experiment.fit"]  # the package has a function of this name
+    fit = sys.modules["jcnn.experiment.loop"]  # the package has a function of this name
     monkeypatch.setattr(fit, "make_evaluate", lambda *_, **by: evaluates.append(by))
     options = ["--run-dir", tmp_path / "run", "--epochs", 1, "--deterministic"]
     with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):

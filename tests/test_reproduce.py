@@ -109,7 +109,7 @@ def run_dir(first, tmp_path, monkeypatch):
     shutil.copytree(first, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr("jcnn.experiment.reproduce.Popen", _InThisProcess)
-    fit_module = import_module("jcnn.experiment.fit")  # hidden by the function
+    fit_module = import_module("jcnn.experiment.loop")  # hidden by the function
     monkeypatch.setattr(fit_module, "_draw", lambda *args: None)
     return Path("run")
 
@@ -212,7 +212,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_named(kind, run_dir, rng, capsys):
 
 
 def test_an_interrupted_run_is_repeated_as_far_as_it_went(run_dir, monkeypatch, capsys):
-    fit_module = import_module("jcnn.experiment.fit")
+    fit_module = import_module("jcnn.experiment.loop")
     monkeypatch.setattr(fit_module, "steps_per_call", lambda work: 1)
     describe = fit_module.describe_metrics
 

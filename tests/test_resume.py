@@ -40,15 +40,15 @@ from jcnn.experiment import (
 )
 from jcnn.experiment.checkpoints import CheckpointError, Checkpoints
 from jcnn.experiment.digests import digest_tree
-from jcnn.experiment.fit import compile_steps
 from jcnn.experiment.journal import EMPTY, Journal, read_lines
 from jcnn.experiment.lock import Locked, lock
+from jcnn.experiment.loop import compile_steps
 from jcnn.layers import BatchNorm, Conv, Dense, Dropout
 from jcnn.train import classification, create
 from jcnn.tuning import Choices, save
 
 # The function of the same name hides the module.
-FIT = importlib.import_module("jcnn.experiment.fit")
+FIT = importlib.import_module("jcnn.experiment.loop")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Image-classification data as NumPy arrays (needs the extra `jcnn[data]`).
+"""Image-classification data as NumPy arrays (needs the extra `data`).
 
 `load` reads a data set that tensorflow-datasets has prepared, without TensorFlow,
 and keeps the decoded pixels in the user's cache; `from_arrays` checks your own.

@@ -2,6 +2,7 @@
 
 import os
 
+from .._extras import missing
 from . import cache, digits, prepared
 from .dataset import Dataset
 
@@ -43,7 +44,7 @@ def load(
         DataError: a ValueError, too: there is nothing in the split, or the files are
             damaged, of another format, or hold no image and class label, images of
             several sizes, or more of them than this machine's memory holds.
-        ModuleNotFoundError: the extra `jcnn[data]` is not installed.
+        ModuleNotFoundError: a package of the extra `data` is not installed.
 
     Warns:
         RuntimeWarning: the arrays could not be written to the cache folder.
@@ -70,7 +71,4 @@ def load(
             cache.write(path, source, dataset)
         return dataset
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"loading {name!r} needs the extra: pip install 'jcnn[data]' ({error})",
-            name=error.name,
-        ) from error
+        raise missing("data", error) from error

@@ -1,26 +1,58 @@
-"""What an experiment needs beside its model and recipe: needs `jcnn[experiments]`.
+"""What an experiment needs beside its model and recipe: the extra `experiments`.
 
 A script has a frozen dataclass of options, a function from it to a `Recipe`, and
-`main`, which makes the command line and the run folder and trains.
+`main`, which makes the command line and the run folder and trains. Each name is
+imported when it is first asked for: `read_weights` needs safetensors alone.
 """
 
-from .command import main as main
-from .command import refuses as refuses
-from .config import Count as Count
-from .config import NonNegative as NonNegative
-from .config import OptionError as OptionError
-from .config import Positive as Positive
-from .config import Range as Range
-from .config import Rate as Rate
-from .config import RunConfig as RunConfig
-from .config import check_config as check_config
-from .fit import Recipe as Recipe
-from .fit import Result as Result
-from .fit import fit as fit
-from .impl import read_impl as read_impl
-from .memory import keep_memory as keep_memory
-from .run_folder import read_config as read_config
-from .run_folder import read_metrics as read_metrics
-from .stepping import count_steps as count_steps
-from .weights import read_weights as read_weights
-from .weights import write_weights as write_weights
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .._extras import missing
+
+if TYPE_CHECKING:
+    from .command import main as main
+    from .command import refuses as refuses
+    from .config import Count as Count
+    from .config import NonNegative as NonNegative
+    from .config import OptionError as OptionError
+    from .config import Positive as Positive
+    from .config import Range as Range
+    from .config import Rate as Rate
+    from .config import RunConfig as RunConfig
+    from .config import check_config as check_config
+    from .impl import read_impl as read_impl
+    from .loop import Recipe as Recipe
+    from .loop import Result as Result
+    from .loop import fit as fit
+    from .memory import keep_memory as keep_memory
+    from .run_folder import read_config as read_config
+    from .run_folder import read_metrics as read_metrics
+    from .stepping import count_steps as count_steps
+    from .weights import read_weights as read_weights
+    from .weights import write_weights as write_weights
+
+_MODULE_OF = {
+    **dict.fromkeys(("main", "refuses"), "command"),
+    **dict.fromkeys(("Count", "NonNegative", "OptionError", "Positive"), "config"),
+    **dict.fromkeys(("Range", "Rate", "RunConfig", "check_config"), "config"),
+    "read_impl": "impl",
+    **dict.fromkeys(("Recipe", "Result", "fit"), "loop"),
+    "keep_memory": "memory",
+    **dict.fromkeys(("read_config", "read_metrics"), "run_folder"),
+    "count_steps": "stepping",
+    **dict.fromkeys(("read_weights", "write_weights"), "weights"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        raise missing("experiments", error) from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})

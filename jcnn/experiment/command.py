@@ -16,9 +16,9 @@ from ..finite import NotFinite
 from .compiled import keep_programs
 from .config import OptionError, RunConfig, check_config
 from .environment import describe_environment
-from .fit import Recipe, fit
 from .impl import keep_choices, kept_impl
 from .lock import Locked, lock
+from .loop import Recipe, fit
 from .memory import keep_memory
 from .resume import is_finished, note_environment, refuse_changes
 from .run_folder import (

@@ -56,6 +56,7 @@ def read_weights(path: Path) -> tuple[Tree, Tree]:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it is anything else than `write_weights` could have written.
+        ModuleNotFoundError: If safetensors is not installed.
 
     See `write_weights` for an example.
     """

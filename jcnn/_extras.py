@@ -1,0 +1,29 @@
+"""What to say where a package of one of jcnn's extras is not installed."""
+
+import re
+from importlib.metadata import PackageNotFoundError, requires
+
+
+def missing(extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """An error that says how to install what is missing.
+
+    It names packages, so it holds whether or not jcnn can itself be had by name.
+
+    >>> print(missing("data", ModuleNotFoundError("No module named 'PIL'")))
+    No module named 'PIL' (jcnn's extra data): pip install array-record
+        importlib-resources pillow scikit-learn tensorflow-datasets
+    """
+    packages = " ".join(_packages(extra)) or f"'.[{extra}]' in a checkout of jcnn"
+    return ModuleNotFoundError(
+        f"{error} (jcnn's extra {extra}): pip install {packages}", name=error.name
+    )
+
+
+def _packages(extra: str) -> list[str]:
+    """The names of the packages that an extra consists of."""
+    try:
+        lines = requires("jcnn") or []
+    except PackageNotFoundError:  # it runs from its sources
+        return []
+    marked = [re.fullmatch(r"([\w.-]+).*; extra == .(\w+).", line) for line in lines]
+    return sorted(match[1] for match in marked if match and match[2] == extra)
