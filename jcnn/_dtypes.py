@@ -74,7 +74,7 @@ def same(name: str, value: ArrayLike, x: jax.Array) -> jax.Array:
 def param_dtype(value: Any) -> jnp.dtype:
     """The dtype in which a layer keeps its parameters."""
     try:
-        dtype = jnp.dtype(value)
+        dtype = None if value is None else jnp.dtype(value)
     except TypeError:
         dtype = None
     if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):

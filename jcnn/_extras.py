@@ -9,13 +9,15 @@ def missing(extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
 
     It names packages, so it holds whether or not jcnn can itself be had by name.
 
-    >>> print(missing("data", ModuleNotFoundError("No module named 'PIL'")))
-    No module named 'PIL' (jcnn's extra data): pip install array-record
+    >>> print(missing("data", ModuleNotFoundError(name="PIL")))
+    there is no PIL; it belongs to jcnn's extra data: pip install array-record
         importlib-resources pillow scikit-learn tensorflow-datasets
     """
     packages = " ".join(_packages(extra)) or f"'.[{extra}]' in a checkout of jcnn"
     return ModuleNotFoundError(
-        f"{error} (jcnn's extra {extra}): pip install {packages}", name=error.name
+        f"there is no {error.name}; it belongs to jcnn's extra {extra}: "
+        f"pip install {packages}",
+        name=error.name,
     )
 
 

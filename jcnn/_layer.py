@@ -61,7 +61,7 @@ def stateless(function: Callable[[Any], Any]) -> Layer:
     >>> stateless(jnp.tanh).init(jax.random.key(0), jnp.zeros(1))
     ({}, {})
     """
-    return Layer(init_nothing, partial(_apply_function, _Function(function)))
+    return Layer(init_nothing, partial(_apply_function, Function(function)))
 
 
 def parametric(
@@ -96,15 +96,16 @@ def _apply_function(function, params, state, x, *, train=False, key=None):
     return y, state
 
 
-class _Function:
+class Function:
     """A function that is pickled by its name, as jitted ones by themselves are not."""
 
-    def __init__(self, function: Callable[[Any], Any]):
+    def __init__(self, function: Callable[..., Any]):
         self.function = function
-        self.name = getattr(function, "__qualname__", repr(function))
+        name = getattr(function, "__name__", repr(function))
+        self.name = getattr(function, "__qualname__", None) or name
 
-    def __call__(self, x):
-        return self.function(x)
+    def __call__(self, *args):
+        return self.function(*args)
 
     def __reduce__(self):
         module = sys.modules.get(getattr(self.function, "__module__", None) or "")
@@ -113,11 +114,11 @@ class _Function:
                 return _named_function, (module.__name__, self.name)  # pyright: ignore
         except AttributeError:
             pass
-        return _Function, (self.function,)
+        return Function, (self.function,)
 
 
-def _named_function(module: str, name: str) -> _Function:
-    return _Function(attrgetter(name)(import_module(module)))
+def _named_function(module: str, name: str) -> Function:
+    return Function(attrgetter(name)(import_module(module)))
 
 
 def uncast_parametric(

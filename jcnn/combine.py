@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from .layers import Layer, child_key, stateless
+from ._layer import Function, Layer, child_key, stateless
 
 Part = Layer | Callable[[Any], Any]
 
@@ -48,10 +48,8 @@ def parallel(join: Callable[..., Any], /, **parts: Part) -> Layer:
     >>> y
     Array([[0., 0., 1., 1.]], dtype=float32)
     """
-    layers = as_layers(parts)
-    return Layer(
-        partial(_init_parallel, join, layers), partial(_apply_parallel, join, layers)
-    )
+    both = Function(join), as_layers(parts)
+    return Layer(partial(_init_parallel, *both), partial(_apply_parallel, *both))
 
 
 def _identity(x):

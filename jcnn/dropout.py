@@ -39,7 +39,7 @@ def dropout(x: ArrayLike, rate: ArrayLike, key: jax.Array) -> jax.Array:
             return x if rate == 0 else jnp.zeros_like(x)
         keep, scale = 1 - rate, 1 / (1 - rate)
     else:
-        keep = 1 - rate.astype(jnp.float32)
+        keep = 1 - jnp.asarray(rate, jnp.float32)
         scale = 1 / jnp.maximum(keep, jnp.finfo(jnp.float32).tiny)  # rate 1 drops all
     # The probability is float32 always: the mask does not depend on rate's dtype.
     kept = jax.random.bernoulli(key, jnp.asarray(keep, jnp.float32), x.shape)

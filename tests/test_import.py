@@ -5,7 +5,10 @@ import subprocess
 import sys
 from functools import lru_cache
 
+import numpy as np
+
 import jcnn
+from jcnn.experiment import write_weights
 
 _EXTRAS = {
     "PIL",
@@ -65,6 +68,53 @@ def test_import_loads_none_of_the_extras():
     assert "jcnn.conv" in alone - before and "jcnn.train" in after - alone
     packages = {name.split(".")[0] for name in after}
     assert "jax" in packages and not _EXTRAS & packages
+
+
+def test_modules_are_there_and_imported_when_asked_for():
+    _, alone, _, _ = (set(seen["modules"]) for seen in _seen())
+    assert not {"jcnn.data", "jcnn.experiment", "jcnn.models"} & alone
+    program = "import jcnn; jcnn.models.vgg, jcnn.train.create, jcnn.data.load; " + (
+        "jcnn.layers, jcnn.augment, jcnn.finite, jcnn.tuning, jcnn.experiment.main; "
+        "from jcnn import models, data; assert models is jcnn.models; "
+        "assert {'data', 'models', 'train', 'conv'} <= set(dir(jcnn)); jcnn.nothing"
+    )
+    done = _run(program)
+    assert "module 'jcnn' has no attribute 'nothing'" in done.stderr.splitlines()[-1]
+
+
+def _run(program, *options):
+    return subprocess.run(
+        [sys.executable, *options, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_weights_are_read_without_what_training_needs(tmp_path):
+    path = tmp_path / "params.safetensors"
+    write_weights(path, {"conv": {"kernel": np.ones((3, 3, 1, 2), "f4")}}, {})
+    names = ("tyro", "rich", "matplotlib", "orbax", "PIL", "tensorflow_datasets")
+    hidden = f"import sys; sys.modules.update(dict.fromkeys({names})); "
+    read = "from jcnn.experiment import read_weights as r; " + (
+        f"print(jcnn.experiment.read_weights({str(path)!r})[0]['conv']['kernel'].shape)"
+    )
+    done = _run(f"{hidden}import jcnn; {read}")
+    assert done.stdout == "(3, 3, 1, 2)\n", done.stderr
+    done = _run(f"{hidden}from jcnn.experiment import main")
+    last = done.stderr.splitlines()[-1]
+    assert "belongs to jcnn's extra experiments: pip install" in last
+    assert all(p in last for p in ("tyro", "orbax-checkpoint", "scikit-learn", "rich"))
+    done = _run("import jcnn.experiment as e; print(e.fit, e.Recipe); e.nothing")
+    assert done.stdout.startswith("<function fit")
+    assert "has no attribute 'nothing'" in done.stderr
+
+
+def test_the_command_tells_the_version():
+    done = subprocess.run(
+        [sys.executable, "-m", "jcnn", "--version"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, f"jcnn {jcnn.__version__}\n")
 
 
 def test_import_starts_no_backend():

@@ -1,12 +1,16 @@
 """Layers and their combination: against the array functions and NumPy by hand."""
 
+import copy
 import inspect
+import pickle
+import re
 from functools import partial
 from zlib import crc32
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jcnn
@@ -731,3 +735,200 @@ def test_layers_whose_numbers_are_not_integers():
         Conv(8, 3, feature_group_count=2.0)  # pyright: ignore
     with pytest.raises(TypeError, match="multiplier must be an integer, got 1.5"):
         DepthwiseConv(1.5, 3)  # pyright: ignore
+
+
+# --- errors say where, what was given and what was expected ---
+
+
+def _deep(**parts):
+    return serial(stem=Conv(4, 3), stage=serial(block=residual(serial(**parts))))
+
+
+@pytest.mark.parametrize(
+    "net, shape, message",
+    [
+        (
+            _deep(conv=Conv(4, 3), far=Conv(4, 3, kernel_dilation=9, padding="VALID")),
+            (2, 6, 5, 4),
+            r"^stage/block/body/far: the window of 19 .*input of 6 .*"
+            r"x \[N, \*spatial, C\]; x is float32\[2, 6, 5, 4\]$",
+        ),
+        (
+            _deep(conv=Conv(1, 3)),
+            (2, 6, 5, 4),
+            r"^stage/block: body and shortcut of a residual must give the same shape, "
+            r"got \(2, 6, 5, 1\) and \(2, 6, 5, 4\); x is float32\[2, 6, 5, 4\]$",
+        ),
+        (
+            _deep(pool=serial(mean=MaxPool(6, strides=1, padding=((0, 0), (1, 0))))),
+            (2, 6, 5, 4),
+            r"^stage/block: body and shortcut .* \(2, 1, 1, 4\) and \(2, 6, 5, 4\)",
+        ),
+        (
+            serial(conv=Conv(4, 3), pool=MaxPool(2), head=Dense(3)),
+            (2, 6, 5, 4),
+            r"^head: x must be \[N, C\] or \[N, T, C\], got shape \(2, 3, 2, 4\): is a "
+            "flatten missing",
+        ),
+        (
+            serial(conv=Conv(4, (3, 3)), pool=MaxPool(2)),
+            (6, 5, 4),
+            r"^conv: kernel_size must be .*1 ints, got \(3, 3\); x is float32",
+        ),
+        (
+            serial(conv=Conv(4, 3)),
+            (6, 5),
+            r"^conv: x must be \[N, \*spatial, C\] .*got shape \(6, 5\)",
+        ),
+        (
+            serial(conv=Conv(4, 3), pool1=MaxPool(2), pool2=MaxPool(2)),
+            (2, 3, 32, 32),  # channels first
+            r"^pool2: the window of 2 .*; x is float32\[2, 1, 16, 4\]$",
+        ),
+        (
+            serial(norm=GroupNorm(3)),
+            (2, 6, 5, 4),
+            "^norm: num_groups=3 must divide the 4 channels of x",
+        ),
+    ],
+)
+def test_errors_of_parts_begin_with_their_path(net, shape, message):
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    with pytest.raises(ValueError) as raised:
+        net.init(KEY, x)
+    assert re.search(message, str(raised.value)), raised.value
+    assert raised.value.__cause__ is None and "\n" not in str(raised.value)
+
+
+def test_errors_at_apply_have_the_path_too():
+    net = _deep(conv=Conv(4, 3))
+    x = jnp.ones((2, 6, 5, 4))
+    params, state = net.init(KEY, x)
+    with pytest.raises(ValueError, match=r"^stem: params must be .*\(3, 3, 3, 4\)"):
+        net.apply(params, state, jnp.ones((2, 6, 5, 3)))
+    with pytest.raises(TypeError, match="^stem: x must be floating point, got uint8"):
+        jax.jit(net.apply)(params, state, jnp.ones((2, 6, 5, 4), jnp.uint8))
+
+
+def _without(tree, *path):
+    *parents, last = path
+    tree = jax.tree.map(lambda a: a, tree)
+    node = tree
+    for name in parents:
+        node = node[name]
+    del node[last]
+    return tree
+
+
+def test_parameters_and_state_must_be_those_of_init():
+    net = serial(conv1=Conv(4, 3), norm=BatchNorm(), conv2=Conv(2, 1))
+    x = jnp.ones((2, 6, 5, 4))
+    params, state = net.init(KEY, x)
+    wrong = {
+        r"conv1: params must be .*\(3, 3, 4, 4\).*got {}": (
+            _without(params, "conv1"),
+            state,
+        ),
+        r"conv1: params must be .*'bias': \(4,\)}, got {'kernel'": (
+            _without(params, "conv1", "bias"),
+            state,
+        ),
+        r"conv1: params .*got .*\(1, 1, 4, 2\)": (
+            params | {"conv1": params["conv2"]},
+            state,
+        ),
+        "conv1: params must be arrays": (state, params),
+        "norm: state must be .*'mean'.*got {}": (params, {}),
+        r"norm: state .*got .*\(5,\)": (
+            params,
+            {"norm": state["norm"] | {"var": jnp.ones(5)}},
+        ),
+        "conv1: params .*got .*'more'": (
+            params | {"conv1": params["conv1"] | {"more": jnp.ones(4)}},
+            state,
+        ),
+    }
+    for message, (given, given_state) in wrong.items():
+        with pytest.raises(ValueError, match=f"^{message}"):
+            net.apply(given, given_state, x)
+    for given in ([params], (params, state), x, None):
+        with pytest.raises(TypeError, match="conv1: params must be a dict"):
+            net.apply(given, state, x)  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    "part", [MaxPool, BatchNorm, Conv, Dropout, GroupNorm, jcnn.models.vgg, serial]
+)
+def test_what_makes_layers_must_be_called(part):
+    message = f"wrong must be a Layer or a .*got {part.__name__}, which makes layers"
+    with pytest.raises(TypeError, match=message):
+        serial(good=Conv(4, 3), wrong=part)
+    with pytest.raises(TypeError, match="<lambda> makes a layer: it must be called"):
+        serial(wrong=lambda x: MaxPool(2)).apply({}, {}, jnp.ones((1, 2)))
+
+
+def test_names_of_parts_hold_no_slash():
+    with pytest.raises(ValueError, match="must not hold a slash, got 'a/b'"):
+        serial(**{"a/b": Conv(4, 3)})
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (1, 1, 28, 28)])
+def test_images_with_channels_first_are_refused_by_models(shape):
+    message = r"x must have its channels last, as \[N, H, W, C\], got shape"
+    x = jnp.ones(shape)
+    for model in (jcnn.models.resnet20(), jcnn.models.lenet5(), jcnn.models.vgg()):
+        with pytest.raises(ValueError, match=message):
+            model.init(KEY, x)
+        with pytest.raises(ValueError, match=r"\[N, H, W, C\], got shape"):
+            model.init(KEY, x[0])
+    with pytest.raises(ValueError, match=message):
+        jcnn.train.create(serial(conv=Conv(4, 3)), optax.sgd(0.1), KEY, x)
+
+
+def test_logits_of_the_wrong_rank_are_refused():
+    net = serial(conv=Conv(10, 3))
+    loss_fn, _ = jcnn.train.classification(net, lambda images, key: images)
+    x = jnp.ones((2, 6, 5, 4))
+    batch = {"image": x, "label": jnp.zeros(2, jnp.int32)}
+    with pytest.raises(
+        ValueError, match=r"logits \[N, classes\] .*is a flatten missing"
+    ):
+        jax.eval_shape(loss_fn, *net.init(KEY, x), batch, KEY)
+
+
+# --- pickled and copied ---
+
+
+def _doubled(x):
+    return 2 * x
+
+
+def test_layers_can_be_pickled_and_copied(rng):
+    net = serial(
+        conv=Conv(4, 3),
+        up=ConvTranspose(4, 2),
+        depthwise=DepthwiseConv(1, 3),
+        norm=BatchNorm(momentum=np.float32(0.5)),
+        relu=jax.nn.relu,
+        gelu=jax.nn.gelu,
+        tanh=jnp.tanh,
+        twice=_doubled,
+        block=residual(serial(norm=GroupNorm(2), drop=Dropout(0.3))),
+        both=parallel(jnp.add, a=MaxPool(2), b=AvgPool(2)),
+        flat=jcnn.flatten,
+        layer_norm=LayerNorm(),
+        head=Dense(3),
+    )
+    x = _normal(rng)
+    params, state = net.init(KEY, x)
+    expected = net.apply(params, state, x, train=True, key=KEY)
+    for other in (pickle.loads(pickle.dumps(net)), copy.deepcopy(net), copy.copy(net)):
+        assert _equal(other.init(KEY, x), (params, state))
+        assert _equal(other.apply(params, state, x, train=True, key=KEY), expected)
+    for model in (jcnn.models.resnet20(), jcnn.models.small_cnn(dropout=0.5)):
+        pickle.loads(pickle.dumps(model))
+
+
+def test_what_cannot_be_pickled_is_named():
+    with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
+        pickle.dumps(serial(double=lambda x: 2 * x))

@@ -687,7 +687,7 @@ def test_without_the_extra_the_command_says_so(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     assert main(["reproduce", "run"]) == 2
     error = capsys.readouterr().err
-    assert "no safetensors" in error and "pip install 'jcnn[experiments]'" in error
+    assert "no safetensors" in error and "pip install array-record" in error
 
 
 def test_the_console_script_is_there():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jcnn
 from jcnn import flatten, global_avg_pool, parallel, residual, serial, summarize
 from jcnn.layers import (
     AvgPool,
@@ -40,7 +41,7 @@ def test_rows_of_lenet5_are_those_by_hand():
         ("pool1", (14, 14, 6), 0, 0, (6, 6)),
         ("conv2", (10, 10, 16), 5 * 5 * 6 * 16 + 16, 10 * 10 * 16 * 150, (14, 14)),
         ("pool2", (5, 5, 16), 0, 0, (16, 16)),
-        ("flatten", (400,), 0, 0, (28, 28)),
+        ("flatten", (400,), 0, 0, (16, 16)),
         ("fc1", (120,), 401 * 120, 400 * 120, (28, 28)),
         ("fc2", (84,), 121 * 84, 120 * 84, (28, 28)),
         ("head", (10,), 85 * 10, 84 * 10, (28, 28)),
@@ -54,7 +55,7 @@ def test_rows_of_small_cnn_are_those_by_hand():
         ("pool1", (14, 14, 32), 0, 0, (4, 4)),
         ("conv2", (14, 14, 64), 9 * 32 * 64 + 64, 14 * 14 * 64 * 288, (8, 8)),
         ("pool2", (7, 7, 64), 0, 0, (10, 10)),
-        ("flatten", (3136,), 0, 0, (28, 28)),
+        ("flatten", (3136,), 0, 0, (10, 10)),
         ("fc1", (256,), 3137 * 256, 3136 * 256, (28, 28)),
         ("head", (10,), 2570, 2560, (28, 28)),
     ]
@@ -277,6 +278,142 @@ def test_a_field_is_at_most_the_image():
     net = serial(a=Conv(2, 3), b=Conv(2, 5, kernel_dilation=3), c=Conv(2, 3))
     fields = [row.receptive_field for row in summarize(net, _image(40, 9, 1))]
     assert fields == [(3, 3), (15, 9), (17, 9)]
+
+
+# --- drawn programs: a field is the support of the Jacobian, or unknown ---
+
+
+def _kernel(*shape):
+    return jnp.asarray(np.random.default_rng(0).uniform(0.5, 1, shape), jnp.float32)
+
+
+def _attend(x):
+    tokens = x.reshape(1, -1, x.shape[-1])
+    scores = jax.nn.softmax(tokens @ tokens.swapaxes(1, 2) / 50)
+    return (scores @ tokens).reshape(x.shape)
+
+
+def _patches(x):
+    n, h, w, c = x.shape
+    h, w = h // 2, w // 2
+    cut = x[:, : 2 * h, : 2 * w].reshape(n, h, 2, w, 2, c).transpose(0, 1, 3, 2, 4, 5)
+    return cut.reshape(n, h * w, 4 * c) @ _kernel(4 * c, c)
+
+
+def _unpatched(x):
+    n, h, w, c = x.shape
+    return _patches(x).reshape(n, h // 2, w // 2, c)
+
+
+def _conv(size, **options):
+    return lambda x: jcnn.conv(x, _kernel(*size, 2, 2), impl="lax", **options)
+
+
+def _up(size, strides):
+    kernel = _kernel(size, size, 2, 2)
+    return lambda x: jcnn.conv_transpose(x, kernel, strides=strides, impl="lax")
+
+
+_STEPS = {
+    "conv": _conv((3, 2)),
+    "strided": _conv((2, 3), strides=(2, 1)),
+    "dilated": _conv((2, 2), kernel_dilation=(3, 2)),
+    "valid": _conv((2, 1), padding="VALID"),
+    "one-sided": _conv((3, 1), padding=((2, 0), (0, 0))),
+    "pool": lambda x: jcnn.avg_pool(x, 2),
+    "sums": lambda x: jcnn.avg_pool(x, 3, strides=1, padding=1),
+    "lax's sums": lambda x: jax.lax.reduce_window(
+        x, 0.0, jax.lax.add, (1, 2, 1, 1), (1, 1, 1, 1), "VALID"
+    ),
+    "up": _up(2, 2),
+    "up, overlapping": _up(4, 2),
+    "cropped": lambda x: x[:, 1:],
+    "every second": lambda x: x[:, :, 1::2],
+    "one row": lambda x: x[:, 1:2],
+    "padded": lambda x: jnp.pad(x, ((0, 0), (1, 0), (0, 2), (0, 0))),
+    "flipped": lambda x: x[:, ::-1],
+    "flip added": lambda x: x + x[:, :, ::-1],
+    "shift added": lambda x: x[:, 1:] + 2 * x[:, :-1],
+    "first row added": lambda x: x + x[:, :1],
+    "residual": lambda x: x + jnp.sin(_conv((1, 3))(x)),
+    "centred": lambda x: x - x.mean((1, 2), keepdims=True),
+    "rows gated": lambda x: x * x.mean(2, keepdims=True),
+    "cumsum": lambda x: jnp.cumsum(x, 1),
+    "from the end": lambda x: jax.lax.cumsum(x, 2, reverse=True),
+    "attention": _attend,
+    "patches": _unpatched,
+    "repeated": lambda x: jnp.repeat(x, 2, axis=1),
+    "joined": lambda x: jnp.concatenate([x[:, :2], x[:, 2:]], 1),
+    "rolled": lambda x: jnp.roll(x, 1, axis=2),
+    "resized": lambda x: jax.image.resize(
+        x, (1, x.shape[1] + 1, x.shape[2], x.shape[3]), "linear"
+    ),
+    "transposed": lambda x: x.swapaxes(1, 2),
+    "vmapped": jax.vmap(lambda x: _conv((3, 1))(x[None])[0]),
+    "mapped": lambda x: jax.lax.map(lambda a: _conv((2, 2))(a[None])[0], x),
+    "looped": lambda x: jax.lax.fori_loop(0, 3, lambda i, x: _conv((2, 1))(x), x),
+    "by rows": lambda x: jax.lax.scan(
+        lambda c, row: (c + row, c + row), x[:, 0], x.swapaxes(0, 1)
+    )[1].swapaxes(0, 1),
+    "branches": lambda x: jax.lax.cond(jnp.bool_(True), _conv((3, 3)), lambda x: x, x),
+}
+
+
+# Holes of a window count as seen: the field is that of the kernel without holes.
+_WITHOUT_HOLES = _STEPS | {"dilated": _conv((4, 3))}
+
+
+def _most_seen(function, x):
+    """The extents of what the output depends on that depends on most."""
+    seen = np.zeros(0)
+    for seed in (0, 1):
+        values = jax.random.uniform(jax.random.key(seed), x.shape, minval=0.5)
+        jacobian = np.asarray(jax.jit(jax.jacobian(function))(values))
+        some = (jacobian.reshape(-1, *x.shape) != 0).any((1, -1))
+        seen = some | seen if seen.size else some
+    extents = []
+    for axis in (1, 2):
+        line = seen.any(3 - axis)
+        first, last = line.argmax(1), line.shape[1] - 1 - line[:, ::-1].argmax(1)
+        extents.append(int(((last - first + 1) * line.any(1)).max()))
+    return tuple(extents)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_fields_of_drawn_programs_are_those_of_the_jacobian_or_unknown(seed):
+    rng = np.random.default_rng([seed, 17])
+    x = jax.ShapeDtypeStruct((1, 9, 8, 2), jnp.float32)
+    names, y = [], x
+    while len(names) < 3:
+        name = str(rng.choice(list(_STEPS)))
+        try:
+            new = jax.eval_shape(_STEPS[name], y)
+        except (TypeError, ValueError):  # it does not fit into what is left
+            continue
+        if min(new.shape) and max(new.shape) <= 24:
+            names.append(name)
+            y = new
+
+    def network(steps):
+        # The last part has a row, since it changes the number of channels.
+        parts = {f"part{i}": steps[name] for i, name in enumerate(names)}
+        return serial(**parts, last=lambda x: jnp.concatenate([x, x], -1))
+
+    row, twin = summarize(network(_STEPS), x)[-1], network(_WITHOUT_HOLES)
+    measured = _most_seen(lambda x: twin.apply({}, {}, x)[0], x)
+    for told, there in zip(row.receptive_field, measured):
+        assert told is None or told == there, names
+
+
+def test_most_drawn_programs_are_known():
+    x = _image(9, 8, 2)
+    unknown = set()
+    for name, step in _STEPS.items():
+        net = serial(step=step, last=lambda x: jnp.concatenate([x, x], -1))
+        if None in summarize(net, x)[-1].receptive_field:
+            unknown.add(name)
+    # A product with constants may be a resize, the kernel of "patches" is one.
+    assert unknown == {"rolled", "resized", "by rows", "patches"}
 
 
 # --- what it does not depend on ---

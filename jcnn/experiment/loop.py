@@ -157,7 +157,7 @@ def fit(
     inputs = jax.ShapeDtypeStruct((1, *recipe.train.image.shape[1:]), "float32")
     rows = summarize(recipe.layer, inputs)
     console.print(model_table(rows))
-    work = batch_size * sum(row.multiply_adds for row in rows)
+    work = batch_size * sum(row.multiply_adds or 0 for row in rows)
     sizes = split_epoch(per_epoch, steps_per_call(work), certify_every)
 
     train, test = jax.device_put([_arrays(recipe.train), _arrays(recipe.test)])

@@ -39,21 +39,27 @@ def model_table(rows: Sequence[Row]) -> Table:
         show_footer=True,
     )
     params = sum(row.params for row in rows)
-    multiply_adds = sum(row.multiply_adds for row in rows)
+    counts = [row.multiply_adds for row in rows]
+    total = None if None in counts else sum(counts)  # pyright: ignore
     table.add_column("layer", "total", overflow="fold")
     table.add_column("output", "", justify="right")
     table.add_column("parameters", f"{params:,}", justify="right")
-    table.add_column("multiply-\nadds", f"{multiply_adds:,}", justify="right")
+    table.add_column("multiply-\nadds", _number(total), justify="right")
     table.add_column("receptive\nfield", "", justify="right")
     for row in rows:
         table.add_row(
             row.name,
             "x".join(map(str, row.output_shape)),
             f"{row.params:,}",
-            f"{row.multiply_adds:,}",
-            "x".join(map(str, row.receptive_field)),
+            _number(row.multiply_adds),
+            "x".join(map(_number, row.receptive_field)),
         )
     return table
+
+
+def _number(value: int | None) -> str:
+    """The number, or a question mark where it is unknown."""
+    return "?" if value is None else f"{value:,}"
 
 
 def describe_metrics(metrics: dict[str, Any], epochs: int) -> str:
