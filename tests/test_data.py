@@ -3,20 +3,24 @@
 import io
 import json
 import os
+import pwd
 import re
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import types
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jcnn import data
-from jcnn.data import cache, digits, loading, prepared
+from jcnn.data import cache, digits, loading, prepared, splits, tfrecord
 
 pytest.importorskip("tensorflow_datasets")
 
@@ -185,6 +189,41 @@ def test_from_arrays_refuses(image, label, num_classes, error, message):
         data.from_arrays(image, label, num_classes)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (1, 1, 28, 28), (5, 4, 5, 90)])
+def test_from_arrays_refuses_channels_first_before_anything_else(shape):
+    message = f"image has shape {shape}, which looks like [N, C, H, W]; it must be"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        data.from_arrays(np.zeros(shape, bool), [0.5], 0)
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 32, 3), (2, 4, 4, 512), (2, 64, 1, 8)])
+def test_from_arrays_takes_any_number_of_channels_last(shape):
+    assert data.from_arrays(np.zeros(shape), [0, 0], 1).image.shape == shape
+
+
+def test_from_arrays_refuses_masked_arrays_before_anything_else():
+    masked = np.ma.masked_equal(np.arange(2), 1)
+    for value in masked, [masked, masked], [0, np.ma.masked]:
+        with pytest.raises(TypeError, match="image is a masked array; it must be"):
+            data.from_arrays(value, [[0.5]], 0)
+        with pytest.raises(TypeError, match="label is a masked array; .*label.filled"):
+            data.from_arrays(np.zeros((2, 3, 32, 32)), value, 0)
+
+
+def test_from_arrays_names_the_classes():
+    names = [f"class {i}" for i in range(20)]
+    dataset = data.from_arrays(_IMAGE, [0, 1], 20, class_names=names)
+    assert dataset.class_names == tuple(names)
+    assert "num_classes=20, class_names=('class 0', 'class 1'," in repr(dataset)
+    assert len(repr(dataset)) < 200
+    assert data.from_arrays(_IMAGE, [0, 1], 20).class_names is None
+    for wrong in "ab", [0, 1]:
+        with pytest.raises(TypeError, match="class_names must be a list of str, got"):
+            data.from_arrays(_IMAGE, [0, 1], 2, class_names=wrong)
+    with pytest.raises(ValueError, match="class_names has 20 names; it must have 2,"):
+        data.from_arrays(_IMAGE, [0, 1], 2, class_names=names)
+
+
 # Decoding
 
 
@@ -274,6 +313,289 @@ def test_a_set_without_image_or_label_is_refused(root, rng, missing, kind):
         data.load("tiny", "train")
 
 
+def _own_png(samples, depth, color, palette=None, alphas=None):
+    """A PNG written here: `samples` are [H, W, channels] of so many bits each."""
+
+    def chunk(kind, content):
+        crc = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+    height, width = samples.shape[:2]
+    bits = (samples[..., None] >> np.arange(depth - 1, -1, -1)) & 1
+    rows = np.packbits(bits.reshape(height, -1).astype(np.uint8), axis=1)
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)
+    head = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"PLTE", palette), (b"tRNS", alphas)]
+    parts += [(b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(kind, bytes(content)) for kind, content in parts if content is not None
+    )
+
+
+_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize(
+    "color, depth, channels",
+    [(_GREY, depth, 1) for depth in (1, 2, 4, 8, 16)]
+    + [(_PALETTE, depth, 3) for depth in (1, 2, 4, 8)]
+    + [(_PALETTE, 8, 4), (_GREY_ALPHA, 8, 2), (_GREY_ALPHA, 16, 2)]
+    + [(_RGB, 8, 3), (_RGB, 16, 3), (_RGBA, 8, 4), (_RGBA, 16, 4)],
+)
+def test_pngs_of_every_kind_are_decoded_as_tensorflow_does(
+    root, rng, color, depth, channels, declared
+):
+    import tensorflow_datasets as tfds
+
+    stored = 1 if color == _PALETTE else channels
+    samples = rng.integers(0, 1 << depth, (6, 5, stored))
+    if color == _PALETTE:
+        colors = rng.integers(0, 256, (1 << depth, 4), np.uint8)
+        expected = colors[samples[..., 0], :channels]
+        alphas = colors[:, 3] if channels == 4 else None
+        image = _own_png(samples, depth, color, colors[:, :3].copy(), alphas)
+    else:
+        # Upper bits where there are too many; the whole range where too few.
+        most = (1 << depth) - 1
+        expected = samples >> 8 if depth == 16 else samples * 255 // most
+        image = _own_png(samples, depth, color)
+    if not declared and (color, depth) == (_GREY_ALPHA, 16):
+        expected = expected[..., [0, 0, 0, 1]]  # Pillow does not tell them from RGBA
+    features = {
+        "image": tfds.features.Image(shape=(6, 5, channels if declared else None)),
+        "label": tfds.features.ClassLabel(num_classes=1),
+    }
+    _prepare(root, {"train": [{"image": image, "label": 0}]}, features=features)
+    decoded = data.load("tiny", "train").image
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded[0], expected)
+
+
+def test_deep_grey_in_a_set_of_colors(root, rng):
+    grey = rng.integers(0, 1 << 16, (6, 4, 1))
+    rows = [{"image": _own_png(grey, 16, _GREY), "label": 0}]
+    _prepare(root, {"train": rows})
+    image = data.load("tiny", "train").image[0]
+    np.testing.assert_array_equal(image, np.repeat(grey >> 8, 3, axis=2))
+
+
+def test_images_of_several_channels_are_refused_if_none_are_declared(root, rng):
+    import tensorflow_datasets as tfds
+
+    features = {
+        "image": tfds.features.Image(shape=(6, 4, None)),
+        "label": tfds.features.ClassLabel(num_classes=3),
+    }
+    images, _ = _rgb(rng, 1)
+    rows = _rows([images[0], images[0, :, :, 0]], [0, 0])
+    _prepare(root, {"train": rows}, features=features)
+    with pytest.raises(ValueError, match=r"is \(6, 4, 3\) and image 1 is \(6, 4, 1\)"):
+        data.load("tiny", "train")
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "WEBP"])
+def test_animations_are_refused(root, rng, file_format):
+    from PIL import Image
+
+    images, _ = _rgb(rng, 2)
+    more = {"save_all": True, "append_images": [Image.fromarray(images[1])]}
+    _prepare(root, {"train": _rows(images[:1], [0], file_format=file_format, **more)})
+    with pytest.raises(ValueError, match="an image has several frames; allowed: one"):
+        data.load("tiny", "train")
+
+
+def test_class_names_are_kept(root, rng):
+    import tensorflow_datasets as tfds
+
+    features = {
+        "image": tfds.features.Image(shape=(6, 4, 3)),
+        "label": tfds.features.ClassLabel(names=["cat", "gr\u00fcn", "dog"]),
+    }
+    folder = _prepare(root, {"train": _rows(*_rgb(rng))}, features=features)
+    for _ in range(2):  # decoded, then from the cache
+        dataset = data.load("tiny", "train")
+        assert dataset.class_names == ("cat", "gr\u00fcn", "dog")
+        assert data.load("tiny", "train[:2]").class_names == dataset.class_names
+    (folder / "label.labels.txt").write_text("cat\nred\ndog\n")
+    assert data.load("tiny", "train").class_names == ("cat", "red", "dog")
+    (folder / "label.labels.txt").write_text("cat\n")
+    with pytest.raises(
+        ValueError, match="tiny:1.0.0: class_names has 1 names; it must"
+    ):
+        data.load("tiny", "train")
+    (folder / "label.labels.txt").write_bytes(b"\xff\nred\ndog\n")
+    with pytest.raises(ValueError, match="files of tiny:1.0.0 cannot be read: 'utf-8'"):
+        data.load("tiny", "train")
+
+
+# TFRecord
+
+
+def _crc32c(content):
+    """Bit by bit, as the polynomial division that it is."""
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def _masked(content):
+    crc = _crc32c(content)
+    masked = ((crc >> 15 | crc << 17 & 0xFFFFFFFF) + 0xA282EAD8) & 0xFFFFFFFF
+    return struct.pack("<I", masked)
+
+
+def _write_tfrecord(path, records):
+    sizes = [struct.pack("<Q", len(record)) for record in records]
+    path.write_bytes(
+        b"".join(
+            size + _masked(size) + record + _masked(record)
+            for size, record in zip(sizes, records, strict=True)
+        )
+    )
+
+
+def _as_tfrecord(folder):
+    """Writes every array_record file of a set once more, beside it."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    for path in folder.glob("*.array_record-*"):
+        reader = ArrayRecordReader(str(path))
+        other = path.with_name(path.name.replace("array_record", "tfrecord"))
+        _write_tfrecord(other, reader.read(0, reader.num_records()))
+
+
+def test_crc32c(rng):
+    # RFC 3720, B.4; and the beginning of every event file that TensorFlow writes.
+    vectors = {
+        bytes(32): 0x8A9136AA,
+        b"\xff" * 32: 0x62A8AB43,
+        bytes(range(32)): 0x46DD794E,
+        bytes(range(31, -1, -1)): 0x113FDB5C,
+    }
+    assert tfrecord.crc32c(list(vectors)).tolist() == list(vectors.values())
+    assert _masked(struct.pack("<Q", 24)) == b'\xa3\x7fK"'
+    lengths = [*range(67), 127, 128, 129, 1000, 2000]
+    messages = [rng.bytes(n) for n in rng.permutation(lengths)]
+    assert tfrecord.crc32c(messages).tolist() == list(map(_crc32c, messages))
+    assert tfrecord.crc32c([]).tolist() == []
+
+
+@pytest.mark.parametrize("batch", [(2, 1 << 20), (1000, 40), (1000, 1 << 20)])
+def test_tfrecord(tmp_path, rng, monkeypatch, batch):
+    monkeypatch.setattr(tfrecord, "_BATCH", batch)
+    path = tmp_path / "a.tfrecord-00000-of-00001"
+    records = [rng.bytes(n) for n in (30, 0, 5, 100)]
+    _write_tfrecord(path, records)
+    assert list(tfrecord.read(path, 4)) == records
+    for count in 3, 5:
+        with pytest.raises(ValueError, match=f"has 4 examples, not {count}"):
+            list(tfrecord.read(path, count))
+    content = path.read_bytes()
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="is damaged"):
+            list(tfrecord.read(path, 4))
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match="damaged|examples, not 4"):
+            list(tfrecord.read(path, 4))
+
+
+@pytest.mark.parametrize("info", [{"fileFormat": "tfrecord"}, {}])
+def test_sets_in_tfrecord_are_read(root, rng, info):
+    images, labels = _rgb(rng)
+    folder = _prepare(root, {"train": _rows(images, labels)})
+    _as_tfrecord(folder)
+    for path in folder.glob("*.array_record-*"):
+        path.unlink()
+    _edit_info(folder, lambda old: (old.pop("fileFormat"), old.update(info)))
+    dataset = data.load("tiny", "train")
+    np.testing.assert_array_equal(dataset.image, images)
+    np.testing.assert_array_equal(dataset.label, labels)
+    (path,) = folder.glob("*.tfrecord-*")
+    path.unlink()
+    with pytest.raises(ValueError, match="read: .*no file .*tfrecord|read: .*No such"):
+        data.load("tiny", "train")
+
+
+@pytest.mark.parametrize("gone", ["", "*.array_record-*", "*.tfrecord-*"])
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord", "riegeli"])
+def test_sets_in_two_formats_are_read(root, rng, file_format, gone):
+    images, labels = _rgb(rng)
+    folder = _prepare(root, {"train": _rows(images, labels)})
+    _as_tfrecord(folder)
+    for path in folder.glob(gone) if gone else ():
+        path.unlink()
+    _edit_info(folder, lambda info: info.update(fileFormat=file_format))
+    dataset = data.load("tiny", "train")
+    np.testing.assert_array_equal(dataset.image, images)
+    np.testing.assert_array_equal(dataset.label, labels)
+
+
+# Parts of splits
+
+
+_NUMBERS = ["", "0", "1", "7", "-1", "-6", "0%", "1%", "33%", "12.5%", "-40%", "100%"]
+
+
+@pytest.mark.parametrize("count", [7, 10, 1001])
+def test_parts_are_those_of_tensorflow_datasets(count):
+    import tensorflow_datasets as tfds
+
+    info = tfds.core.SplitInfo(name="train", shard_lengths=[count], num_bytes=0)
+    whole = data.from_arrays(np.zeros((count, 1, 1, 1)), np.arange(count), count)
+    for start in _NUMBERS:
+        for stop in _NUMBERS:
+            text = f"train[{start}:{stop}]"
+            if text == "train[:]":
+                continue  # which they refuse
+            try:
+                (part,) = tfds.core.ReadInstruction.from_spec(text).to_absolute(
+                    {"train": info}
+                )
+            except ValueError:  # "[7:1%]" are percentages, too; never too large here
+                pytest.fail(text)
+            expected = list(range(count))[part.from_ : part.to]
+            if expected:
+                found = splits.join(text, {"train": whole}).label.tolist()
+                assert found == expected, text
+            else:
+                with pytest.raises(ValueError, match="in which there is no example"):
+                    splits.join(text, {"train": whole})
+
+
+def test_sums_of_parts(root, rng, monkeypatch):
+    images, labels = _rgb(rng, 8)
+    rows = _rows(images, labels)
+    _prepare(root, {"train": rows[:5], "val": rows[5:]})
+    dataset = data.load("tiny", "val[-1:] + train[:60%]+val[:0]")
+    np.testing.assert_array_equal(dataset.image, images[[7, 0, 1, 2]])
+    np.testing.assert_array_equal(dataset.label, labels[[7, 0, 1, 2]])
+    assert dataset.image.base is None  # what was cut off takes no memory
+    # Both splits are kept whole: any part is read without decoding.
+    monkeypatch.setitem(sys.modules, "jcnn.data.decode", None)
+    np.testing.assert_array_equal(data.load("tiny", "train+val").image, images)
+    for wrong, most in ("train[:6]", "-5 to 5"), ("train[-101%:]", "-100 to 100%"):
+        with pytest.raises(ValueError, match=f"of 'train'; allowed: from {most}$"):
+            data.load("tiny", wrong)
+
+
+def test_sums_of_several_sizes_are_refused(root, rng):
+    images, _ = _rgb(rng, 2)
+    splits = {"a": _rows(images[:1], [0]), "b": _rows(images[1:, :5], [0])}
+    _prepare(root, splits)
+    with pytest.raises(
+        ValueError, match=r"'a\+b', .* sizes: \(6, 4, 3\) and \(5, 4, 3"
+    ):
+        data.load("tiny", "a+b")
+
+
 def test_images_that_are_not_uint8_are_refused(root, rng):
     import tensorflow_datasets as tfds
 
@@ -346,6 +668,26 @@ def test_a_set_that_is_not_prepared(root, rng, monkeypatch):
         data.load("mnist", "train", data_dir=root / "empty")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse the names")
+def test_what_else_is_in_the_folders_does_not_matter(root, rng):
+    images, labels = _rgb(rng)
+    _prepare(root, {"train": _rows(images, labels)})
+    odd = root.with_name(os.fsdecode(b"\xff"))
+    root.rename(odd)
+    folder = odd / "tiny" / "1.0.0"
+    for place in folder, folder.parent, odd:
+        (place / ".DS_Store").write_bytes(b"\0")
+        (place / "lost+found").mkdir(mode=0)
+        (place / "dangling").symlink_to("nowhere")
+        os.mkdir(os.fsencode(place) + b"/\xfe.txt")
+    (folder / "x.labels.txt").symlink_to("nowhere")
+    (folder.parent / "2.0.0").symlink_to("nowhere")
+    dataset = data.load("tiny", "train", data_dir=odd)
+    np.testing.assert_array_equal(dataset.image, images)
+    with pytest.raises(FileNotFoundError, match=r"\(found there: tiny:1.0.0\)"):
+        data.load("mnist", "train", data_dir=odd)
+
+
 def test_the_command_prepares_array_record_in_that_folder(monkeypatch):
     root = Path('/my "own" folder/it\'s $HOME')
     words = shlex.split(prepared.prepare_command("set/config:1.0.0", root))
@@ -387,10 +729,11 @@ def test_name_and_split_are_str(name, split):
 def test_unknown_and_empty_splits_are_refused(root, rng):
     rows = _rows(*_rgb(rng, 1))
     folder = _prepare(root, {"train": rows, "test": rows})
-    for split in "valid", "train[:1]", "", "../train":
+    for split in "valid", "train[1]", "train[1:2:3]", "", "../train", "train+valid":
         with pytest.raises(ValueError, match="splits are 'train', 'test'") as error:
             data.load("tiny", split)
-        assert f"tiny:1.0.0 has no split {split!r}" in str(error.value)
+        missing = split.rpartition("+")[2]
+        assert f"tiny:1.0.0 has no split {missing!r}" in str(error.value)
     _edit_info(folder, lambda info: info["splits"][1].pop("shardLengths"))
     with pytest.raises(ValueError, match="split 'test' of tiny:1.0.0 is empty"):
         data.load("tiny", "test")
@@ -401,8 +744,10 @@ def test_unknown_and_empty_splits_are_refused(root, rng):
 
 def test_files_of_another_format_are_refused(root, rng):
     folder = _prepare(root, {"train": _rows(*_rgb(rng, 1))})
-    _edit_info(folder, lambda info: info.update(fileFormat="tfrecord"))
-    with pytest.raises(ValueError, match="holds tfrecord files; .* array_record"):
+    _edit_info(folder, lambda info: info.update(fileFormat="parquet"))
+    for path in folder.glob("*array_record*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="holds parquet files; .* array_record and"):
         data.load("tiny", "train")
 
 
@@ -450,6 +795,10 @@ def test_a_damaged_image_is_refused(root, rng):
 # The cache
 
 
+def _fingerprint(root):
+    return prepared.fingerprint(prepared.find("tiny", "train", root), "train")
+
+
 def _cached(root, rng):
     """Loads a small set; returns it and the file in the cache."""
     _prepare(root, {"train": _rows(*_rgb(rng))})
@@ -463,6 +812,7 @@ def _same(left, right):
         np.array_equal(left.image, right.image)
         and np.array_equal(left.label, right.label)
         and left.num_classes == right.num_classes
+        and left.class_names == right.class_names
     )
 
 
@@ -490,6 +840,19 @@ def test_a_set_that_changed_is_decoded_again(root, rng):
     assert os.listdir(path.parent) == [path.name]  # the old one is gone
 
 
+def test_a_set_replaced_by_one_of_equal_names_sizes_and_times(root, rng):
+    images, _ = _rgb(rng, 3)
+    for labels in [0, 1, 2], [2, 1, 0]:
+        shutil.rmtree(root / "tiny", ignore_errors=True)
+        folder = _prepare(root, {"train": _rows(images, labels)})
+        _as_tfrecord(folder)  # where nothing is compressed
+        for path in folder.glob("*.array_record-*"):
+            path.unlink()
+        for path in *folder.iterdir(), folder:
+            os.utime(path, (1, 1))
+        assert data.load("tiny", "train").label.tolist() == labels
+
+
 def test_equal_names_in_two_folders_do_not_mix(root, rng):
     images, _ = _rgb(rng, 2)
     folders = root / "one", root / "two"
@@ -504,7 +867,7 @@ def test_equal_names_in_two_folders_do_not_mix(root, rng):
 
 def test_no_damage_to_the_cache_is_read(root, rng):
     dataset, path = _cached(root, rng)
-    source = prepared.fingerprint(prepared.find("tiny", "train", root))
+    source = _fingerprint(root)
     content = path.read_bytes()
     assert _same(cache.read(path, source), dataset)
     unnoticed = 0
@@ -540,7 +903,7 @@ def test_a_damaged_cache_is_rebuilt(root, rng, damage):
     content = path.read_bytes()
     damage(path)
     assert _same(data.load("tiny", "train"), dataset)
-    source = prepared.fingerprint(prepared.find("tiny", "train", root))
+    source = _fingerprint(root)
     assert path.stat().st_size == len(content)
     assert _same(cache.read(path, source), dataset)
 
@@ -576,7 +939,7 @@ def test_a_cache_that_cannot_be_written_is_only_a_warning(
 @pytest.mark.parametrize(
     "error, expected",
     [
-        (OSError("disk full"), pytest.warns(RuntimeWarning, match="disk full")),
+        (OSError("disk full"), pytest.raises(OSError, match="disk full")),
         (KeyboardInterrupt(), pytest.raises(KeyboardInterrupt)),
     ],
 )
@@ -681,6 +1044,75 @@ def test_a_failed_preparation_of_the_digits_leaves_nothing(monkeypatch):
     monkeypatch.setattr(digits_builder, "load_digits", fail)
     with pytest.raises(RuntimeError, match="no digits"):
         data.load("digits", "train")
+    assert not [path for path in cache.user_cache().rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "pattern, damage",
+    [
+        ("*-test.*", Path.unlink),
+        ("*-test.*", _halve),
+        ("dataset_info.json", Path.unlink),
+        ("dataset_info.json", _zero),
+        ("features.json", _halve),
+    ],
+)
+def test_damaged_digits_are_prepared_again(monkeypatch, pattern, damage):
+    folder = digits.prepare() / "digits" / digits.VERSION
+    (path,) = folder.glob(pattern)
+    damage(path)
+    _assert_digits(data.load("digits", "train"), data.load("digits", "test"))
+    assert sorted(os.listdir(cache.user_cache())) == ["decoded", "tfds"]
+    shutil.rmtree(cache.user_cache() / "decoded")
+    monkeypatch.setitem(sys.modules, "jcnn.data.digits_builder", None)
+    _assert_digits(data.load("digits", "train"), data.load("digits", "test"))
+
+
+def _assert_digits_with_one_warning(match):
+    with pytest.warns(RuntimeWarning, match=match) as caught:
+        both = data.load("digits", "train+test")
+    assert len(caught) == 1 and caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _assert_digits(data.load("digits", "train"), data.load("digits", "test"))
+        with pytest.raises(ValueError, match="digits:1.0.0 has no split 'valid'"):
+            data.load("digits", "valid")
+    assert len(both.label) == 1797 and both.num_classes == 10
+
+
+def test_digits_where_the_cache_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    _assert_digits_with_one_warning("not kept .*file.* XDG_CACHE_HOME chooses")
+
+
+def test_a_user_without_home(monkeypatch):
+    def getpw(*args):
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(pwd, "getpwuid", getpw)
+    for variable in "HOME", "XDG_CACHE_HOME", "JCNN_DATA_DIR":
+        monkeypatch.delenv(variable)
+    with pytest.raises(OSError):  # what those who write there expect
+        cache.user_cache().mkdir(parents=True)
+    _assert_digits_with_one_warning("not kept .* XDG_CACHE_HOME chooses")
+    with pytest.raises(FileNotFoundError, match="no such home; set data_dir or JCNN_"):
+        data.load("mnist", "train")
+
+
+_FULL = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+from jcnn.data import load
+print(len(load("digits", "test").label))
+"""
+
+
+def test_digits_where_the_disk_is_full():
+    out, err = _python(_FULL).communicate(timeout=300)
+    assert out == "360\n", err
+    assert err.count("Warning") == err.count("XDG_CACHE_HOME") == 1
     assert not [path for path in cache.user_cache().rglob("*") if path.is_file()]
 
 

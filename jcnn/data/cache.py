@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import tempfile
-import warnings
 import zipfile
 from pathlib import Path
 
@@ -19,13 +18,20 @@ _MOST_BYTES = 1 << 40
 def user_cache() -> Path:
     """The folder jcnn may write to: `$XDG_CACHE_HOME/jcnn` or `~/.cache/jcnn`.
 
+    A user without a home has a folder that cannot be made, which is like any home
+    that cannot be written: an OSError where it is used.
+
     >>> user_cache().name
     'jcnn'
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG rules say that a relative path is to be ignored.
-    root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
-    return root / "jcnn"
+    if os.path.isabs(base):
+        return Path(base) / "jcnn"
+    try:
+        return Path.home() / ".cache" / "jcnn"
+    except RuntimeError:  # no HOME, and no entry of the user in passwd
+        return Path(os.devnull) / "jcnn"
 
 
 def entry(name: str, split: str, folder: Path) -> Path:
@@ -34,7 +40,9 @@ def entry(name: str, split: str, folder: Path) -> Path:
     >>> entry("mnist:3.0.1", "test", Path("/data/mnist/3.0.1")).name[:17]
     'mnist-3.0.1-test-'
     """
-    digest = hashlib.sha256(f"{folder}\0{split}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(folder) + f"\0{split}".encode()).hexdigest()[
+        :16
+    ]
     readable = re.sub(r"[^\w.]+", "-", f"{name}-{split}", flags=re.ASCII)
     return user_cache() / "decoded" / f"{readable}-{digest}.npz"
 
@@ -58,8 +66,12 @@ def read(path: Path, source: str) -> Dataset | None:
             with np.load(file, allow_pickle=False) as arrays:
                 if str(arrays["source"]) != source:
                     return None
-                classes = int(arrays["num_classes"])
-                return from_arrays(arrays["image"], arrays["label"], classes)
+                return from_arrays(
+                    arrays["image"],
+                    arrays["label"],
+                    int(arrays["num_classes"]),
+                    class_names=arrays["class_names"].tolist() or None,
+                )
     except Exception:
         # Damage shows as almost any exception (zipfile's, NumPy's header parser's,
         # even MemoryError), and the answer to all of them is to decode again.
@@ -67,7 +79,10 @@ def read(path: Path, source: str) -> Dataset | None:
 
 
 def write(path: Path, source: str, dataset: Dataset) -> None:
-    """Keeps a data set, whole or not at all; a failure to write is only a warning.
+    """Keeps a data set, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder) / "set.npz"
@@ -75,26 +90,19 @@ def write(path: Path, source: str, dataset: Dataset) -> None:
     ...     read(path, "source")
     Dataset(image=float32[2, 3, 3, 1], label=int32[2], num_classes=2)
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                np.savez(
-                    file,
-                    source=np.array(source),
-                    num_classes=np.array(dataset.num_classes),
-                    image=dataset.image,
-                    label=dataset.label,
-                )
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        warnings.warn(
-            f"decoded images are not kept for next time: {error}. "
-            "XDG_CACHE_HOME chooses another cache folder.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(
+                file,
+                source=np.array(source),
+                num_classes=np.array(dataset.num_classes),
+                class_names=np.array(dataset.class_names or (), str),
+                image=dataset.image,
+                label=dataset.label,
+            )
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,6 +1,8 @@
 """A labelled set of images, and the checks every one of them has passed."""
 
 import operator
+import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,18 +22,28 @@ class Dataset:
         image: [N, H, W, C], uint8 in 0..255 or finite float32.
         label: [N], int32 in 0..num_classes - 1.
         num_classes: how many classes there are.
+        class_names: their names in the order of the labels, if these are known.
     """
 
     image: np.ndarray
     label: np.ndarray
     num_classes: int
+    class_names: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         image, label = (f"{x.dtype}{list(x.shape)}" for x in (self.image, self.label))
-        return f"Dataset({image=!s}, {label=!s}, num_classes={self.num_classes})"
+        names = self.class_names and f", class_names={reprlib.repr(self.class_names)}"
+        classes = f"num_classes={self.num_classes}{names or ''}"
+        return f"Dataset({image=!s}, {label=!s}, {classes})"
 
 
-def from_arrays(image: ArrayLike, label: ArrayLike, num_classes: int) -> Dataset:
+def from_arrays(
+    image: ArrayLike,
+    label: ArrayLike,
+    num_classes: int,
+    *,
+    class_names: Sequence[str] | None = None,
+) -> Dataset:
     """Makes a data set of your own arrays, after checking them.
 
     Nothing is copied where the dtype is already right.
@@ -40,20 +52,29 @@ def from_arrays(image: ArrayLike, label: ArrayLike, num_classes: int) -> Dataset
         image: [N, H, W, C], uint8, or any float dtype (becomes float32).
         label: [N], any integer dtype, 0 <= label < num_classes (becomes int32).
         num_classes: at least 1.
+        class_names: one for each class.
 
     Returns:
         The data set.
 
     Raises:
-        TypeError: a dtype is not one of those above, or num_classes is not an int.
-        ValueError: a shape does not fit, there is no pixel at all, or a value is
-            out of range; the message has the index of the first bad one.
+        TypeError: a dtype is not one of those above, an array is masked, num_classes
+            is not an int, or a name is not a str.
+        ValueError: a shape does not fit or looks like [N, C, H, W] (at most 4 high,
+            but more than 4 wide and with more than 4 channels), there is no pixel at
+            all, or a value is out of range; the message has the index of the first
+            bad one.
 
     >>> import numpy as np
     >>> from_arrays(np.zeros((2, 8, 8, 1), np.uint8), [0, 2], num_classes=3)
     Dataset(image=uint8[2, 8, 8, 1], label=int32[2], num_classes=3)
     """
     image, label = _array("image", image), _array("label", label)
+    if image.ndim == 4 and 0 < image.shape[1] <= 4 < min(image.shape[2:]):
+        raise ValueError(
+            f"image has shape {image.shape}, which looks like [N, C, H, W]; it must be "
+            "[N, H, W, C]: image.transpose(0, 2, 3, 1)"
+        )
     num_classes = _count(num_classes)
     if image.ndim != 4:
         hint = "; add the channel with image[..., None]" if image.ndim == 3 else ""
@@ -67,10 +88,17 @@ def from_arrays(image: ArrayLike, label: ArrayLike, num_classes: int) -> Dataset
             f"label has shape {label.shape}; it must be {image.shape[:1]}, "
             f"one for each of the {len(image)} images"
         )
-    return Dataset(_pixels(image), _labels(label, num_classes), num_classes)
+    names = _names(class_names, num_classes)
+    return Dataset(_pixels(image), _labels(label, num_classes), num_classes, names)
 
 
-def _array(name: str, value: ArrayLike) -> np.ndarray:
+def _array(name: str, value: Any) -> np.ndarray:
+    parts = value if isinstance(value, list | tuple) else ()
+    if any(map(np.ma.isMaskedArray, (value, *parts))):
+        raise TypeError(  # NumPy would silently give what is under the mask
+            f"{name} is a masked array; it must be a plain one: say what is to be in "
+            f"the masked places, {name}.filled(0) for instance"
+        )
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -87,6 +115,19 @@ def _count(num_classes: Any) -> int:
     if not 1 <= count <= 2**31:  # labels are int32
         raise ValueError(f"num_classes must be from 1 to 2**31, got {count}")
     return count
+
+
+def _names(names: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"class_names must be a list of str, got {reprlib.repr(names)}")
+    if len(names) != num_classes:
+        raise ValueError(
+            f"class_names has {len(names)} names; it must have {num_classes}, one for "
+            "each class"
+        )
+    return tuple(names)
 
 
 def _pixels(image: np.ndarray) -> np.ndarray:

@@ -11,22 +11,29 @@ from .cache import user_cache
 VERSION = "1.0.0"
 
 
-def prepare() -> Path:
+def prepare(*, anew: bool = False) -> Path:
     """Makes sure that `digits` is prepared; returns the folder to find it below.
 
     It is written to a folder of its own and moved into place when complete, so
     being killed half-way, or two processes at once, do no harm.
+
+    Args:
+        anew: whether what is there is damaged and to be replaced.
+
+    Raises:
+        OSError: the cache folder cannot be written; or a RuntimeError, where
+            tensorflow-datasets found that out.
 
     >>> (prepare() / "digits" / VERSION / "dataset_info.json").is_file()
     True
     """
     root = user_cache() / "tfds"
     final = root / "digits" / VERSION
-    if _complete(final):
+    if _complete(final) and not anew:
         return root
-    from .digits_builder import Digits
-
     final.parent.mkdir(parents=True, exist_ok=True)
+    from .digits_builder import Digits  # takes seconds
+
     with tempfile.TemporaryDirectory(dir=user_cache(), prefix=".tmp-") as scratch:
         # tensorflow-datasets prints and draws progress bars.
         with (
@@ -35,6 +42,9 @@ def prepare() -> Path:
         ):
             builder = Digits(data_dir=scratch, file_format="array_record")
             builder.download_and_prepare()
+        if anew or not _complete(final):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(final, Path(scratch) / "damaged")
         try:
             os.rename(Path(scratch) / "digits" / VERSION, final)
         except OSError:
@@ -44,4 +54,4 @@ def prepare() -> Path:
 
 
 def _complete(folder: Path) -> bool:
-    return (folder / "dataset_info.json").is_file()
+    return os.path.isfile(folder / "dataset_info.json")

@@ -14,6 +14,19 @@ from .digits import VERSION as DIGITS_VERSION
 # scikit-learn keeps each writer's digits together, so the 360 after these are by
 # other people, but for the 108 up to 1545, whose writer has the last 22 of these.
 _NUM_TRAIN = 1437
+_SPLITS = {"train": slice(_NUM_TRAIN), "test": slice(_NUM_TRAIN, None)}
+
+
+def arrays() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Of each split the images, uint8 [N, 8, 8, 1], and the labels.
+
+    >>> arrays()["test"][0].shape
+    (360, 8, 8, 1)
+    """
+    values, labels = load_digits(return_X_y=True)
+    images = (values.astype(np.int32) * 255 // 16).astype(np.uint8)
+    images = images.reshape(-1, 8, 8, 1)
+    return {split: (images[part], labels[part]) for split, part in _SPLITS.items()}
 
 
 class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -40,17 +53,14 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        values, labels = load_digits(return_X_y=True)
-        images = values.astype(np.int32).reshape(-1, 8, 8) * 255 // 16
-        examples = list(zip(images, labels, strict=True))
         return {
-            "train": self._generate_examples(examples[:_NUM_TRAIN]),
-            "test": self._generate_examples(examples[_NUM_TRAIN:]),
+            split: self._generate_examples(zip(*both, strict=True))
+            for split, both in arrays().items()
         }
 
-    def _generate_examples(self, examples: list) -> Iterator[tuple[int, dict]]:
+    def _generate_examples(self, examples: Any) -> Iterator[tuple[int, dict]]:
         for index, (image, label) in enumerate(examples):
             file = io.BytesIO()
-            Image.fromarray(image.astype(np.uint8)).save(file, "PNG")
+            Image.fromarray(image[:, :, 0]).save(file, "PNG")
             file.seek(0)
             yield index, {"image": file, "label": int(label)}
