@@ -131,14 +131,27 @@ def fingerprint(found: Prepared, split: str) -> str:
 
 
 def label_files(found: Prepared) -> list[str]:
-    """The names of the files that hold names of classes, sorted."""
+    """The names of the files that hold names of classes, sorted.
+
+    >>> label_files(Prepared("mnist:3.0.1", Path("."), {}))
+    []
+    """
     names = [n for n in os.listdir(found.folder) if n.endswith(".labels.txt")]
     return sorted(n for n in names if os.path.isfile(found.folder / n))
 
 
 @contextlib.contextmanager
 def reading(found: Prepared) -> Iterator[None]:
-    """Makes one kind of error of the many that damaged files cause."""
+    """Makes one kind of error of the many that damaged files cause.
+
+    Raises:
+        DataError: anything but a missing package went wrong inside.
+
+    >>> with reading(Prepared("mnist:3.0.1", Path("."), {})):  # doctest: +ELLIPSIS
+    ...     raise KeyError("image")
+    Traceback (most recent call last):
+    jcnn.data.dataset.DataError: the prepared files of mnist:3.0.1 cannot be read: ...
+    """
     try:
         yield
     except ImportError:
