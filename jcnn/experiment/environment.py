@@ -3,7 +3,9 @@
 import json
 import os
 import platform
+import re
 import subprocess
+from contextlib import suppress
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,29 @@ import jax
 
 import jcnn
 
+from .._files import write_file
 from ..compilation import Options
 from .threads import usable_cores
+
+# Options of JAX: where programs are kept and written to, and which.
+_CHANGES_NO_BITS = "cache|dump"
+# What git hooks, aliases and `git rebase --exec` set; `code_dir` may be elsewhere.
+_OF_A_REPOSITORY = (
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_IMPLICIT_WORK_TREE",
+    "GIT_COMMON_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_QUARANTINE_PATH",
+    "GIT_SHALLOW_FILE",
+    "GIT_GRAFT_FILE",
+    "GIT_REPLACE_REF_BASE",
+    "GIT_NO_REPLACE_OBJECTS",
+    "GIT_NAMESPACE",
+    "GIT_PREFIX",
+)
 
 
 def describe_environment(
@@ -22,7 +45,8 @@ def describe_environment(
     """Versions, device, threads, options of JAX and XLA, and the commit of the code.
 
     Args:
-        code_dir: A folder of the repository that holds the experiment.
+        code_dir: A folder of the repository that holds the experiment; variables as
+            GIT_DIR, by which git hooks name another one, do not count.
         compiler_options: XLA's, that the experiment's programs are compiled with; None
             if there are none.
 
@@ -51,10 +75,36 @@ def describe_environment(
         },
         "compiler_options": dict(compiler_options or {}),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS"),
-        "jax_config": {k: _to_json(v) for k, v in sorted(jax.config.values.items())},
-        "commit": commit,
-        "dirty": None if commit is None else changes != "",
+        "jax_config": {
+            name: _to_json(value)
+            for name, value in sorted(jax.config.values.items())
+            if not re.search(_CHANGES_NO_BITS, name)
+        },
+        "commit": None if commit is None else commit.decode(),
+        "dirty": None if commit is None else changes != b"",
     }
+
+
+def hide_from_git(folder: Path) -> None:
+    """Let git take no notice of a folder, by an ignore file in it.
+
+    A run's own output would otherwise be a change of the repository that it is run in.
+
+    Args:
+        folder: An existing folder. An ignore file that is there already stays.
+
+    Raises:
+        OSError: If the file cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     hide_from_git(Path(folder))
+    ...     print(Path(folder, ".gitignore").read_text(), end="")
+    *
+    """
+    path = folder / ".gitignore"
+    if not path.exists():
+        write_file(path, b"*\n")
 
 
 def differences(
@@ -82,9 +132,11 @@ def _distributions() -> dict[str, str]:
     """All that is installed; of two of one name the first is imported."""
     found: dict[str, str] = {}
     for distribution in distributions():
-        name = distribution.metadata["Name"]
-        if name is not None:  # what is left of a broken installation has no name
-            found.setdefault(name.lower(), distribution.version)
+        # What is left of a broken installation has no name, or nothing to be read.
+        with suppress(Exception):
+            name, version = distribution.metadata["Name"], distribution.version
+            if name:
+                found.setdefault(name.lower(), version)
     return dict(sorted(found.items()))
 
 
@@ -95,11 +147,17 @@ def _to_json(value: Any) -> Any:
         return str(value)
 
 
-def _git(code_dir: Path, *arguments: str) -> str | None:
-    """What git prints, or None if it fails, is absent or takes very long."""
+def _git(code_dir: Path, *arguments: str) -> bytes | None:
+    """What git prints, or None if it fails, is absent or takes very long.
+
+    These are bytes: names of files need not be text.
+    """
     command = ["git", "-C", str(code_dir), *arguments]
+    variables = {k: v for k, v in os.environ.items() if k not in _OF_A_REPOSITORY}
+    # Somebody else may be at work in the repository: the index is not to be written.
+    variables["GIT_OPTIONAL_LOCKS"] = "0"
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        result = subprocess.run(command, env=variables, capture_output=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() if result.returncode == 0 else None

@@ -5,7 +5,9 @@ is the number of threads that counts, not that of the cores they run on: a run o
 threads has the same bits on 1 core, only later.
 """
 
+import math
 import os
+from pathlib import Path
 
 from jax._src import xla_bridge
 
@@ -18,7 +20,8 @@ def use_threads(count: int | None) -> int:
     Call it before the first computation: XLA makes its threads once.
 
     Args:
-        count: Number of threads; None for as many as XLA takes by itself.
+        count: Number of threads; None for what NPROC says, or one for each core that
+            this process may use, see `usable_cores`.
 
     Returns:
         The number.
@@ -30,9 +33,12 @@ def use_threads(count: int | None) -> int:
     True
     """
     current = _threads()
-    if count is None or count == current:
+    begun = xla_bridge.backends_are_initialized()
+    if count is None:
+        count = current if begun or _asked() else usable_cores() or current
+    if count == current:
         return current
-    if xla_bridge.backends_are_initialized():
+    if begun:
         raise OptionError(
             f"--threads: {count} is not allowed in a process that has begun to compute "
             f"with {current}"
@@ -44,17 +50,74 @@ def use_threads(count: int | None) -> int:
 def usable_cores() -> int | None:
     """How many cores this process may use, where the system tells.
 
+    These are the ones that it may run on, or fewer if a container's quota gives it the
+    time of fewer: more threads than that would only be halted by turns.
+
     >>> usable_cores() != 0
     True
     """
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
+    seen, quota = _seen_cores(), cpu_quota()
+    if seen is None or quota is None:
+        return seen
+    return min(seen, max(1, math.ceil(quota)))
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """How many cores' time Linux's control groups give this process, if they limit it.
+
+    Args:
+        root: Where `proc` and `sys` are.
+
+    Returns:
+        The least quota of the process's group and those above it; None without any.
+
+    >>> cpu_quota(Path("nowhere"))
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    top = root / "sys/fs/cgroup"
+    quotas = []
+    for line in lines:  # as 0::/group of version 2, 4:cpu,cpuacct:/group of version 1
+        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = top / "cpu" if controllers else top
+        # A container may see its own group as the top, or under its name outside.
+        group = mount / path.strip("/")
+        for folder in (group, *group.parents):
+            quotas += _quota(folder)
+            if folder == mount:
+                break
+    return min(quotas, default=None)
+
+
+def _quota(group: Path) -> list[float]:
+    """What one group says; [] if it has no quota or is not there."""
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota = (group / "cpu.cfs_quota_us").read_text()
+            period = (group / "cpu.cfs_period_us").read_text()
+        found = float(quota) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):  # ValueError: no quota is "max"
+        return []
+    return [found] if found > 0 else []  # or -1
 
 
 def _threads() -> int:
-    """As many as XLA takes: what NPROC says, else the cores this process may use."""
+    """As many as XLA takes: what NPROC says, else all cores that it may run on."""
+    return _asked() or _seen_cores() or 1
+
+
+def _asked() -> int | None:
     asked = os.environ.get("NPROC", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
-    return usable_cores() or 1
+    return int(asked) or None if asked.isdecimal() else None
+
+
+def _seen_cores() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
