@@ -5,6 +5,9 @@ Drawn on `matplotlib.figure.Figure` itself: no window, no backend, no global sta
 
 import io
 import math
+import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from .._files import write_file
 
 _TRAIN_COLOUR = "#7aa6d8"
 _TEST_COLOUR = "#c8501e"
+_MOST_FILTERS = 64  # of a picture
 
 
 def draw_curves(metrics: list[dict[str, Any]], *, title: str = "") -> Figure:
@@ -24,8 +28,9 @@ def draw_curves(metrics: list[dict[str, Any]], *, title: str = "") -> Figure:
 
     Args:
         metrics: The lines of a run's `metrics.jsonl`. Drawn are `loss`,
-            `accuracy`, `test_loss` and `test_accuracy` where a line has them.
-        title: What stands above the picture.
+            `accuracy`, `test_loss` and `test_accuracy` where a line has them; losses
+            on a logarithmic scale if all are above 0.
+        title: What stands above the picture, as it is.
 
     Returns:
         The picture.
@@ -35,13 +40,15 @@ def draw_curves(metrics: list[dict[str, Any]], *, title: str = "") -> Figure:
     ['loss', 'accuracy (%)']
     """
     figure = Figure(figsize=(8, 3.4), dpi=150, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    _set_title(figure, title)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
-    _draw_curve_pair(loss_axes, metrics, "loss", unit=1)
-    loss_axes.set(yscale="log", ylabel="loss")
-    loss_axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    loss_axes.yaxis.set_major_formatter("{x:g}")
-    loss_axes.yaxis.set_minor_formatter(NullFormatter())
+    losses = _draw_curve_pair(loss_axes, metrics, "loss", unit=1)
+    loss_axes.set(ylabel="loss")
+    if min(losses, default=1) > 0:
+        loss_axes.set(yscale="log")
+        loss_axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        loss_axes.yaxis.set_major_formatter("{x:g}")
+        loss_axes.yaxis.set_minor_formatter(NullFormatter())
     _draw_curve_pair(accuracy_axes, metrics, "accuracy", unit=100)
     accuracy_axes.set(ylabel="accuracy (%)", ylim=(_least_accuracy(metrics), 100))
     for axes in (loss_axes, accuracy_axes):
@@ -58,11 +65,12 @@ def draw_filters(kernel: np.ndarray, *, title: str = "") -> Figure:
 
     Filters of three channels are drawn as the picture they answer to most, each
     stretched to its own range; of other kernels the first channel is drawn,
-    blue below zero and red above, all on one scale.
+    blue below zero and red above, all on one scale. Of very many the first 64 are
+    drawn.
 
     Args:
         kernel: Kernel of the convolution, `[KH, KW, C, O]`.
-        title: What stands above the picture.
+        title: What stands above the picture, as it is.
 
     Returns:
         The picture.
@@ -76,11 +84,12 @@ def draw_filters(kernel: np.ndarray, *, title: str = "") -> Figure:
     """
     if kernel.ndim != 4:
         raise ValueError(f"kernel must be [KH, KW, C, O], got shape {kernel.shape}")
+    kernel = kernel[..., :_MOST_FILTERS].astype(np.float32)  # no picture is bfloat16
     num_filters = kernel.shape[-1]
     columns = min(8, num_filters)
     rows = math.ceil(num_filters / columns)
     figure = Figure(figsize=(columns + 1, rows + 0.5), dpi=150, layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    _set_title(figure, title)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[num_filters:]:
         axes.remove()
@@ -111,17 +120,57 @@ def write_picture(path: Path, figure: Figure) -> None:
     b'PNG'
     """
     content = io.BytesIO()
-    figure.savefig(content, format="png")
+    with warnings.catch_warnings():  # of letters that the font lacks: these are boxes
+        warnings.filterwarnings("ignore", "Glyph ", UserWarning)
+        figure.savefig(content, format="png")
     write_file(path, content.getvalue())
+
+
+def try_picture(path: Path, draw: Callable[[], Figure]) -> None:
+    """Draw a picture and write it; one that cannot be drawn is told of on stderr.
+
+    Nothing that was computed is in a picture alone, so none may end a run.
+
+    Args:
+        path: The file.
+        draw: Gives the picture.
+
+    Raises:
+        OSError: If the file cannot be written, with its name.
+
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder, "curves.png")
+    ...     try_picture(file, lambda: draw_filters(np.ones(3)))
+    ...     try_picture(file, lambda: draw_filters(np.ones((3, 3, 1, 2))))
+    ...     file.exists()
+    True
+    """
+    try:
+        write_picture(path, draw())
+    except OSError:
+        raise
+    except Exception as error:
+        print(f"{path} could not be drawn: {error}", file=sys.stderr)
+
+
+def _set_title(figure: Figure, title: str) -> None:
+    """A title in which nothing is mathematics, and all can be drawn: names of folders
+    may have dollars, new lines, and bytes that are no text.
+    """
+    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in title)
+    figure.suptitle(plain, fontsize=11, parse_math=False, usetex=False)
 
 
 def _draw_curve_pair(
     axes: Axes, metrics: list[dict[str, Any]], name: str, *, unit: float
-) -> None:
+) -> list[float]:
+    """Draw what is of training and of testing; returns all of the values."""
     styles = {
         name: {"label": "train", "color": _TRAIN_COLOUR, "linewidth": 1},
         f"test_{name}": {"label": "test", "color": _TEST_COLOUR, "linewidth": 1.5},
     }
+    drawn = []
     for key, style in styles.items():
         lines = [line for line in metrics if line.get(key) is not None]
         epochs = [line["epoch"] for line in lines]
@@ -129,12 +178,14 @@ def _draw_curve_pair(
         marker = "o" if len(lines) <= 20 else None
         values = [line[key] * unit for line in lines]
         axes.plot(epochs, values, marker=marker, markersize=3, **style)
+        drawn += values
+    return drawn
 
 
 def _least_accuracy(metrics: list[dict[str, Any]]) -> float:
     """Where the axis begins: at five times the errors of the end, which shows those."""
-    tested = [line["test_accuracy"] for line in metrics if "test_accuracy" in line]
-    errors = 1 - tested[-1] if tested else 1.0
+    tested = [line.get("test_accuracy") for line in metrics]
+    errors = next((1 - value for value in reversed(tested) if value is not None), 1.0)
     return 100 * max(0.0, 1 - 5 * max(errors, 0.01))
 
 

@@ -5,6 +5,7 @@ the lines, without control codes.
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,12 +13,37 @@ from typing import Any
 from rich import box, progress
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..summary import Row
 
 
+def open_console() -> Console:
+    """A console on standard output, which is a terminal only if it really is one.
+
+    Services that run programs set FORCE_COLOR or TTY_COMPATIBLE, and keep a log of what
+    comes through a pipe: in there a moving bar is a line of garbage for each movement.
+
+    >>> open_console().is_terminal == sys.stdout.isatty()
+    True
+    """
+    terminal = None if sys.stdout.isatty() else False  # None: Rich looks closer
+    return Console(file=sys.stdout, force_terminal=terminal)
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line of text as it is: nothing in it is markup, and it stays one line.
+
+    >>> say(Console(width=20), "a [bold] name, longer than the line")
+    a [bold] name, longer than the line
+    """
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def model_table(rows: Sequence[Row]) -> Table:
     """The parts of a model, one a line, with the totals below; 80 columns suffice.
+
+    Where there are fewer, numbers are broken rather than cut.
 
     Args:
         rows: What `jcnn.summarize` returns.
@@ -42,14 +68,17 @@ def model_table(rows: Sequence[Row]) -> Table:
     counts = [row.multiply_adds for row in rows]
     total = None if None in counts else sum(counts)  # pyright: ignore
     table.add_column("layer", "total", overflow="fold")
-    table.add_column("output", "", justify="right")
-    table.add_column("parameters", f"{params:,}", justify="right")
-    table.add_column("multiply-\nadds", _number(total), justify="right")
-    table.add_column("receptive\nfield", "", justify="right")
+    for name, footer in {
+        "output": "",
+        "parameters": f"{params:,}",
+        "multiply-\nadds": _number(total),
+        "receptive\nfield": "",
+    }.items():
+        table.add_column(name, footer, justify="right", overflow="fold")
     for row in rows:
         table.add_row(
-            row.name,
-            "x".join(map(str, row.output_shape)),
+            Text(row.name),  # a name with brackets is no markup
+            "?" if row.output_shape is None else "x".join(map(str, row.output_shape)),
             f"{row.params:,}",
             _number(row.multiply_adds),
             "x".join(map(_number, row.receptive_field)),
@@ -66,7 +95,8 @@ def describe_metrics(metrics: dict[str, Any], epochs: int) -> str:
     """One line of `metrics.jsonl` in words, in a width that hardly changes.
 
     Args:
-        metrics: The line.
+        metrics: The line; of `loss`, `accuracy`, `test_loss`, `test_accuracy` and
+            `images_per_second` those are told that it has.
         epochs: Number of epochs of the whole run.
 
     >>> line = {"epoch": 2.5, "loss": 0.25, "accuracy": 0.9, "images_per_second": 1234}
@@ -74,14 +104,19 @@ def describe_metrics(metrics: dict[str, Any], epochs: int) -> str:
     'epoch  3/10  loss 0.2500  accuracy  90.00%  1,234 images/s'
     """
     epoch = math.ceil(metrics["epoch"])
-    parts = [
-        f"epoch {epoch:{len(str(epochs))}}/{epochs}",
-        f"loss {metrics['loss']:.4f}",
-        f"accuracy {metrics['accuracy']:7.2%}",
-    ]
+    forms = {
+        "loss": "loss {:.4f}",
+        "accuracy": "accuracy {:7.2%}",
+        "test_accuracy": "test {:7.2%}",
+        "test_loss": "test loss {:.4f}",
+        "images_per_second": "{:,.0f} images/s",
+    }
     if "test_accuracy" in metrics:
-        parts.append(f"test {metrics['test_accuracy']:7.2%}")
-    parts.append(f"{metrics['images_per_second']:,.0f} images/s")
+        del forms["test_loss"]  # there is no room for both
+    parts = [f"epoch {epoch:{len(str(epochs))}}/{epochs}"]
+    parts += [
+        form.format(metrics[name]) for name, form in forms.items() if name in metrics
+    ]
     return "  ".join(parts)
 
 
@@ -103,11 +138,11 @@ def progress_bar(console: Console, total: int) -> Iterator[Callable[[int, str], 
     """
     bar = progress.Progress(
         progress.BarColumn(bar_width=None),
-        progress.TextColumn("{task.description}"),
+        progress.TextColumn("{task.description}", markup=False),
         progress.TimeRemainingColumn(compact=True),
         progress.TextColumn("left"),
         console=console,
-        disable=not console.is_terminal,
+        disable=not (console.is_terminal and console.is_interactive),
         transient=True,
         expand=True,
     )

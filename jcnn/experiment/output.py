@@ -1,0 +1,87 @@
+"""Standard output and errors that a run outlives: nothing that is printed ends it."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
+
+
+@contextmanager
+def lasting_output() -> Iterator[None]:
+    """Let what is printed within the block raise nothing.
+
+    Characters that the output's encoding lacks are printed as escapes. An output that
+    ends, say because the reader of the pipe does (`| head -1`) or the disk is full, is
+    told of on the other one, once; what is printed to it afterwards is lost.
+
+    It is a decorator too: `@lasting_output()`.
+
+    >>> import io
+    >>> from contextlib import redirect_stdout
+    >>> pipe = io.TextIOWrapper(io.BytesIO(), "ascii", write_through=True)
+    >>> with redirect_stdout(pipe), lasting_output():
+    ...     print("é")
+    >>> pipe.buffer.getvalue()
+    b'\\\\xe9\\n'
+    """
+    usual = sys.stdout, sys.stderr
+    with open(os.devnull, "w") as nowhere:  # for a process that was started without
+        output = _Lasting(usual[0] or nowhere, "standard output")
+        errors = _Lasting(usual[1] or nowhere, "standard error")
+        output.other, errors.other = errors, output
+        sys.stdout, sys.stderr = cast(TextIO, output), cast(TextIO, errors)
+        try:
+            yield
+        finally:
+            output.flush()  # what is left would be written where it is not caught
+            errors.flush()
+            sys.stdout, sys.stderr = usual
+
+
+class _Lasting:
+    """A text stream whose methods `write` and `flush` do what they can."""
+
+    other: "_Lasting"
+
+    def __init__(self, stream: TextIO, name: str):
+        self._stream = stream
+        self._name = name
+        self._ended = False
+
+    def write(self, text: str) -> int:
+        # The text may have what no encoding has: names of files are bytes.
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        plain = text.encode(encoding, "backslashreplace").decode(encoding)
+        self._attempt(self._stream.write, plain)
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _attempt(self, action: Callable[..., Any], *arguments: Any) -> None:
+        if self._ended:
+            return
+        try:
+            action(*arguments)
+        except (OSError, ValueError) as error:  # the latter of a stream that was closed
+            self._ended = True
+            self._discard()
+            reason = getattr(error, "strerror", None) or error
+            self.other.write(
+                f"{self._name} has ended ({reason}): what is printed there is lost "
+                "from here on, and the program goes on\n"
+            )
+            self.other.flush()
+
+    def _discard(self) -> None:
+        """Lead it to nowhere: Python would try to write what waits in its buffer."""
+        with suppress(OSError, ValueError, AttributeError):  # it may be no real file
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            try:
+                os.dup2(nowhere, self._stream.fileno())
+            finally:
+                os.close(nowhere)
