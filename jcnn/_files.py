@@ -1,8 +1,20 @@
 """Files that are written whole or not at all."""
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
+
+# How file systems say that they do not have an operation at all, as those of networks
+# and of user space often do; 524 is Linux's own ENOTSUPP, which some let through.
+NOT_THERE = {
+    errno.EINVAL,
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    524,
+}
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -27,7 +39,7 @@ def write_file(path: Path, content: bytes) -> None:
         with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
@@ -44,11 +56,70 @@ def sync_folder(folder: Path) -> None:
     """
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # it may be written and not be listed
+        return
+    try:
+        sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync(descriptor: int) -> None:
+    """Let a power cut not undo what was written, where the file system can do so.
+
+    Args:
+        descriptor: Of an open file or folder.
+
+    Raises:
+        OSError: If it can be done and has failed.
+
+    >>> with open(os.devnull, "rb") as file:
+    ...     sync(file.fileno())
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_THERE:
+            raise
+
+
+def expand_home(path: Path) -> Path:
+    """The path with the home folder for a `~` at its beginning, as shells have it.
+
+    Args:
+        path: A path that a user gave; a shell leaves `--run-dir=~/a` as it is.
+
+    Raises:
+        FileNotFoundError: If this user has no home folder, or there is no such user.
+
+    >>> expand_home(Path("runs/~")) == Path("runs/~")
+    True
+    >>> "~" in str(expand_home(Path("~/runs")))
+    False
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(f"{path}: there is no such home folder") from error
+
+
+def unused(path: Path) -> Path:
+    """The path if there is nothing, else the first with a number after it.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     first = unused(Path(folder, "a"))
+    ...     first.touch()
+    ...     first.name, unused(first).name
+    ('a', 'a-2')
+    """
+    found, count = path, 1
+    while os.path.lexists(found):
+        count += 1
+        found = path.with_name(f"{path.name}-{count}")
+    return found
 
 
 def open_no_link(path: str, flags: int) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from .train import Batch, LossFn, TrainState, batch_at, gradients, indices_at
 
 _NAMED = 6  # arrays that a message names, of each kind
+_LISTED = 32  # examples of a batch that it lists
 
 
 class Count(NamedTuple):
@@ -159,7 +160,8 @@ def first_nan(
 
 
 def describe(fault: Fault) -> str:
-    """A fault in words.
+    """A fault in words, which are few: of a large batch the first examples are listed,
+    and `fault.examples` has all.
 
     >>> counts = {"loss": Count(1, 0, 1), "gradients/head/bias": Count(0, 2, 10)}
     >>> describe(Fault(41, [3, 1], counts))
@@ -177,7 +179,7 @@ def describe(fault: Fault) -> str:
     if not parts:
         parts = ["but repeated by itself it is, being rounded otherwise"]
     if fault.examples is not None:
-        parts.append(f"its batch is examples {fault.examples}")
+        parts.append(f"its batch is examples {_listed(fault.examples)}")
     return f"step {fault.step} is not finite: {'; '.join(parts)}"
 
 
@@ -197,6 +199,12 @@ def _amount(count: Count) -> str:
         return next(kind for kind, number in kinds.items() if number)
     text = " and ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
     return f"{text} of {count.size}"
+
+
+def _listed(examples: list[int]) -> str:
+    if len(examples) <= _LISTED:
+        return str(examples)
+    return f"{str(examples[:_LISTED])[:-1]}, ...], {len(examples)} in all"
 
 
 def _batch(

@@ -82,7 +82,7 @@ def _state(tx=TX, ema=False, dtype=jnp.float32):
         return params, state
 
     layer = type("", (), {"init": staticmethod(init)})
-    return create(layer, tx, KEY, None, ema=ema)  # pyright: ignore
+    return create(layer, tx, KEY, jnp.zeros((1, 3)), ema=ema)  # pyright: ignore
 
 
 def _copy(tree):

@@ -20,7 +20,8 @@ def keep_programs() -> Path | None:
     it before the first computation.
 
     Returns:
-        The folder; None if nothing was changed, also where it cannot be written.
+        The folder; None if nothing was changed, also where it cannot be written or
+        there is no home to hold it.
 
     >>> keep_programs()  # doctest: +SKIP
     PosixPath('/home/me/.cache/jcnn/programs/2f1c5a0d9e3b')
@@ -28,10 +29,10 @@ def keep_programs() -> Path | None:
     enabled = jax.config.jax_enable_compilation_cache  # pyright: ignore
     if not enabled or jax.config.jax_compilation_cache_dir:  # pyright: ignore
         return None
-    folder = user_cache() / "programs" / _processor()
     try:
+        folder = user_cache() / "programs" / _processor()
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # the latter of `Path.home`
         return None
     if not os.access(folder, os.W_OK):
         return None
@@ -43,7 +44,7 @@ def keep_programs() -> Path | None:
 def _processor() -> str:
     """Differs between processors: another one may lack instructions of this one's."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         lines = []
     keys = ("model name", "flags", "Features")

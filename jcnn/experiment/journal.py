@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .._files import named, open_no_link, write_file
-from .._untrusted import open_file, parse_object
+from .._files import named, open_no_link, sync, write_file
+from .._untrusted import MOST_JSON, open_file, parse_object
 
 MOST_BYTES = 1 << 30  # of a journal
-_LONGEST = 1 << 20  # bytes of a line
 
 
 class Mark(NamedTuple):
@@ -29,6 +28,7 @@ class Journal:
     """A file of JSON lines, each there for others to read as soon as it is added.
 
     A number that JSON does not have (the loss of a run that diverged) becomes null.
+    A line has at most `MOST_JSON` bytes, for its writer as for its readers.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -49,13 +49,22 @@ class Journal:
     def append(self, values: dict[str, Any]) -> None:
         """Add a line.
 
+        Args:
+            values: Names to JSON values.
+
         Raises:
             OSError: If it cannot be written, with the file's name.
+            ValueError: If it would be too long to be read again; nothing is written.
         """
-        line = {name: _finite(value) for name, value in values.items()}
+        line = json.dumps(_finite(values), allow_nan=False).encode() + b"\n"
+        if len(line) > MOST_JSON:
+            raise ValueError(
+                f"{self.path}: a line of {len(line)} bytes; allowed: at most "
+                f"{MOST_JSON}"
+            )
         try:
             with open(self.path, "ab", opener=open_no_link) as file:
-                file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+                file.write(line)
         except OSError as error:
             raise named(error, self.path) from error
 
@@ -64,7 +73,7 @@ class Journal:
         if not self.path.exists():
             return EMPTY
         with open(self.path, "rb") as file:
-            os.fsync(file.fileno())
+            sync(file.fileno())
             content = file.read()
         return Mark(len(content), hashlib.sha256(content).hexdigest())
 
@@ -100,9 +109,9 @@ def iterate_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """The lines that `read_lines` gives, one by one, each with its bytes."""
     with open_file(path, MOST_BYTES) as file:
         number = 0
-        while line := file.readline(_LONGEST):
+        while line := file.readline(MOST_JSON + 1):
             number += 1
-            if len(line) == _LONGEST:
+            if len(line) > MOST_JSON:
                 raise ValueError(f"{path}, line {number}: too long")
             if not line.endswith(b"\n"):
                 return
@@ -110,4 +119,8 @@ def iterate_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

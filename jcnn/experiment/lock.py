@@ -1,11 +1,12 @@
 """One process at a time on a run folder."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .._files import named, open_no_link
+from .._files import NOT_THERE, named, open_no_link
 
 try:
     import fcntl
@@ -22,6 +23,7 @@ def lock(run_dir: Path) -> Iterator[None]:
     """Hold a run folder for this process, until it leaves the block or ends.
 
     The kernel lets go of it however the process ends, so a lock never stays behind.
+    It is a precaution: a file system without locks is told of on standard error.
 
     Args:
         run_dir: An existing folder.
@@ -49,6 +51,14 @@ def lock(run_dir: Path) -> Iterator[None]:
             raise Locked(
                 f"--run-dir: process {holder or 'unknown'} is working on {run_dir}"
             ) from error
+        except OSError as error:
+            if error.errno not in NOT_THERE:
+                raise named(error, path) from error
+            print(
+                f"{run_dir} cannot be locked ({error.strerror}): no other process must "
+                "work on it",
+                file=sys.stderr,
+            )
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
