@@ -301,6 +301,12 @@ def test_a_line_tells_the_metrics_that_there_are():
     ]
 
 
+def test_a_name_gives_the_terminal_no_commands():
+    file = io.StringIO()
+    say(Console(file=file, width=20), "done: runs/a\nb\x1b[2J\x07\udce9 é")
+    assert file.getvalue() == "done: runs/a\\nb\\x1b[2J\\x07\\udce9 é\n"
+
+
 def test_a_bar_shows_any_text_in_40_columns():
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=40)

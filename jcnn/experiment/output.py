@@ -39,6 +39,16 @@ def lasting_output() -> Iterator[None]:
             sys.stdout, sys.stderr = usual
 
 
+def printable(text: str) -> str:
+    """A text with escapes for what is no letter, sign or space: names of folders may
+    have line ends, commands to terminals, and bytes that are no text.
+
+    >>> printable("a\\nb\\x1b[2J é \\udce9")
+    'a\\\\nb\\\\x1b[2J é \\\\udce9'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class _Lasting:
     """A text stream whose methods `write` and `flush` do what they can."""
 

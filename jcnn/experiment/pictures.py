@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from .._files import write_file
+from .output import printable
 
 _TRAIN_COLOUR = "#7aa6d8"
 _TEST_COLOUR = "#c8501e"
@@ -155,11 +156,8 @@ def try_picture(path: Path, draw: Callable[[], Figure]) -> None:
 
 
 def _set_title(figure: Figure, title: str) -> None:
-    """A title in which nothing is mathematics, and all can be drawn: names of folders
-    may have dollars, new lines, and bytes that are no text.
-    """
-    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in title)
-    figure.suptitle(plain, fontsize=11, parse_math=False, usetex=False)
+    """A title in which nothing is mathematics, though names of folders have dollars."""
+    figure.suptitle(printable(title), fontsize=11, parse_math=False, usetex=False)
 
 
 def _draw_curve_pair(

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..summary import Row
+from .output import printable
 
 
 def open_console() -> Console:
@@ -32,12 +33,13 @@ def open_console() -> Console:
 
 
 def say(console: Console, text: str) -> None:
-    """Print a line of text as it is: nothing in it is markup, and it stays one line.
+    """Print a line of text as it is: nothing in it is markup or a command, and it stays
+    one line.
 
     >>> say(Console(width=20), "a [bold] name, longer than the line")
     a [bold] name, longer than the line
     """
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def model_table(rows: Sequence[Row]) -> Table:
