@@ -5,8 +5,9 @@
   too; those that compare numbers or take a variance refuse them.
 - A kernel has x's dtype. Bias, scale and statistics may be of any real dtype (or
   complex, if x is), and integers among them count as float32.
-- Sums are taken in float32 at least, those of gradients too: `wide`. Where a parameter
-  is broadcast, it is wide before and narrow after, so that its gradient's sum is wide.
+- Sums are taken in float32 at least, those of gradients too: `wide`. Parameters that
+  are broadcast are added and multiplied in it, so that their gradients' sums are wide.
+  (What the functions given to `parametric` and `stateless` do is their own affair.)
 - Numbers (momentum, epsilon, rate) are Python's, NumPy's, arrays' without axes, or
   traced, and change no dtype.
 - Statistics keep their dtype from step to step.
@@ -33,12 +34,16 @@ def floating(name: str, value: ArrayLike) -> jax.Array:
             f"{name} must be floating point, got {array.dtype}: convert images first, "
             f"for example {name}.astype(jnp.float32) / 255"
         )
-    if jnp.finfo(array.dtype).bits < 8 or array.dtype == jnp.float8_e8m0fnu:
+    if not _is_signed_byte_or_more(array.dtype):
         raise TypeError(
             f"{name} must be floating point of 8 bits or more with a sign, "
             f"got {array.dtype}"
         )
     return array
+
+
+def _is_signed_byte_or_more(dtype: DTypeLike) -> bool:
+    return jnp.finfo(dtype).bits >= 8 and dtype != jnp.float8_e8m0fnu
 
 
 def real(name: str, value: ArrayLike) -> jax.Array:
@@ -77,7 +82,8 @@ def param_dtype(value: Any) -> jnp.dtype:
         dtype = None if value is None else jnp.dtype(value)
     except TypeError:
         dtype = None
-    if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+    floating_point = dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
+    if dtype is None or not floating_point or not _is_signed_byte_or_more(dtype):
         raise TypeError(f"param_dtype must be a floating-point dtype, got {value!r}")
     return dtype
 

@@ -72,10 +72,16 @@ def parametric(
     """The layer `function(x, **params)`, the parameters cast to x's dtype.
 
     `parameters(x)` gives for each name an initialiser and a shape. The key of each
-    depends on its name only.
+    depends on its name only. Where x is narrow, so are the sums of the function's
+    gradients, unless it computes in float32 itself.
 
     >>> from jax.nn.initializers import ones
-    >>> scale = parametric(lambda x: {"scale": (ones, x.shape[-1:])}, jnp.multiply)
+    >>> scale = parametric(
+    ...     lambda x: {"scale": (ones, (1, x.shape[-1]))}, lambda x, scale: x * scale
+    ... )
+    >>> params, _ = scale.init(jax.random.key(0), jnp.zeros((1, 2)))
+    >>> scale.apply(params, {}, jnp.array([[2.0, 3.0]]))
+    (Array([[2., 3.]], dtype=float32), {})
     """
     return uncast_parametric(parameters, partial(_cast_all, function), param_dtype)
 
@@ -134,7 +140,7 @@ def uncast_parametric(
 
 def init_parameters(parameters, param_dtype, key, x):
     params = {
-        name: initializer(child_key(key, name), shape, param_dtype)
+        name: initializer(child_key(key, name), tuple(shape), param_dtype)
         for name, (initializer, shape) in parameters(x).items()
     }
     return params, {}
@@ -150,8 +156,8 @@ def check_names_and_shapes(
 ) -> None:
     """Raises unless `given` is what `init` makes for such an x."""
     if not isinstance(given, Mapping):
-        raise TypeError(f"{what} must be a dict that init made, got {given!r}")
-    needed = {name: shape for name, (_, shape) in expected.items()}
+        raise TypeError(f"{what} must be a dict that init made, got {type(given)}")
+    needed = {name: tuple(shape) for name, (_, shape) in expected.items()}
     shapes = {name: getattr(value, "shape", value) for name, value in given.items()}
     if shapes != needed:
         raise ValueError(
@@ -160,4 +166,5 @@ def check_names_and_shapes(
 
 
 def _cast_all(function, x, **params):
-    return function(x, **{name: p.astype(x.dtype) for name, p in params.items()})
+    given = {name: _dtypes.beside(name, p, x) for name, p in params.items()}
+    return function(x, **{name: p.astype(x.dtype) for name, p in given.items()})

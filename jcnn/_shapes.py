@@ -39,15 +39,6 @@ def spatial_rank(x: Any) -> int:
     return rank
 
 
-def refuse_channels_first(shape: tuple[int, ...]) -> None:
-    """Raises if a network's input is, by its sizes, images [N, C, H, W]."""
-    if len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3] > 4:
-        raise ValueError(
-            f"x must have its channels last, as [N, H, W, C], got shape {shape}: "
-            "x.transpose(0, 2, 3, 1) moves them there"
-        )
-
-
 def to_rank(rank: int, array: jax.Array) -> jax.Array:
     """The array with axes of 1 put before its own, as broadcasting would."""
     return array.reshape((1,) * (rank - array.ndim) + array.shape)

@@ -85,9 +85,10 @@ def as_layers(parts: Mapping[str, Part]) -> dict[str, Layer]:
                 f"{name} must be a Layer or a function of one array, got {part!r}"
             )
         elif _makes_layers(part):
+            made = getattr(part, "__name__", repr(part))
             raise TypeError(
-                f"{name} must be a Layer or a function of one array, got "
-                f"{part.__name__}, which makes layers: write {part.__name__}(…)"
+                f"{name} must be a Layer or a function of one array, got {made}, "
+                f"which makes layers: write {made}(…)"
             )
         else:
             layers[name] = stateless(part)
@@ -133,6 +134,11 @@ def _apply_parallel(join, layers, params, state, x, *, train=False, key=None):
 
 
 def _add(body, shortcut):
+    if not (hasattr(body, "shape") and hasattr(shortcut, "shape")):
+        raise TypeError(
+            "body and shortcut of a residual must give arrays, got "
+            f"{type(body)} and {type(shortcut)}"
+        )
     if body.shape != shortcut.shape:
         raise ValueError(
             "body and shortcut of a residual must give the same shape, got "
@@ -163,7 +169,7 @@ def _apply(layer, name, params, state, x, train, key):
 
 def _entry(what: str, tree: Any, name: str) -> Any:
     if not isinstance(tree, Mapping):
-        raise TypeError(f"{what} must be a dict that init made, got {tree!r}")
+        raise TypeError(f"{what} must be a dict that init made, got {type(tree)}")
     return tree.get(name, {})
 
 
@@ -172,7 +178,7 @@ def _errors_of(name: str, x: Any) -> Iterator[None]:
     """Errors begin with the path of the part that they come from."""
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except Exception as error:
         if len(error.args) == 1 and isinstance(error.args[0], str):
             message, inside = error.args[0], hasattr(error, "part_of_network")
             if not inside and hasattr(x, "dtype"):

@@ -68,9 +68,8 @@ def add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
     """y [..., O] plus bias [O], which None leaves away."""
     if bias is None:
         return y
-    # Narrow only after the broadcast: the gradient's sum over y is a wide one.
-    bias = to_rank(y.ndim, bias.astype(wide(y.dtype)))
-    return y + jnp.broadcast_to(bias, y.shape).astype(y.dtype)
+    wider = wide(y.dtype)  # so is the gradient's sum over y, also over what vmap maps
+    return (y.astype(wider) + to_rank(y.ndim, bias.astype(wider))).astype(y.dtype)
 
 
 def flatten(x: ArrayLike) -> jax.Array:

@@ -395,4 +395,5 @@ def _scale_and_bias(x, *, scale_init=ones, bias_init=zeros):
 
 def _cast_kernel(function, x, *, kernel, bias=None):
     # Not the bias: its gradient is a sum, which may be more than x's dtype holds.
-    return function(x, kernel.astype(x.dtype), bias)
+    kernel = _dtypes.beside("kernel", kernel, x).astype(x.dtype)
+    return function(x, kernel, bias)

@@ -9,7 +9,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from ._shapes import refuse_channels_first
 from .combine import Part, residual, serial
 from .dense import flatten
 from .engine.choices import Impl
@@ -170,5 +169,9 @@ def _of_images(**parts: Part) -> Layer:
 def _init_of_images(init, key, x):
     if len(x.shape) != 4:
         raise ValueError(f"x must be images [N, H, W, C], got shape {x.shape}")
-    refuse_channels_first(x.shape)
+    if x.shape[1] in (1, 3) and x.shape[-1] > 4:
+        raise ValueError(
+            f"x must have its channels last, as [N, H, W, C], got shape {x.shape}: "
+            "x.transpose(0, 2, 3, 1) moves them there"
+        )
     return init(key, x)

@@ -215,6 +215,8 @@ def _normalise(x, mean, var, epsilon, scale, bias):
 def _moved(old: jax.Array, batch: jax.Array, momentum: float | jax.Array) -> jax.Array:
     dtype = wide(old.dtype)
     batch = lax.stop_gradient(batch).reshape(old.shape).astype(dtype)
+    if not isinstance(momentum, float):
+        momentum = jnp.asarray(momentum, dtype)
     kept, taken = jnp.asarray(momentum, dtype), jnp.asarray(1 - momentum, dtype)
     return (kept * old.astype(dtype) + taken * batch).astype(old.dtype)
 

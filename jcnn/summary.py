@@ -1,6 +1,5 @@
 """What a network is made of, from shapes alone: the traced program is read, not run."""
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from math import inf, prod
@@ -31,7 +30,7 @@ class Row(NamedTuple):
     """
 
     name: str
-    output_shape: tuple[int, ...]
+    output_shape: tuple[int, ...] | None
     params: int
     multiply_adds: int | None
     receptive_field: tuple[int | None, ...]  # pixels that one value depends on, at most
@@ -85,9 +84,11 @@ def summarize(layer: Part, x: Any) -> list[Row]:
         if count or part.multiply_adds != 0 or part.shape[1:] != shape:
             field = tuple(map(pixels, part.views))
             shape = part.shape[1:]
-            rows.append(Row(part.name, shape, count, part.multiply_adds, field))
+            first = part.shape[:1] == (1,)  # else the examples are along another axis
+            output = shape if first else None
+            rows.append(Row(part.name, output, count, part.multiply_adds, field))
     unknown = (None,) * len(views)
-    rows += [Row(name, (), count, 0, unknown) for name, count in counts.items()]
+    rows += [Row(name, None, count, 0, unknown) for name, count in counts.items()]
     return rows
 
 
@@ -123,7 +124,7 @@ class _Reader:
         known: dict[Any, _Value] = dict(zip(jaxpr.invars, inputs))
         for eqn in jaxpr.eqns:
             operands = [_value(known, v) for v in eqn.invars]
-            name = _joined(scope, str(eqn.source_info.name_stack))
+            name = _joined(scope, eqn.source_info.name_stack.stack)
             if any(isinstance(value, tuple) for value in operands):
                 known |= zip(eqn.outvars, self._results(eqn, operands, name, border))
             elif _Source.PARAMETERS in operands:
@@ -145,8 +146,8 @@ class _Reader:
         inner = list(jaxprs_in_params(params))
         if len(inner) == 1 and _shapes(inner[0].invars) == _shapes(eqn.invars):
             # What `jnp.pad` puts round an image by its modes is the image's border.
-            pads = border or params.get("name") == "_pad"
-            return self.read(inner[0], operands, name, pads)
+            pads = params.get("name") == "_pad" and _shapes(eqn.invars)[1:] == [()]
+            return self.read(inner[0], operands, name, border or pads)
         constants = [i for i, v in enumerate(operands) if v is _Source.CONSTANT]
         results, outputs = [], len(eqn.outvars)
         for dimension in range(self.rank):
@@ -258,11 +259,11 @@ def _value(known: dict[Any, _Value], variable: Any) -> _Value:
     return known.get(variable, _Source.CONSTANT)
 
 
-def _joined(scope: str, stack: str) -> str:
+def _joined(scope: str, stack: Sequence[Any]) -> str:
     """The path of a part, without the transformations that it stands under."""
-    path = "/".join([scope, re.sub(r"\w+\(|\)", "", stack)])
+    names = [entry.name for entry in stack if type(entry).__name__ == "Scope"]
     # An einsum names its operations by its formula.
-    return "/".join(part for part in path.split("/") if part and "->" not in part)
+    return "/".join(n for n in [scope, *names] if n and "->" not in n)
 
 
 def _shapes(variables: Iterable[Any]) -> list[tuple[int, ...]]:
@@ -293,7 +294,7 @@ def _multiply_adds(eqn: JaxprEqn) -> int | None:
 _WITHOUT_PRODUCTS = frozenset(
     """bitcast_convert_type broadcast_in_dim concatenate dynamic_slice
     dynamic_update_slice gather jcnn_window_sums pad reshape rev slice sort split
-    squeeze top_k transpose""".split()
+    squeeze stack tile top_k transpose unstack""".split()
 )
 
 

@@ -21,7 +21,7 @@ from jax import lax
 
 from . import compilation
 from ._dtypes import wide
-from ._shapes import integer, refuse_channels_first
+from ._shapes import integer
 from .layers import Layer, Params, State, child_key
 from .order import batch_indices
 
@@ -72,16 +72,12 @@ def create(
     Returns:
       A state with parameters drawn from `fold_in(key, crc32("init"))`.
 
-    Raises:
-      ValueError: if x is, by its sizes, images with their channels first.
-
     >>> import optax
     >>> from jcnn.layers import Dense
     >>> state = create(Dense(2), optax.sgd(0.1), jax.random.key(0), jnp.zeros((1, 3)))
     >>> state.step, state.params["kernel"].shape
     (Array(0, dtype=int32), (3, 2))
     """
-    refuse_channels_first(x.shape)
     params, model_state = layer.init(child_key(key, "init"), x)
     average = jax.tree.map(_accumulator, params) if ema else None
     # A copy, since steps donate the state and the caller may go on with the key.
@@ -350,8 +346,9 @@ def classification(
 
         if logits.shape[:-1] != labels.shape:
             raise ValueError(
-                f"layer must give logits [N, classes] for labels of shape "
-                f"{labels.shape}, got {logits.shape}: is a flatten missing?"
+                "layer must give logits [N, classes] for labels [N], got logits of "
+                f"shape {logits.shape} for labels of shape {labels.shape}: is a "
+                "flatten missing, or are the labels one-hot?"
             )
         logits = logits.astype(wide(logits.dtype))
         return {
@@ -384,6 +381,7 @@ def _step(loss_fn, tx, not_finite: NotFinitePolicy, ema_decay: float | None):
         raise ValueError(
             f"ema_decay must be more than 0 and less than 1, or None; got {ema_decay!r}"
         )
+    ema_decay = None if ema_decay is None else float(ema_decay)  # NumPy's: no dtype
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if (state.ema is None) != (ema_decay is None):

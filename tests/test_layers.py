@@ -10,7 +10,6 @@ from zlib import crc32
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import jcnn
@@ -881,8 +880,6 @@ def test_images_with_channels_first_are_refused_by_models(shape):
             model.init(KEY, x)
         with pytest.raises(ValueError, match=r"\[N, H, W, C\], got shape"):
             model.init(KEY, x[0])
-    with pytest.raises(ValueError, match=message):
-        jcnn.train.create(serial(conv=Conv(4, 3)), optax.sgd(0.1), KEY, x)
 
 
 def test_logits_of_the_wrong_rank_are_refused():
@@ -932,3 +929,26 @@ def test_layers_can_be_pickled_and_copied(rng):
 def test_what_cannot_be_pickled_is_named():
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
         pickle.dumps(serial(double=lambda x: 2 * x))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("layer", [Dense(2), Conv(2, 1), LayerNorm(), GroupNorm(1)])
+def test_gradients_of_a_mapped_batch_are_sums_in_float32(layer, dtype):
+    """Examples one by one: the sum is then over what vmap maps."""
+    shape = (2,) if "_dense_parameters" in str(layer.init) else (4, 2)
+    x = jnp.broadcast_to(jnp.arange(2).astype(dtype), (9000, *shape))
+    params, state = layer.init(KEY, x)
+
+    def total(params):
+        one = lambda x: layer.apply(params, state, x[None])[0]  # noqa: E731
+        return jax.vmap(one)(x).astype(jnp.float32).sum()
+
+    bias = jax.jit(jax.grad(total))(params)["bias"]
+    np.testing.assert_allclose(bias, x.size // 2, rtol=1e-6)
+
+
+def test_complex_parameters_are_refused_beside_real_numbers():
+    layer = Conv(2, 1, param_dtype="complex64")
+    x = jnp.ones((1, 3, 3, 2))
+    with pytest.raises(TypeError, match="kernel must be real as x is, got complex64"):
+        layer.apply(*layer.init(KEY, x), x)

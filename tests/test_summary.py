@@ -16,6 +16,7 @@ from jcnn.layers import (
     DepthwiseConv,
     Dropout,
     GroupNorm,
+    Layer,
     LayerNorm,
     MaxPool,
 )
@@ -414,6 +415,70 @@ def test_most_drawn_programs_are_known():
             unknown.add(name)
     # A product with constants may be a resize, the kernel of "patches" is one.
     assert unknown == {"rolled", "resized", "by rows", "patches"}
+
+
+def test_rows_by_hand_of_what_is_no_chain_of_layers():
+    x = _image(16, 16, 4)
+    conv = Conv(4, 3)
+
+    def tokens(x):
+        return x.reshape(1, -1, x.shape[-1])
+
+    def attend(x):
+        scores = jax.nn.softmax(tokens(x) @ tokens(x).swapaxes(1, 2))
+        return scores @ tokens(x)
+
+    def patches(x):
+        cut = x.reshape(1, 4, 4, 4, 4, 4).transpose(0, 1, 3, 2, 4, 5)
+        return cut.reshape(1, 16, 64)
+
+    def until_small(x):
+        body = lambda x: jcnn.conv(x, jnp.ones((3, 3, 4, 4)))  # noqa: E731
+        return jax.lax.while_loop(lambda x: x.sum() > 1, body, x)[:, ::2]
+
+    assert summarize(jax.nn.relu, x) == []
+    rows = summarize(serial(conv=conv, attention=attend), x)
+    products = 2 * 256 * 256 * 4
+    assert rows[1] == ("attention", (256, 4), 0, products, (16, 16))
+    rows = summarize(serial(patches=patches, embed=Dense(8)), x)
+    assert rows == [
+        ("patches", (16, 64), 0, 0, (1, 1)),
+        ("embed", (16, 8), 65 * 8, 16 * 64 * 8, (4, 4)),
+    ]
+    assert summarize(until_small, x) == [("", (8, 16, 4), 0, None, (None, None))]
+    assert summarize(lambda x: jnp.sort(x, 1)[:, ::2], x)[0].receptive_field == (16, 1)
+    rows = summarize(lambda x: jnp.fft.fft(x, axis=1).real[:, ::2], x)
+    assert rows == [("", (8, 16, 4), 0, None, (None, None))]
+    # Where the examples are along another axis, the shape of one is not told.
+    (row,) = summarize(lambda x: x.swapaxes(0, 1), x)
+    assert row == ("", None, 0, 0, (1, 1))
+    models = Layer(
+        lambda key, x: (
+            jax.vmap(lambda k: conv.init(k, x)[0])(jax.random.split(key, 5)),
+            {},
+        ),
+        lambda p, s, x, *, train=False, key=None: (
+            jax.vmap(lambda p: conv.apply(p, s, x)[0])(p),
+            s,
+        ),
+    )
+    (row,) = summarize(models, x)
+    assert row == ("", None, 5 * 148, 5 * 256 * 9 * 16, (3, 3))
+
+    @jax.jit
+    def _pad(x):
+        return jnp.concatenate([x.mean(1, keepdims=True), x], 1)
+
+    row = summarize(serial(pad=_pad, conv=Conv(2, 1)), x)[-1]
+    assert row.receptive_field in ((16, 1), (None, 1))
+
+
+@pytest.mark.parametrize("layer", [3, None, "conv", jnp.zeros(2), Conv])
+def test_what_is_no_layer_is_refused(layer):
+    with pytest.raises(TypeError, match="layer must be a Layer or a function"):
+        summarize(layer, _image(4, 4, 1))
+    with pytest.raises(TypeError, match="x must be an array"):
+        summarize(jnp.tanh, 3.0)
 
 
 # --- what it does not depend on ---

@@ -51,6 +51,9 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
     except ModuleNotFoundError as error:
+        if _MODULE_OF[name] == "weights":
+            error.msg = f"there is no {error.name}: pip install safetensors"
+            raise
         raise missing("experiments", error) from error
 
 
