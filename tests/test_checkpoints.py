@@ -1,6 +1,8 @@
 """Checkpoints: everything comes back, damage is found, and the right ones are kept."""
 
+import errno
 import math
+import os
 import shutil
 from typing import NamedTuple
 
@@ -10,14 +12,11 @@ import numpy as np
 import optax
 import pytest
 
+from jcnn.experiment import OptionError
 from jcnn.experiment.checkpoints import CheckpointError, Checkpoints
 from jcnn.experiment.digests import digest_tree, take_snapshot
 from jcnn.layers import BatchNorm
 from jcnn.train import create
-
-
-def _accept(notes):
-    return None
 
 
 def _state(seed=0):
@@ -39,9 +38,9 @@ def _save(folder, *steps, metrics=None, **options):
             )
 
 
-def _restore(folder, tree=None, refuse=_accept):
+def _restore(folder, tree=None):
     with Checkpoints(folder) as checkpoints:
-        return checkpoints.restore(_state() if tree is None else tree, refuse)
+        return checkpoints.restore(_state() if tree is None else tree)
 
 
 def _names(folder):
@@ -60,7 +59,7 @@ def test_a_state_comes_back_with_its_structure_and_bits(tmp_path):
     tree = State(jax.random.key(7), (train, np.arange(3, dtype=np.int8), 5, 0.25), None)
     notes = {"sum": 0.1 + 0.2, "none": None, "infinite": math.inf}
     with Checkpoints(tmp_path / "new" / "folder") as checkpoints:
-        assert checkpoints.restore(tree, _accept) is None
+        assert checkpoints.restore(tree) is None
         checkpoints.save(12, take_snapshot(tree), notes)
     empty = jax.tree.map(lambda leaf: leaf, tree)._replace(key=jax.random.key(0))
     step, back, restored = _restore(tmp_path / "new" / "folder", empty)
@@ -154,9 +153,9 @@ def test_each_flipped_bit_of_the_arrays_is_found(tmp_path, rng, capsys):
     assert len(whole) > 30_000
     for _ in range(10):
         _flip(data, rng)
-        assert _restore(tmp_path, tree) is None
-        assert "0000000001 is passed over" in capsys.readouterr().err
-        (tmp_path / "0000000001.damaged").rename(tmp_path / "0000000001")
+        with pytest.raises(OptionError, match="all checkpoints are damaged:\n .*0001"):
+            _restore(tmp_path, tree)
+        assert _names(tmp_path) == ["0000000001"]
         data.write_bytes(whole)
     assert _restore(tmp_path, tree).step == 1
 
@@ -172,17 +171,27 @@ def test_good_arrays_that_are_not_those_that_were_saved_are_found(tmp_path, caps
     assert "half has another digest than when it was saved" in capsys.readouterr().err
 
 
-def test_all_bad_ones_are_put_aside_and_none_is_overwritten(tmp_path, capsys):
+def test_without_a_good_one_nothing_is_renamed(tmp_path, capsys):
+    _save(tmp_path, 1, 2)
+    (tmp_path / "0000000003.orbax-checkpoint-tmp").mkdir()
+    for file in _files(tmp_path):
+        file.write_bytes(b"\0")
+    with pytest.raises(OptionError, match="give --begin-anew") as raised:
+        _restore(tmp_path)
+    assert all(f"{tmp_path / f'000000000{n}'}: " in str(raised.value) for n in (1, 2))
+    assert capsys.readouterr().err == ""
+    assert len(_names(tmp_path)) == 3
+
+
+def test_damaged_ones_are_put_aside_and_none_is_overwritten(tmp_path):
+    _save(tmp_path, 1)
     for _ in range(2):
-        _save(tmp_path, 1, 2)
-        for file in _files(tmp_path):
-            if "damaged" not in str(file):
-                file.write_bytes(b"\0")
-        assert _restore(tmp_path) is None
-    assert capsys.readouterr().err.count("is passed over") == 4
+        _save(tmp_path, 2)
+        for file in _files(tmp_path / "0000000002"):
+            file.write_bytes(b"\0")
+        assert _restore(tmp_path).step == 1
     assert _names(tmp_path) == [
-        "0000000001.damaged",
-        "0000000001.damaged-2",
+        "0000000001",
         "0000000002.damaged",
         "0000000002.damaged-2",
     ]
@@ -195,24 +204,83 @@ def test_half_written_and_half_removed_ones_are_cleared_away(tmp_path, capsys):
     )
     shutil.copytree(tmp_path / "0000000001", tmp_path / ".removed-0")
     assert _restore(tmp_path).step == 1
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.was_saving()
+        checkpoints.tidy()
+        assert not checkpoints.was_saving()
     assert (
         "0000000002.orbax-checkpoint-tmp was being written" in capsys.readouterr().err
     )
     assert _names(tmp_path) == ["0000000001"]
 
 
-def test_a_state_of_another_model_is_passed_over_by_name(tmp_path, capsys):
-    _save(tmp_path, 1)
-    other = _state() | {"kernel": jnp.zeros((3, 3, 2, 5))}
-    assert _restore(tmp_path, other) is None
-    assert "kernel is ('float32', [3, 3, 2, 4])" in capsys.readouterr().err
-
-
-def test_a_refused_one_is_passed_over_with_the_reason(tmp_path, capsys):
+def test_a_state_of_another_model_is_refused_by_name(tmp_path, capsys):
     _save(tmp_path, 1, 2)
-    refuse = {1: None, 2: "too new"}
-    assert _restore(tmp_path, refuse=lambda notes: refuse[notes["of"]]).step == 1
-    assert "too new" in capsys.readouterr().err
+    other = _state() | {"kernel": jnp.zeros((3, 3, 2, 5)), "more": jnp.zeros(2)}
+    with pytest.raises(OptionError, match="0002 is of another model") as raised:
+        _restore(tmp_path, other)
+    assert str(raised.value).splitlines()[1:3] == [
+        "  kernel: float32[3, 3, 2, 4] there, float32[3, 3, 2, 5] here",
+        "  more: absent there, float32[2] here",
+    ]
+    assert _names(tmp_path) == ["0000000001", "0000000002"]
+    assert capsys.readouterr().err == ""
+    assert _restore(tmp_path).step == 2
+
+
+def test_one_of_another_version_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("jcnn.experiment.checkpoints.FORMAT", 1)
+    _save(tmp_path, 1)
+    monkeypatch.undo()
+    with pytest.raises(OptionError, match="0001 has format 1, .* reads format 2"):
+        _restore(tmp_path)
+
+
+FOR_THE_MOMENT = ["EACCES", "EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "ETIMEDOUT"]
+
+
+@pytest.mark.parametrize("name", FOR_THE_MOMENT)
+def test_one_that_cannot_be_read_now_is_not_called_damaged(
+    name, tmp_path, monkeypatch, capsys
+):
+    """As TensorStore says it, and as Python does."""
+    _save(tmp_path, 1, 2)
+    number = getattr(errno, name)
+
+    def by_tensorstore(*arguments, **options):
+        raise ValueError(f"NOT_FOUND: reading [os_error_code='{number}']")
+
+    def by_python(*arguments, **options):
+        raise OSError(number, os.strerror(number), "content")
+
+    for fail in (by_tensorstore, by_python):
+        with monkeypatch.context() as patch:
+            patch.setattr("orbax.checkpoint.AsyncCheckpointer.restore", fail)
+            with pytest.raises(OptionError, match="0002 cannot be read now") as raised:
+                _restore(tmp_path)
+        assert os.strerror(number) in str(raised.value)
+    assert _names(tmp_path) == ["0000000001", "0000000002"]
+    assert capsys.readouterr().err == ""
+    assert _restore(tmp_path).step == 2
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_found(tmp_path, monkeypatch):
+    """Whatever the reader makes of it."""
+    _save(tmp_path, 1)
+    usual = open
+
+    def failing(path, *arguments, **options):
+        if "0000000001" in str(path):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return usual(path, *arguments, **options)
+
+    def confused(*arguments, **options):
+        raise KeyError("arrays")
+
+    monkeypatch.setattr("orbax.checkpoint.AsyncCheckpointer.restore", confused)
+    monkeypatch.setattr("builtins.open", failing)
+    with pytest.raises(OptionError, match="cannot be read now: .*Input/output error"):
+        _restore(tmp_path)
 
 
 def test_saving_is_due_when_it_has_had_its_share_of_the_time(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Interrupted runs end with the bytes of uninterrupted ones, or say why they cannot."""
 
 import dataclasses
+import errno
 import fcntl
 import functools
 import importlib
@@ -34,13 +35,14 @@ from jcnn.experiment import (
     count_steps,
     fit,
     main,
+    read_config,
     read_impl,
     read_metrics,
     read_weights,
 )
 from jcnn.experiment.checkpoints import CheckpointError, Checkpoints
 from jcnn.experiment.digests import digest_tree
-from jcnn.experiment.journal import EMPTY, Journal, read_lines
+from jcnn.experiment.journal import Journal, read_lines
 from jcnn.experiment.lock import Locked, lock
 from jcnn.experiment.loop import compile_steps
 from jcnn.layers import BatchNorm, Conv, Dense, Dropout
@@ -390,17 +392,87 @@ def test_a_flipped_bit_in_a_checkpoint_is_named(
     assert _result(run_dir) == _result(whole)
 
 
-def test_without_a_good_checkpoint_a_run_begins_anew(
-    whole, tmp_path, monkeypatch, capsys
+def _empty(folder):
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+
+
+def _remove(folder):
+    shutil.rmtree(folder)
+
+
+def _remove_all_in(folder):
+    _remove(folder)
+    folder.mkdir()
+
+
+@pytest.mark.parametrize("lose", [_empty, _remove, _remove_all_in])
+def test_without_a_good_checkpoint_a_run_is_refused_and_can_begin_anew(
+    lose, whole, tmp_path, monkeypatch, capsys
 ):
     run_dir = tmp_path / "run"
-    _killed(run_dir, monkeypatch, 8)
-    for file in (run_dir / "checkpoints").rglob("*"):
-        if file.is_file():
-            file.unlink()
+    _killed(run_dir, monkeypatch, 11)
+    good = shutil.copytree(run_dir, tmp_path / "good")
+    lose(run_dir / "checkpoints")
+    before = _content(run_dir)
+    assert _run(run_dir) == 2
+    error = capsys.readouterr().err
+    assert "all checkpoints are damaged" in error or "there is no checkpoint" in error
+    assert "give --begin-anew" in error
+    assert _content(run_dir) == before
+    # Put back, they are as good as ever.
+    _remove(run_dir)
+    shutil.copytree(good, run_dir)
+    lose(run_dir / "checkpoints")
+    shutil.copytree(good / "checkpoints", run_dir / "checkpoints", dirs_exist_ok=True)
     assert _run(run_dir) == 0
-    assert capsys.readouterr().err.count("is passed over") == 2
     assert _result(run_dir) == _result(whole)
+    # Begun anew, all of the old is moved aside.
+    assert _run(run_dir, "--seed", 5, "--begin-anew", "--max-steps", 2) == 0
+    assert f"{run_dir} is now {run_dir}.before" in capsys.readouterr().err
+    assert _result(tmp_path / "run.before") == _result(whole)
+    assert read_config(run_dir, Config).seed == 5
+    assert _run(run_dir, "--begin-anew") == 0
+    assert (tmp_path / "run.before-2" / "config.json").exists()
+    assert _result(run_dir) == _result(whole)
+
+
+def test_options_that_are_wrong_begin_nothing_anew(whole, tmp_path, capsys):
+    run_dir = shutil.copytree(whole, tmp_path / "run")
+    before = _content(run_dir)
+    assert _run(run_dir, "--begin-anew", "--epochs", 0) == 2
+    assert _run(run_dir, "--begin-anew", "--batch-size", 10_000) == 2
+    assert _content(run_dir) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def _with_crlf(content):
+    return content.replace(b"\n", b"\r\n")
+
+
+def _indented(content):
+    return content.replace(b'"step"', b'  "step"', 1)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "certificate.jsonl"])
+@pytest.mark.parametrize("edit", [_with_crlf, _indented, None])
+def test_files_that_were_edited_or_removed_are_restored(
+    name, edit, whole, tmp_path, monkeypatch, capsys
+):
+    if name == "certificate.jsonl" and edit is _indented:
+        edit = lambda content: content.replace(b"params", b"weights")  # noqa: E731
+    run_dir = tmp_path / "run"
+    _killed(run_dir, monkeypatch, 11)
+    path = run_dir / name
+    content = path.read_bytes()
+    path.unlink() if edit is None else path.write_bytes(edit(content))
+    assert _run(run_dir) == 0
+    assert "going on after 15 of 20" in capsys.readouterr().out
+    assert _result(run_dir) == _result(whole)
+    aside = run_dir / f"{name}.edited"
+    assert aside.exists() == (edit is not None)
+    assert edit is None or aside.read_bytes() == edit(content)
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "certificate.jsonl"])
@@ -412,6 +484,47 @@ def test_a_file_that_was_cut_is_made_whole(name, left, whole, tmp_path, monkeypa
     (run_dir / name).write_bytes(content[: round(left * len(content))])
     if left == 1:
         (run_dir / name).write_bytes(content + b'{"step": 99')
+    assert _run(run_dir) == 0
+    assert not list(run_dir.glob("*.edited"))
+    assert _result(run_dir) == _result(whole)
+
+
+def _wider(config):
+    made = recipe(config)
+    layer = serial(conv1=Conv(4, 3), flatten=flatten, head=Dense(3))
+    return made._replace(layer=layer)
+
+
+def test_a_run_of_another_model_is_refused_and_untouched(
+    whole, tmp_path, monkeypatch, capsys
+):
+    run_dir = tmp_path / "run"
+    _killed(run_dir, monkeypatch, 11)
+    before = _content(run_dir)
+    assert _run(run_dir, make_recipe=_wider) == 2
+    error = capsys.readouterr().err
+    assert "0000000015 is of another model:" in error and "--begin-anew" in error
+    assert "params/norm1" in error or "model_state/norm1" in error
+    assert _content(run_dir) == before
+    assert _run(run_dir) == 0
+    assert _result(run_dir) == _result(whole)
+
+
+def test_a_run_that_cannot_be_read_now_goes_on_later(
+    whole, tmp_path, monkeypatch, capsys
+):
+    run_dir = tmp_path / "run"
+    _killed(run_dir, monkeypatch, 11)
+    before = _content(run_dir)
+
+    def fail(*arguments, **options):
+        raise OSError(errno.ESTALE, "Stale file handle", "content")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orbax.checkpoint.AsyncCheckpointer.restore", fail)
+        assert _run(run_dir) == 2
+    assert "cannot be read now: Stale file handle" in capsys.readouterr().err
+    assert _content(run_dir) == before
     assert _run(run_dir) == 0
     assert _result(run_dir) == _result(whole)
 
@@ -640,23 +753,28 @@ def test_a_checkpoint_error_is_an_os_error():
 # Journals
 
 
-def test_a_journal_goes_back_to_a_mark(tmp_path):
+def test_a_journal_goes_back_to_what_it_was(tmp_path, capsys):
     journal = Journal(tmp_path / "a.jsonl")
-    assert journal.mark() == EMPTY and journal.reaches(EMPTY)
+    assert journal.content() == b""
     journal.append({"a": 1})
-    mark = journal.mark()
-    assert mark.size == len('{"a": 1}\n')
+    content = journal.content()
+    assert content == b'{"a": 1}\n'
     journal.append({"b": math.nan})
     assert read_lines(journal.path) == [{"a": 1}, {"b": None}]
-    assert journal.reaches(mark)
-    journal.rewind(mark)
+    journal.restore(content)
     assert read_lines(journal.path) == [{"a": 1}]
-    journal.path.write_bytes(b'{"a": 2}\n')
-    assert not journal.reaches(mark) and journal.reaches(EMPTY)
     journal.path.unlink()
-    assert not journal.reaches(mark)
-    journal.rewind(EMPTY)
-    assert not journal.path.exists()
+    journal.restore(content)
+    assert journal.content() == content and capsys.readouterr().err == ""
+    for number in ("", "-2"):
+        journal.path.write_bytes(b'{"a": 2}\n')
+        journal.restore(content)
+        assert journal.content() == content
+        aside = tmp_path / f"a.jsonl.edited{number}"
+        assert aside.read_bytes() == b'{"a": 2}\n'
+        assert f"was edited; it is now {aside.name}" in capsys.readouterr().err
+    journal.restore(b"")
+    assert journal.content() == b""
 
 
 @pytest.mark.parametrize("line", ["3", "no JSON", "", '{"a": 1} {"b": 2}'])

@@ -1,7 +1,7 @@
 """Checkpoints by Orbax, each with the digests of what is in it.
 
     with Checkpoints(run_dir / "checkpoints") as checkpoints:
-        found = checkpoints.restore(state, lambda notes: None)
+        found = checkpoints.restore(state)
         ...
         checkpoints.save(step, take_snapshot(state), notes)
 
@@ -10,6 +10,7 @@ complete. The arrays are stored one by one under their names; beside them is a J
 with the digest of each, and one of its own, so that no damage goes unseen.
 """
 
+import errno
 import gc
 import hashlib
 import json
@@ -32,17 +33,23 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from .._files import unused
+from .config import OptionError
 from .digests import Snapshot, describe_array, host_arrays
 
-FORMAT = 1
+FORMAT = 2
 # Seconds by a clock that may jump by years: a disk that hangs hangs the run anyway.
 _PATIENCE = 4 * 10**9
-_SPARE = 16 << 20  # bytes that a checkpoint may have beside its arrays
+_SPARE = 256 << 20  # bytes that a checkpoint may have beside its arrays
 Notes = dict[str, Any]
 
 
 class CheckpointError(OSError):
     """A checkpoint could not be written; those before it are as they were."""
+
+
+class _Damaged(Exception):
+    """A checkpoint is not what was saved."""
 
 
 class Restored(NamedTuple):
@@ -78,7 +85,7 @@ class Checkpoints:
     ...     with Checkpoints(Path(folder, "checkpoints")) as checkpoints:
     ...         checkpoints.save(5, take_snapshot(state), {"loss": 0.5})
     ...     with Checkpoints(Path(folder, "checkpoints")) as checkpoints:
-    ...         print(checkpoints.restore(state, lambda notes: None))
+    ...         print(checkpoints.restore(state))
     Restored(step=5, tree={'kernel': Array([[1., 1., 1.],
            [1., 1., 1.]], dtype=float32)}, notes={'loss': 0.5})
     """
@@ -86,7 +93,7 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int = 2, share: float = 0.02):
         if folder.is_symlink():  # what is removed there is not ours to remove
             raise CheckpointError(f"{folder} is a link to elsewhere")
-        self._folder = folder.absolute()
+        self.folder = folder.absolute()
         self._keep = keep
         self._share = share
         self._metrics: dict[int, float] = {}
@@ -173,53 +180,82 @@ class Checkpoints:
         self._orbax(self._checkpointer.wait_until_finished)
         self._remove_old()
 
-    def restore(
-        self, tree: Any, refuse: Callable[[Notes], str | None]
-    ) -> Restored | None:
+    def restore(self, tree: Any) -> Restored | None:
         """The last good one, whose digests are right.
 
-        One that is damaged, half-written or refused is told of on standard error,
-        renamed, and passed over for the one before.
+        One that is damaged is passed over for a good one before, told of on standard
+        error and renamed. Nothing is renamed or removed unless there is a good one.
 
         Args:
             tree: Pytree like the one that was saved, with the same names, dtypes and
                 shapes.
-            refuse: Says of the notes why this one cannot be used, or None.
 
         Returns:
-            What was saved, or None if there is no good one.
+            What was saved, or None if there is no checkpoint.
+
+        Raises:
+            OptionError: If one is of another model, cannot be read at the moment, or
+                all are damaged; with what can be done.
         """
-        self._tidy()
-        wanted = host_arrays(tree)
+        wanted, damaged = host_arrays(tree), {}
         for step in reversed(self._steps()):
-            with _coroutines_dropped():
-                try:
-                    arrays, content = self._read(step, wanted)
-                    reason = refuse(content["notes"])
-                    if reason is None:
-                        return Restored(step, _like(tree, arrays), content["notes"])
-                # What a reader makes of damaged files cannot be listed.
-                except Exception as error:
-                    reason = _first_line(error)[:200]
-                    time.sleep(0.1)
-            self._put_aside(step, reason)
+            try:
+                arrays, content = self._read(step, wanted)
+            except _Damaged as error:
+                damaged[step] = str(error)
+                continue
+            for other, reason in damaged.items():
+                self._put_aside(other, reason)
+            return Restored(step, _like(tree, arrays), content["notes"])
+        if damaged:
+            reasons = [f"{self._path(step)}: {why}" for step, why in damaged.items()]
+            raise OptionError(
+                "\n  ".join(["--run-dir: all checkpoints are damaged:", *reasons])
+                + "\n  put back good ones, or give --begin-anew"
+            )
         return None
+
+    def was_saving(self) -> bool:
+        """Whether a process was killed while it wrote a checkpoint."""
+        return self.folder.exists() and any(map(_half_done, self.folder.iterdir()))
 
     def _read(
         self, step: int, wanted: dict[str, np.ndarray]
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The arrays and the JSON item, both with the digests that they should have.
+
+        Raises:
+            _Damaged: If that is not so.
+            OptionError: If they are of another model, or a file cannot be read now.
+        """
         path = self._path(step)
-        _check_files(path, most=2 * sum(a.nbytes for a in wanted.values()) + _SPARE)
-        content = self._content(step)
-        found = content["arrays"]
-        for name in sorted(found.keys() | wanted.keys()):
-            theirs = name in found and (found[name]["dtype"], found[name]["shape"])
-            ours = name in wanted and (
-                wanted[name].dtype.name,
-                list(wanted[name].shape),
+        try:
+            _check_files(path, most=2 * sum(a.nbytes for a in wanted.values()) + _SPARE)
+        except ValueError as error:
+            raise _Damaged(str(error)) from error
+        with _coroutines_dropped():
+            try:
+                content = self._content(step)
+                _refuse_other_model(path, content["arrays"], wanted)
+                return self._arrays(path, content["arrays"], wanted), content
+            except (OptionError, MemoryError):
+                raise
+            # What a reader makes of damaged files cannot be listed.
+            except Exception as error:
+                reason = _first_line(error)[:200]
+                unreadable = _os_error(error) or _unreadable(path)
+                del error  # and what it holds
+        time.sleep(0.1)  # for stragglers of Orbax's
+        if unreadable is not None:
+            raise OptionError(
+                f"--run-dir: {path} cannot be read now: {unreadable}; nothing was "
+                "changed: the same command goes on once it can be"
             )
-            if theirs != ours:
-                raise ValueError(f"{name} is {theirs or 'absent'}, not {ours or 'so'}")
+        raise _Damaged(reason)
+
+    def _arrays(
+        self, path: Path, found: dict[str, Any], wanted: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         stored = {name: array for name, array in wanted.items() if array.size}
         _check_shapes(path / "arrays", stored)
         as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
@@ -235,18 +271,22 @@ class Checkpoints:
         for name, array in arrays.items():
             if describe_array(array) != found[name]:
                 raise ValueError(f"{name} has another digest than when it was saved")
-        return arrays, content
+        return arrays
 
     def _content(self, step: int) -> dict[str, Any]:
         """The JSON item, checked."""
+        path = self._path(step)
         args = ocp.args.Composite(content=ocp.args.JsonRestore())
-        content = self._checkpointer.restore(self._path(step), args=args).content
+        content = self._checkpointer.restore(path, args=args).content
         if content.pop("sha256") != _digest(content) or content["step"] != step:
             raise ValueError(
                 "the list of its arrays has another digest than when saved"
             )
         if content["format"] != FORMAT:
-            raise ValueError(f"it has format {content['format']}; allowed: {FORMAT}")
+            raise OptionError(
+                f"--run-dir: {path} has format {content['format']}, of another version "
+                f"of jcnn; this one reads format {FORMAT}"
+            )
         return content
 
     def _committed(self) -> None:
@@ -261,7 +301,7 @@ class Checkpoints:
         for step in steps:
             if step not in kept:
                 # Renamed first: half of a checkpoint never has a checkpoint's name.
-                doomed = self._folder / f".removed-{step}"
+                doomed = self.folder / f".removed-{step}"
                 self._path(step).rename(doomed)
                 shutil.rmtree(doomed)
 
@@ -274,12 +314,12 @@ class Checkpoints:
         metric = self._metrics[step]
         return (True, 0.0, -step) if math.isnan(metric) else (False, metric, -step)
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
         """Clear away what a process that was killed has left half-done."""
-        if not self._folder.exists():
+        if not self.folder.exists():
             return
-        for path in sorted(self._folder.iterdir()):
-            if re.fullmatch(r"\d+\.orbax-checkpoint-tmp.*", path.name):
+        for path in sorted(self.folder.iterdir()):
+            if _half_done(path):
                 _say(f"{path} was being written when the run ended, and is removed")
                 shutil.rmtree(path)
             elif re.fullmatch(r"\.removed-\d+", path.name):
@@ -287,19 +327,15 @@ class Checkpoints:
 
     def _put_aside(self, step: int, reason: str) -> None:
         path = self._path(step)
-        aside = path.with_suffix(".damaged")
-        count = 1
-        while aside.exists():
-            count += 1
-            aside = path.with_suffix(f".damaged-{count}")
+        aside = unused(path.with_suffix(".damaged"))
         _say(f"{path} is passed over and renamed to {aside.name}: {reason}")
         path.rename(aside)
 
     def _steps(self) -> list[int]:
-        return saved_steps(self._folder)
+        return saved_steps(self.folder)
 
     def _path(self, step: int) -> Path:
-        return checkpoint_path(self._folder, step)
+        return checkpoint_path(self.folder, step)
 
     def _orbax(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Call Orbax, which has many ways to say that a file cannot be written."""
@@ -336,6 +372,59 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     '0000000005'
     """
     return folder / f"{step:010d}"
+
+
+def _half_done(path: Path) -> bool:
+    return re.fullmatch(r"\d+\.orbax-checkpoint-tmp.*", path.name) is not None
+
+
+def _refuse_other_model(
+    path: Path, found: dict[str, Any], wanted: dict[str, np.ndarray]
+) -> None:
+    """Raise if a checkpoint has other arrays than the model, with what differs.
+
+    Its list of arrays has the right digest: it is good, and of another model.
+    """
+    ours = {k: f"{a.dtype.name}{list(a.shape)}" for k, a in wanted.items()}
+    theirs = {k: "{dtype}{shape}".format(**d) for k, d in found.items()}
+    differing = sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k))
+    if differing:
+        lines = [
+            f"{k}: {theirs.get(k, 'absent')} there, {ours.get(k, 'absent')} here"
+            for k in differing[:5]
+        ]
+        more = [f"and {len(differing) - 5} more"] * (len(differing) > 5)
+        raise OptionError(
+            "\n  ".join([f"--run-dir: {path} is of another model:", *lines, *more])
+            + "\n  nothing was changed: go on with the model of then, give another "
+            "--run-dir, or --begin-anew"
+        )
+
+
+def _os_error(error: Exception) -> str | None:
+    """What the system said, if it is no fault of what is in the files."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    code = int(number[1]) if number else getattr(error, "errno", None)
+    if code in (None, errno.ENOENT, errno.EINVAL, errno.ENOTDIR, errno.EISDIR):
+        return None
+    return os.strerror(code)
+
+
+def _unreadable(folder: Path) -> str | None:
+    """What the system says if a file of a checkpoint cannot be read to its end."""
+
+    def fail(error):
+        raise error
+
+    try:
+        for parent, _, names in os.walk(folder, onerror=fail):
+            for name in names:
+                with open(os.path.join(parent, name), "rb", buffering=1 << 20) as file:
+                    while file.read(1 << 20):
+                        pass
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    return None
 
 
 def _check_files(folder: Path, most: int) -> None:

@@ -10,16 +10,18 @@ from typing import Any, NamedTuple, TypeVar
 
 import tyro
 
+from .._files import expand_home, unused
 from ..compilation import Options, default_options
 from ..data import DataError
 from ..finite import NotFinite
 from .compiled import keep_programs
 from .config import OptionError, RunConfig, check_config
-from .environment import describe_environment
+from .environment import describe_environment, hide_from_git
 from .impl import keep_choices, kept_impl
 from .lock import Locked, lock
 from .loop import Recipe, fit
 from .memory import keep_memory
+from .output import lasting_output
 from .resume import is_finished, note_environment, refuse_changes
 from .run_folder import (
     make_run_dir,
@@ -34,6 +36,7 @@ from .threads import use_threads
 RunConfigT = TypeVar("RunConfigT", bound=RunConfig)
 
 
+@lasting_output()
 def main(
     config_type: type[RunConfigT],
     make_recipe: Callable[[RunConfigT], Recipe],
@@ -54,7 +57,7 @@ def main(
     Returns:
         The exit status: 0; 1 if a file of the run cannot be written or a step was not
         finite; 2 if an option, the data or the run folder cannot be used; 130 after
-        Ctrl-C, 143 after SIGTERM.
+        Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
 
     Raises:
         SystemExit: With 0 after `--help`; with 2 if an option is unknown or no value
@@ -143,8 +146,12 @@ def _prepare(
         What to train; None if that has been done.
     """
     check_config(config)
-    run_dir = config.run_dir
+    run_dir = None if config.run_dir is None else expand_home(config.run_dir)
+    config = dataclasses.replace(config, run_dir=run_dir)
     record = None if run_dir is None else read_record(run_dir)
+    anew = config.begin_anew and record is not None
+    config = dataclasses.replace(config, begin_anew=False)
+    record = None if anew else record
     config = _with_threads(config, record)
     if run_dir is not None and record is not None:
         refuse_changes(record, config, experiment=name)
@@ -152,7 +159,7 @@ def _prepare(
             return None
         held.enter_context(lock(run_dir))
         config = dataclasses.replace(config, impl=kept_impl(run_dir, config.impl))
-    elif run_dir is not None:
+    elif run_dir is not None and not anew:
         refuse_run_dir(run_dir)
     recipe = make_recipe(config)
     num_images = len(recipe.train.label)
@@ -162,9 +169,15 @@ def _prepare(
     if run_dir is not None and record is not None:
         on_resume = partial(note_environment, run_dir, environment)
         return _Prepared(recipe, run_dir, options, on_resume)
+    if run_dir is not None and anew:
+        with lock(run_dir):
+            aside = unused(run_dir.with_name(f"{run_dir.name}.before"))
+            run_dir.rename(aside)
+        print(f"{run_dir} is now {aside}", file=sys.stderr)
     short_name = name.rpartition(".")[-1]
     run_dir = make_run_dir(run_dir, name=short_name, seed=config.seed)
     held.enter_context(lock(run_dir))
+    hide_from_git(run_dir)
     if read_record(run_dir) is not None:
         raise Locked(f"--run-dir: another process has just begun a run in {run_dir}")
     keep_choices(run_dir, config.impl)

@@ -109,6 +109,8 @@ class RunConfig:
     """Keep large buffers between steps: faster on a CPU, if no one else needs them."""
     data_dir: Path | None = None
     """Folder of the prepared data sets; otherwise the variable JCNN_DATA_DIR."""
+    begin_anew: bool = False
+    """Begin again if --run-dir holds a run: its folder is moved aside, whole."""
     run_dir: Path | None = None
     """Folder for the results, or of a run to go on with; otherwise new, in runs/."""
 

@@ -1,27 +1,16 @@
-"""Files that grow by a line of JSON at a time and can be taken back to a mark."""
+"""Files that grow by a line of JSON at a time and can be taken back."""
 
-import hashlib
 import json
 import math
-import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from .._files import named, open_no_link, sync, write_file
+from .._files import named, open_no_link, unused, write_file
 from .._untrusted import MOST_JSON, open_file, parse_object
 
 MOST_BYTES = 1 << 30  # of a journal
-
-
-class Mark(NamedTuple):
-    """What a journal was at some time: its length in bytes and their SHA-256."""
-
-    size: int
-    sha256: str
-
-
-EMPTY = Mark(0, hashlib.sha256().hexdigest())
 
 
 class Journal:
@@ -34,10 +23,10 @@ class Journal:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     journal = Journal(Path(folder, "metrics.jsonl"))
     ...     journal.append({"step": 1, "loss": 0.5})
-    ...     mark = journal.mark()
+    ...     before = journal.content()
     ...     journal.append({"step": 2, "loss": float("nan")})
     ...     print(read_lines(journal.path))
-    ...     journal.rewind(mark)
+    ...     journal.restore(before)
     ...     print(read_lines(journal.path))
     [{'step': 1, 'loss': 0.5}, {'step': 2, 'loss': None}]
     [{'step': 1, 'loss': 0.5}]
@@ -68,30 +57,34 @@ class Journal:
         except OSError as error:
             raise named(error, self.path) from error
 
-    def mark(self) -> Mark:
-        """What the file is now; not even a power cut takes it behind that."""
+    def content(self) -> bytes:
+        """All of the file; nothing if it is missing."""
+        return self._begin(MOST_BYTES)
+
+    def restore(self, content: bytes) -> None:
+        """Make the file what `content` has returned, whatever has become of it.
+
+        What was added since goes, and what was cut off comes back. A file that somebody
+        has edited is kept beside it, under a name that ends in ".edited".
+        """
+        now = self._begin(len(content) + 1)
+        if now == content:
+            return
+        if not (now.startswith(content) or content.startswith(now)):
+            aside = unused(self.path.with_name(f"{self.path.name}.edited"))
+            self.path.rename(aside)
+            print(
+                f"{self.path} was edited; it is now {aside.name}, and the lines are "
+                "again those that the run wrote",
+                file=sys.stderr,
+            )
+        write_file(self.path, content)
+
+    def _begin(self, most: int) -> bytes:
         if not self.path.exists():
-            return EMPTY
-        with open(self.path, "rb") as file:
-            sync(file.fileno())
-            content = file.read()
-        return Mark(len(content), hashlib.sha256(content).hexdigest())
-
-    def reaches(self, mark: Mark) -> bool:
-        """Whether the file still begins with what it was at `mark`."""
-        content = self._begin(mark)
-        return (len(content), hashlib.sha256(content).hexdigest()) == mark
-
-    def rewind(self, mark: Mark) -> None:
-        """Take the file back to what it was at `mark`."""
-        if self.path.exists():
-            write_file(self.path, self._begin(mark))
-
-    def _begin(self, mark: Mark) -> bytes:
-        if not mark.size or not self.path.exists():
             return b""
         with open_file(self.path, MOST_BYTES) as file:
-            return file.read(min(mark.size, os.fstat(file.fileno()).st_size))
+            return file.read(most)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,8 +31,14 @@ from .certificate import data_line
 from .config import OptionError
 from .digests import take_snapshot
 from .interrupt import catch_interrupt
-from .pictures import draw_curves, draw_filters, write_picture
-from .progress import describe_metrics, model_table, progress_bar
+from .pictures import draw_curves, draw_filters, try_picture
+from .progress import (
+    describe_metrics,
+    model_table,
+    open_console,
+    progress_bar,
+    say,
+)
 from .record import Progress, Record
 from .run_folder import read_metrics
 from .stepping import compile_steps, count_steps, split_epoch, steps_per_call
@@ -94,8 +101,9 @@ def fit(
     If the folder has checkpoints of the same run, it goes on from the last good one,
     and ends with the same bytes as if it had never been interrupted.
 
-    The first Ctrl-C or SIGTERM ends the run after the call that is running, with all
-    of them written and a checkpoint; the second one at once.
+    The first Ctrl-C, SIGTERM or SIGHUP ends the run after the call that is running,
+    with all of them written and a checkpoint; the second one at once. SIGUSR1 saves a
+    checkpoint after that call, and the run goes on.
 
     Args:
         recipe: What to train, on what, and how.
@@ -147,7 +155,7 @@ def fit(
     >>> int(result.state.step), result.stopped_by
     (6, None)
     """
-    console = console or Console()
+    console = console or open_console()
     started = time.monotonic()
     num_images = len(recipe.train.label)
     total = count_steps(num_images, batch_size=batch_size, epochs=epochs)
@@ -186,7 +194,7 @@ def fit(
             return earlier + time.monotonic() - started
 
         if done:
-            console.print(f"going on after {done} of {total} steps", highlight=False)
+            say(console, f"going on after {done} of {total} steps")
         left = list(_sizes_from(done, total, sizes))
         calls = compile_steps(
             recipe.loss_fn,
@@ -234,11 +242,12 @@ def fit(
             record.add_metrics(line)
             show(done, describe_metrics(line, epochs))
             if epoch_ends or done == total:
-                console.print(describe_metrics(line, epochs), highlight=False)
+                say(console, describe_metrics(line, epochs))
             stop = interrupted() is not None
             certify = epoch_ends or done == total
             certify |= certify_every > 0 and done % per_epoch % certify_every == 0
-            save = stop or done == total or (epoch_ends and record.due())
+            save = stop or interrupted.save_asked() or done == total
+            save |= epoch_ends and record.due()
             if certify or save:
                 snapshot = take_snapshot(state)
                 if certify:
@@ -248,7 +257,9 @@ def fit(
                     progress = Progress(done, sums, taken())
                     record.save(snapshot, progress, metric=loss)
                     saved = done
-                if not certify:  # not in the checkpoint: it goes if the run goes on
+                if (
+                    stop and not certify
+                ):  # not in the checkpoint: it goes if the run goes on
                     record.certify(snapshot, step=done, epoch=epoch)
             if stop:
                 break
@@ -266,12 +277,10 @@ def fit(
         # The very last thing written: it says that nothing is missing.
         record.add_metrics(last)
     how = f"interrupted after {done} of {total} steps" if stopped_by else "done"
-    console.print(
+    say(
+        console,
         f"{how}: test accuracy {accuracy:.2%}, "
         f"{last['seconds']} s; everything is in {run_dir}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
     return Result(state, accuracy, stopped_by)
 
@@ -323,13 +332,13 @@ def _draw(
     test_accuracy: float,
 ) -> None:
     title = f"{run_dir.name}: test accuracy {test_accuracy:.2%}"
-    curves = draw_curves(metrics, title=title)
-    write_picture(run_dir / "curves.png", curves)
+    try_picture(run_dir / "curves.png", lambda: draw_curves(metrics, title=title))
     for row in rows:
         kernel = _find(params, row.name).get("kernel")
         if kernel is not None and kernel.ndim == 4:
-            filters = draw_filters(kernel, title=f"filters of {row.name}")
-            write_picture(run_dir / "filters.png", filters)
+            name = f"filters of {row.name}"
+            draw = partial(draw_filters, kernel, title=name)
+            try_picture(run_dir / "filters.png", draw)
             break
 
 

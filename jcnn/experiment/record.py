@@ -1,7 +1,8 @@
 """What a run writes while it goes: metrics, certificate and checkpoints, which agree.
 
-A checkpoint knows how far both files were when it was saved. A run that goes on takes
-them back to that, so that they end as if it had never been interrupted.
+A checkpoint holds both files as they were when it was saved. A run that goes on takes
+them back to that, so that they end as if it had never been interrupted, whatever has
+become of them.
 """
 
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any, NamedTuple
 
 from ..train import TrainState
 from .certificate import refuse_other_data, state_line
-from .checkpoints import Checkpoints, Notes
+from .checkpoints import Checkpoints
+from .config import OptionError
 from .digests import Snapshot
-from .journal import EMPTY, Journal, Mark
+from .journal import Journal, read_lines
 
 
 class Progress(NamedTuple):
@@ -59,15 +61,22 @@ class Record:
 
         Args:
             state: The state before the first step.
+
+        Raises:
+            OptionError: If the checkpoints cannot be used, or are gone; nothing was
+                changed then.
         """
-        found = self._checkpoints.restore(state, self._refuse)
-        marks = found.notes["journals"] if found else {}
+        found = self._checkpoints.restore(state)
+        if found is None:
+            self._refuse_lost_checkpoints()
+        progress, contents = _checked(found.notes) if found else (Progress(), {})
+        self._checkpoints.tidy()
         for journal in self._journals():
-            journal.rewind(Mark(*marks.get(journal.path.name, EMPTY)))
+            journal.restore(contents.get(journal.path.name, "").encode())
         if found:
-            return found.tree, _progress(found.notes)
+            return found.tree, progress
         self._certificate.append(self._data_line)
-        return state, Progress()
+        return state, progress
 
     def add_metrics(self, line: dict[str, Any]) -> None:
         self._metrics.append(line)
@@ -95,8 +104,8 @@ class Record:
 
     def save(self, snapshot: Snapshot, progress: Progress, *, metric: float) -> None:
         """Save a checkpoint in the background; `metric` as `Checkpoints.save`."""
-        marks = {journal.path.name: journal.mark() for journal in self._journals()}
-        notes = {"progress": progress._asdict(), "journals": marks}
+        contents = {j.path.name: j.content().decode() for j in self._journals()}
+        notes = {"progress": progress._asdict(), "journals": contents}
         self._checkpoints.save(progress.step, snapshot, notes, metric=metric)
 
     def wait(self) -> None:
@@ -106,26 +115,41 @@ class Record:
     def _journals(self) -> tuple[Journal, Journal]:
         return self._metrics, self._certificate
 
-    def _refuse(self, notes: Notes) -> str | None:
-        _progress(notes)
-        for journal in self._journals():
-            if not journal.reaches(Mark(*notes["journals"][journal.path.name])):
-                return f"{journal.path.name} is not what it was then"
-        return None
+    def _refuse_lost_checkpoints(self) -> None:
+        """Raise if the certificate goes further than runs go without a checkpoint.
+
+        The first one is saved after the first epoch, and takes a moment.
+        """
+        try:
+            lines = read_lines(self._certificate.path)
+        except (FileNotFoundError, ValueError):
+            return
+        epoch = max([line.get("epoch", 0) for line in lines], default=0)
+        if epoch > 2 and not self._checkpoints.was_saving():
+            raise OptionError(
+                f"--run-dir: there is no checkpoint in {self._checkpoints.folder}, but "
+                f"certificate.jsonl goes to epoch {epoch:g}; nothing was changed: put "
+                "them back, or give --begin-anew"
+            )
 
 
-def _progress(notes: Notes) -> Progress:
-    """What a checkpoint says of it, which may be anything.
+def _checked(notes: dict[str, Any]) -> tuple[Progress, dict[str, str]]:
+    """How far the run was and what its files were, which `save` has noted.
 
     Raises:
-        ValueError: If it is not what was saved.
+        OptionError: If that is not what a run writes: somebody has made it.
     """
-    if notes["progress"].keys() != set(Progress._fields):
-        raise ValueError("it does not say how far the run was")
-    progress = Progress(**notes["progress"])
-    numbers = [progress.seconds, *progress.sums.values()]
-    if type(progress.step) is not int or progress.step < 0:
-        raise ValueError(f"its step is {progress.step!r}")
-    if not all(type(number) is float for number in numbers):
-        raise ValueError("its sums and seconds are not all numbers")
-    return progress
+    try:
+        progress, contents = Progress(**notes["progress"]), notes["journals"]
+        numbers = [progress.seconds, *progress.sums.values()]
+        good = notes["progress"].keys() == set(Progress._fields)
+        good &= type(progress.step) is int and progress.step >= 0
+        good &= all(type(number) is float for number in numbers)
+        good &= all(type(content) is str for content in contents.values())
+    except (AttributeError, KeyError, TypeError):
+        good, progress, contents = False, Progress(), {}
+    if not good:
+        raise OptionError(
+            "--run-dir: the notes of its checkpoint are not those that a run writes"
+        )
+    return progress, contents

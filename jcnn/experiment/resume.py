@@ -10,8 +10,8 @@ from .environment import differences
 from .journal import Journal, iterate_lines
 from .run_folder import read_environment
 
-# Another value of these gives the same bytes.
-_FREE = ("run_dir", "keep_memory", "keep_checkpoints")
+# Another value of these gives the same bytes; of the data, the certificate knows more.
+_FREE = ("run_dir", "data_dir", "begin_anew", "keep_memory", "keep_checkpoints")
 
 
 def refuse_changes(record: dict[str, Any], config: Any, *, experiment: str) -> None:
@@ -51,7 +51,7 @@ def refuse_changes(record: dict[str, Any], config: Any, *, experiment: str) -> N
 
 
 def is_finished(run_dir: Path) -> bool:
-    """Whether a run has written its last line, which comes after everything else.
+    """Whether a run has written its last line, and its weights are still there.
 
     >>> is_finished(Path("nowhere"))
     False
@@ -62,7 +62,8 @@ def is_finished(run_dir: Path) -> bool:
             last = line
     except (FileNotFoundError, ValueError):
         return False
-    return last.get("interrupted") is False
+    ended = last.get("interrupted") is False
+    return ended and (run_dir / "params.safetensors").is_file()
 
 
 def note_environment(run_dir: Path, environment: dict[str, Any], step: int) -> None:

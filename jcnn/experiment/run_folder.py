@@ -16,7 +16,7 @@ from .config import ConfigT, check_config, config_from_json, config_to_json
 from .journal import read_lines
 
 # What a run writes before `config.json`, which makes the folder a run's.
-_FIRST_FILES = {".lock", "environment.json", "tuned.json"}
+_FIRST_FILES = {".gitignore", ".lock", "environment.json", "tuned.json"}
 
 
 def refuse_run_dir(run_dir: Path) -> None:
