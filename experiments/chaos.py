@@ -254,8 +254,9 @@ def damage(run_dir: Path, rng: random.Random) -> str | None:
     if cut and rng.random() < 1 / 2:
         files = [run_dir / "metrics.jsonl"]
     else:
-        newest = max((run_dir / "checkpoints").glob("[0-9]" * 10), default=run_dir)
-        files = [] if newest == run_dir else sorted(newest.rglob("*"))
+        # With an older one left: else the run is refused until it is put back.
+        saved = sorted((run_dir / "checkpoints").glob("[0-9]" * 10))
+        files = sorted(saved[-1].rglob("*")) if len(saved) > 1 else []
     files = [file for file in files if file.is_file() and file.stat().st_size]
     if not files:
         return None

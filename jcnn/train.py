@@ -282,9 +282,13 @@ def make_evaluate(
     the sum.
 
     Args:
-      example_metrics: (params, model_state, batch) -> {name: [batch_size]}.
+      example_metrics: (params, model_state, batch) -> {name: [batch_size, …]}; what
+        an example has several of, as pixels, is averaged over these first.
       batch_size: examples computed at a time; does not change what is counted.
       compiler_options: as for `make_step`.
+
+    Raises:
+      ValueError: when called, if a metric has not one entry for each example.
 
     >>> import optax
     >>> from jcnn.layers import Dense
@@ -296,6 +300,15 @@ def make_evaluate(
     """
     batch_size = integer("batch_size", batch_size, minimum=1)
 
+    def per_example(name, value):
+        shape = jnp.shape(value)
+        if shape[:1] != (batch_size,):
+            raise ValueError(
+                f"example_metrics must give metrics of shape [{batch_size}, …], one "
+                f"entry for each example, got {name} of shape {shape}"
+            )
+        return value if len(shape) == 1 else jnp.mean(value, range(1, len(shape)))
+
     def values(params, model_state, data):
         n = _num_examples(data)
         batches = -(-n // batch_size)
@@ -303,7 +316,8 @@ def make_evaluate(
 
         def one(indices):
             batch = jax.tree.map(lambda a: jnp.take(a, indices, axis=0), data)
-            return example_metrics(params, model_state, batch)
+            metrics = example_metrics(params, model_state, batch)
+            return {name: per_example(name, v) for name, v in metrics.items()}
 
         metrics = lax.map(one, indices.reshape(batches, batch_size))
         return {name: value.reshape(-1)[:n] for name, value in metrics.items()}

@@ -179,6 +179,7 @@ def test_a_short_run_on_digits_learns_and_repeats_to_the_bit(tmp_path, capfd):
 
     names = {file.name for file in (tmp_path / "a").iterdir()}
     assert names == {
+        ".gitignore",
         ".lock",
         "certificate.jsonl",
         "checkpoints",

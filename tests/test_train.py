@@ -507,3 +507,27 @@ def test_handwritten_digits_are_learnt():
     assert before["accuracy"] < 0.4 and after["accuracy"] > 0.9
     assert after["loss"] < before["loss"]
     assert np.mean(metrics["accuracy"]) > 0.95 and int(state.step) == 300
+
+
+def test_metrics_of_pixels_are_means_over_all_pixels(rng):
+    """A flattened metric would mix pixels of the first images with nothing else."""
+    image = rng.normal(size=(10, 6, 5)).astype(np.float32)
+
+    def metrics(params, model_state, batch):
+        return {"mean": batch["image"], "rows": batch["image"].mean(-1)}
+
+    state = create(Dense(2), optax.sgd(0.1), KEY, jnp.zeros((1, 3)))
+    for batch_size in (1, 4, 10, 16):
+        means = make_evaluate(metrics, batch_size=batch_size)(state, {"image": image})
+        for value in means.values():
+            np.testing.assert_allclose(value, image.mean(dtype="f8"), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 4), (5,)])
+def test_metrics_without_an_entry_for_each_example_are_refused(shape):
+    def metrics(params, model_state, batch):
+        return {"odd": jnp.zeros(shape)}
+
+    state = create(Dense(2), optax.sgd(0.1), KEY, jnp.zeros((1, 3)))
+    with pytest.raises(ValueError, match=r"\[4, …\].*got odd of shape"):
+        make_evaluate(metrics, batch_size=4)(state, {"image": np.zeros((10, 3), "f4")})

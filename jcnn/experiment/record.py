@@ -70,9 +70,9 @@ class Record:
         if found is None:
             self._refuse_lost_checkpoints()
         progress, contents = _checked(found.notes) if found else (Progress(), {})
-        self._checkpoints.tidy()
         for journal in self._journals():
             journal.restore(contents.get(journal.path.name, "").encode())
+        self._checkpoints.tidy()  # last: what is half-done tells that none is lost
         if found:
             return found.tree, progress
         self._certificate.append(self._data_line)
