@@ -257,9 +257,8 @@ def fit(
                     progress = Progress(done, sums, taken())
                     record.save(snapshot, progress, metric=loss)
                     saved = done
-                if (
-                    stop and not certify
-                ):  # not in the checkpoint: it goes if the run goes on
+                # Not in the checkpoint: it goes if the run goes on.
+                if stop and not certify:
                     record.certify(snapshot, step=done, epoch=epoch)
             if stop:
                 break
