@@ -41,6 +41,7 @@ _MODULES = (
     "experiment",
     "finite",
     "layers",
+    "metrics",
     "models",
     "order",
     "train",

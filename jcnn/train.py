@@ -13,6 +13,7 @@ to do then.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import jax
@@ -34,6 +35,7 @@ LossFn = Callable[
     [Params, State, Batch, jax.Array], tuple[jax.Array, tuple[State, Metrics]]
 ]
 ExampleMetrics = Callable[[Params, State, Batch], Metrics]
+Prepare = Callable[[jax.Array, jax.Array | None], jax.Array]
 NotFinitePolicy = Literal["stop", "skip", "ignore"]
 
 
@@ -206,7 +208,7 @@ def batch_at(
     >>> batch_at(jax.random.key(0), 0, {"label": jnp.arange(3)}, 2)["label"].shape
     (2,)
     """
-    n = _num_examples(data)
+    n = num_examples(data)
     indices = indices_at(key, step, num_examples=n, batch_size=batch_size)
     return jax.tree.map(lambda a: jnp.take(a, indices, axis=0), data)
 
@@ -279,7 +281,8 @@ def make_evaluate(
     """`evaluate(state, data) -> means`: every example counts, and counts once.
 
     The last batch is filled up with copies of the last example, which are left out of
-    the sum.
+    the sum. What is no mean over examples, as F1 or the mean IoU, is computed from the
+    counts of `jcnn.metrics.make_sums`.
 
     Args:
       example_metrics: (params, model_state, batch) -> {name: [batch_size, …]}; what
@@ -300,24 +303,16 @@ def make_evaluate(
     """
     batch_size = integer("batch_size", batch_size, minimum=1)
 
-    def per_example(name, value):
-        shape = jnp.shape(value)
-        if shape[:1] != (batch_size,):
-            raise ValueError(
-                f"example_metrics must give metrics of shape [{batch_size}, …], one "
-                f"entry for each example, got {name} of shape {shape}"
-            )
-        return value if len(shape) == 1 else jnp.mean(value, range(1, len(shape)))
-
     def values(params, model_state, data):
-        n = _num_examples(data)
+        n = num_examples(data)
         batches = -(-n // batch_size)
         indices = jnp.minimum(jnp.arange(batches * batch_size), n - 1)
 
         def one(indices):
             batch = jax.tree.map(lambda a: jnp.take(a, indices, axis=0), data)
             metrics = example_metrics(params, model_state, batch)
-            return {name: per_example(name, v) for name, v in metrics.items()}
+            check_example_metrics(metrics, batch_size)
+            return {name: _by_example(value) for name, value in metrics.items()}
 
         metrics = lax.map(one, indices.reshape(batches, batch_size))
         return {name: value.reshape(-1)[:n] for name, value in metrics.items()}
@@ -333,19 +328,62 @@ def make_evaluate(
     return evaluate
 
 
-def classification(
-    layer: Layer, prepare: Callable[[jax.Array, jax.Array | None], jax.Array]
-) -> tuple[LossFn, ExampleMetrics]:
+def check_example_metrics(metrics: Any, batch_size: int) -> None:
+    """Raise ValueError unless each metric has one entry for each example.
+
+    >>> check_example_metrics({"loss": jnp.zeros((4, 8, 8))}, 4)
+    """
+    for name, value in metrics.items():
+        shape = jnp.shape(value)
+        if shape[:1] != (batch_size,):
+            raise ValueError(
+                f"example_metrics must give metrics of shape [{batch_size}, …], one "
+                f"entry for each example, got {name} of shape {shape}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Classification:
+    """What `classification` returns the methods of."""
+
+    layer: Layer
+    prepare: Prepare
+
+    def loss_fn(
+        self, params: Params, model_state: State, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, tuple[State, Metrics]]:
+        x = self.prepare(batch["image"], child_key(key, "prepare"))
+        logits, model_state = self.layer.apply(
+            params, model_state, x, train=True, key=child_key(key, "layer")
+        )
+        metrics = _of_logits(logits, batch["label"])
+        means = jax.tree.map(jnp.mean, metrics)
+        return means["loss"], (model_state, means)
+
+    def example_metrics(
+        self, params: Params, model_state: State, batch: Batch
+    ) -> Metrics:
+        return _of_logits(self.logits(params, model_state, batch), batch["label"])
+
+    def logits(self, params: Params, model_state: State, batch: Batch) -> jax.Array:
+        """[N, …, classes], outside training."""
+        x = self.prepare(batch["image"], None)
+        return self.layer.apply(params, model_state, x)[0]
+
+
+def classification(layer: Layer, prepare: Prepare) -> tuple[LossFn, ExampleMetrics]:
     """Softmax cross-entropy and accuracy for a layer that gives logits.
 
     Args:
-      layer: from what `prepare` gives to logits [N, classes].
-      prepare: (images, key) -> inputs; key is None outside training, so what is random
-        (augmentation) is left away there.
+      layer: from what `prepare` gives to logits [N, classes], or [N, H, W, classes]
+        where each pixel has a label.
+      prepare: (images, key) -> inputs, of any size; key is None outside training, so
+        what is random (augmentation) is left away there.
 
     Returns:
       loss_fn for `make_step` and example_metrics for `make_evaluate`, both for batches
-      {"image": …, "label": int [N]} and with the metrics "loss" and "accuracy".
+      {"image": …, "label": int [N] or [N, H, W]} and with the metrics "loss" and
+      "accuracy". They can be pickled if layer and prepare can.
 
     >>> from jcnn.layers import Dense
     >>> _, metrics = classification(Dense(2), lambda images, key: images)
@@ -354,36 +392,31 @@ def classification(
     >>> metrics(params, {}, batch)["accuracy"]
     Array([1., 0.], dtype=float32)
     """
+    task = Classification(layer, prepare)
+    return task.loss_fn, task.example_metrics
 
-    def per_example(logits, labels):
-        from optax.losses import softmax_cross_entropy_with_integer_labels
 
-        if logits.shape[:-1] != labels.shape:
-            raise ValueError(
-                "layer must give logits [N, classes] for labels [N], got logits of "
-                f"shape {logits.shape} for labels of shape {labels.shape}: is a "
-                "flatten missing, or are the labels one-hot?"
-            )
-        logits = logits.astype(wide(logits.dtype))
-        return {
-            "loss": softmax_cross_entropy_with_integer_labels(logits, labels),
-            "accuracy": (jnp.argmax(logits, -1) == labels).astype(jnp.float32),
-        }
+def _of_logits(logits: jax.Array, labels: jax.Array) -> Metrics:
+    from optax.losses import softmax_cross_entropy_with_integer_labels
 
-    def loss_fn(params, model_state, batch, key):
-        x = prepare(batch["image"], child_key(key, "prepare"))
-        logits, model_state = layer.apply(
-            params, model_state, x, train=True, key=child_key(key, "layer")
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(
+            "layer must give logits [N, classes] for labels [N], got logits of "
+            f"shape {logits.shape} for labels of shape {labels.shape}: is a "
+            "flatten missing, or are the labels one-hot?"
         )
-        metrics = per_example(logits, batch["label"])
-        means = jax.tree.map(jnp.mean, metrics)
-        return means["loss"], (model_state, means)
+    logits = logits.astype(wide(logits.dtype))
+    return {
+        "loss": softmax_cross_entropy_with_integer_labels(logits, labels),
+        "accuracy": (jnp.argmax(logits, -1) == labels).astype(jnp.float32),
+    }
 
-    def example_metrics(params, model_state, batch):
-        logits, _ = layer.apply(params, model_state, prepare(batch["image"], None))
-        return per_example(logits, batch["label"])
 
-    return loss_fn, example_metrics
+def _by_example(value: jax.Array) -> jax.Array:
+    if value.ndim == 1:
+        return value
+    dtype = jnp.promote_types(value.dtype, jnp.float32)
+    return jnp.mean(value.astype(dtype), range(1, value.ndim))
 
 
 def _step(loss_fn, tx, not_finite: NotFinitePolicy, ema_decay: float | None):
@@ -459,7 +492,8 @@ def _all_finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.isfinite(a) for a in sums]).all()
 
 
-def _num_examples(data: Batch) -> int:
+def num_examples(data: Batch) -> int:
+    """The one length of all arrays, or a ValueError."""
     lengths = {a.shape[0] if a.ndim else 0 for a in jax.tree.leaves(data)}
     if len(lengths) != 1 or 0 in lengths:
         shapes = jax.tree.map(lambda a: a.shape, data)
