@@ -289,6 +289,14 @@ def test_a_name_with_a_slash_is_refused(tmp_path):
 # Pictures and progress
 
 
+def _drawn(figure):
+    return {
+        (axes.get_ylabel(), line.get_label()): np.asarray(line.get_xydata()).tolist()
+        for axes in figure.axes
+        for line in axes.get_lines()
+    }
+
+
 def test_curves_show_the_numbers_of_the_metrics(tmp_path):
     metrics = [
         {"epoch": 0.5, "loss": 2.0, "accuracy": 0.5},
@@ -296,20 +304,43 @@ def test_curves_show_the_numbers_of_the_metrics(tmp_path):
         {"epoch": 1.0, "test_accuracy": 0.6, "interrupted": False},
     ]
     figure = draw_curves(metrics, title="a run")
-    drawn = {
-        (axes.get_ylabel(), line.get_label()): np.asarray(line.get_xydata()).tolist()
-        for axes in figure.axes
-        for line in axes.get_lines()
-    }
-    assert drawn == {
-        ("loss", "train"): [[0.5, 2.0]],
+    assert _drawn(figure) == {
+        ("loss", "train, mean of each call"): [[0.5, 2.0]],
         ("loss", "test"): [[1.0, 1.0]],
-        ("accuracy (%)", "train"): [[0.5, 50.0], [1.0, 75.0]],
+        ("accuracy (%)", "train, mean of each call"): [[0.5, 50.0], [1.0, 75.0]],
         ("accuracy (%)", "test"): [[1.0, 60.0]],
     }
     write_picture(tmp_path / "curves.png", figure)
     with Image.open(tmp_path / "curves.png") as image:
         assert image.format == "PNG" and image.width > image.height > 300
+
+
+def test_curves_have_one_point_for_each_epoch_that_ended():
+    metrics = [
+        {"epoch": 0.5, "loss": 2.0, "error": 7.0},
+        {"epoch": 1.0, "loss": 1.0, "error": 5.0, "epoch_loss": 1.5, "epoch_error": 6.0}
+        | {"test_loss": 3.0, "test_error": 9.0},
+        {"epoch": 1.5, "loss": 0.5, "error": 4.0},
+        {"epoch": 1.5, "test_loss": 2.5, "test_error": 8.0, "interrupted": True},
+    ]
+    losses = {
+        ("loss", "train, mean of each epoch"): [[1.0, 1.5]],
+        ("loss", "test"): [[1.0, 3.0], [1.5, 2.5]],
+    }
+    errors = {
+        ("error", "train, mean of each epoch"): [[1.0, 6.0]],
+        ("error", "test"): [[1.0, 9.0], [1.5, 8.0]],
+    }
+    assert _drawn(draw_curves(metrics, watch="loss")) == losses
+    assert _drawn(draw_curves(metrics, watch="error")) == losses | errors
+    # What there is not is not drawn, and not in the legend either.
+    only_tested = [{"epoch": 1.0, "test_$\\frac$": 2.0}]
+    figure = draw_curves(only_tested, watch="$\\frac$")
+    assert _drawn(figure) == {("$\\frac$", "test"): [[1.0, 2.0]]}
+    figure.savefig(io.BytesIO(), format="png")
+    legends = [axes.get_legend() for axes in figure.axes]
+    assert legends[0] is None
+    assert [text.get_text() for text in legends[1].get_texts()] == ["test"]
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
@@ -461,7 +492,10 @@ def test_fit_fills_the_folder_with_what_it_reached(tmp_path):
     assert result.stopped_by is None
     for line in lines:
         assert {"loss", "accuracy", "images_per_second"} < line.keys()
-    assert lines[-1]["loss"] < lines[0]["loss"]
+        assert (
+            ("epoch_loss" in line) == ("test_loss" in line) == (line["epoch"] % 1 == 0)
+        )
+    assert lines[-1]["epoch_loss"] < lines[0]["epoch_loss"]
 
     # What the file of weights says of the test images, without the loop.
     params, model_state = read_weights(tmp_path / "run" / "params.safetensors")
@@ -469,7 +503,8 @@ def test_fit_fills_the_folder_with_what_it_reached(tmp_path):
     logits, _ = recipe.layer.apply(params, model_state, images)
     accuracy = np.mean(np.argmax(np.asarray(logits), -1) == recipe.test.label)
     assert last["test_accuracy"] == pytest.approx(accuracy)
-    assert result.test_accuracy == last["test_accuracy"]
+    assert result.tested["accuracy"] == last["test_accuracy"]
+    assert result.tested["loss"] == last["test_loss"]
 
     assert "\x1b" not in text
     assert sum(line.startswith("epoch ") for line in text.splitlines()) == 4

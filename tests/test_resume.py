@@ -329,7 +329,7 @@ def test_an_epochs_line_has_the_mean_of_its_steps(tmp_path, monkeypatch):
     assert _run(tmp_path) == 0
     ends = [line for line in read_metrics(tmp_path) if line["step"] % 5 == 0][:-1]
     expected = np.reshape(losses, (4, 5)).mean(1)
-    assert [line["loss"] for line in ends] == pytest.approx(expected, rel=1e-12)
+    assert [line["epoch_loss"] for line in ends] == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_certificate_has_a_line_every_so_many_steps(whole, tmp_path, monkeypatch):

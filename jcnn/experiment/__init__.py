@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from .config import RunConfig as RunConfig
     from .config import check_config as check_config
     from .impl import read_impl as read_impl
-    from .loop import Recipe as Recipe
     from .loop import Result as Result
     from .loop import fit as fit
     from .memory import keep_memory as keep_memory
+    from .recipe import Recipe as Recipe
+    from .recipe import check_recipe as check_recipe
     from .run_folder import read_config as read_config
     from .run_folder import read_metrics as read_metrics
     from .stepping import count_steps as count_steps
@@ -37,8 +38,9 @@ _MODULE_OF = {
     **dict.fromkeys(("Count", "NonNegative", "OptionError", "Positive"), "config"),
     **dict.fromkeys(("Range", "Rate", "RunConfig", "check_config"), "config"),
     "read_impl": "impl",
-    **dict.fromkeys(("Recipe", "Result", "fit"), "loop"),
+    **dict.fromkeys(("Result", "fit"), "loop"),
     "keep_memory": "memory",
+    **dict.fromkeys(("Recipe", "check_recipe"), "recipe"),
     **dict.fromkeys(("read_config", "read_metrics"), "run_folder"),
     "count_steps": "stepping",
     **dict.fromkeys(("read_weights", "write_weights"), "weights"),

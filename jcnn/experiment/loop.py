@@ -7,26 +7,16 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import jax
 import numpy as np
-import optax
 from rich.console import Console
 
 from ..compilation import Options
-from ..data import Dataset
-from ..finite import NotFinite, find_fault
-from ..layers import Layer
+from ..finite import Fault, NotFinite, find_fault
 from ..summary import Row, summarize
-from ..train import (
-    ExampleMetrics,
-    LossFn,
-    TrainState,
-    averaged,
-    create,
-    make_evaluate,
-)
+from ..train import TrainState, averaged, create, make_evaluate
 from .certificate import data_line
 from .config import OptionError
 from .digests import take_snapshot
@@ -34,35 +24,17 @@ from .interrupt import catch_interrupt
 from .pictures import draw_curves, draw_filters, try_picture
 from .progress import (
     describe_metrics,
+    format_metric,
     model_table,
     open_console,
     progress_bar,
     say,
 )
+from .recipe import Recipe, arrays, check_recipe, network_inputs
 from .record import Progress, Record
 from .run_folder import read_metrics
 from .stepping import compile_steps, count_steps, split_epoch, steps_per_call
 from .weights import write_weights
-
-
-class Recipe(NamedTuple):
-    """What to train, on what, and how.
-
-    Attributes:
-        layer: The model.
-        tx: The optimizer.
-        loss_fn: As `jcnn.train.make_step` takes it; metrics are loss and accuracy.
-        example_metrics: As `jcnn.train.make_evaluate` takes it; the same metrics.
-        train: The images to train on.
-        test: The images to look at after each epoch; nothing is chosen by them.
-    """
-
-    layer: Layer
-    tx: optax.GradientTransformation
-    loss_fn: LossFn
-    example_metrics: ExampleMetrics
-    train: Dataset
-    test: Dataset
 
 
 class Result(NamedTuple):
@@ -70,13 +42,13 @@ class Result(NamedTuple):
 
     Attributes:
         state: The last training state.
-        test_accuracy: Part of the test images that `state` gets right, by its averaged
-            parameters if it has them.
+        tested: The metrics of the test images, by the averaged parameters of `state` if
+            it has them.
         stopped_by: The signal that ended the run before its last step, or None.
     """
 
     state: TrainState
-    test_accuracy: float
+    tested: dict[str, float]
     stopped_by: signal.Signals | None
 
 
@@ -128,8 +100,8 @@ def fit(
         What was reached.
 
     Raises:
-        OptionError: If `batch_size` or `epochs` is out of range, or the folder is of a
-            run on other data.
+        OptionError: If `batch_size` or `epochs` is out of range, the recipe cannot be
+            trained (see `check_recipe`), or the folder is of a run on other data.
         NotFinite: If a step was not finite and `not_finite` is "stop"; it names the
             step and its images. The state before is in a checkpoint.
         OSError: If a file cannot be written; the checkpoints before are left.
@@ -161,14 +133,16 @@ def fit(
     total = count_steps(num_images, batch_size=batch_size, epochs=epochs)
     per_epoch = total // epochs
     total = min(total, max_steps or total)
+    recipe = check_recipe(recipe, batch_size=batch_size)
+    watch = recipe.watch or ""  # checked: it is there
     data = data_line(recipe.train, recipe.test)
-    inputs = jax.ShapeDtypeStruct((1, *recipe.train.image.shape[1:]), "float32")
+    inputs = network_inputs(recipe)
     rows = summarize(recipe.layer, inputs)
     console.print(model_table(rows))
     work = batch_size * sum(row.multiply_adds or 0 for row in rows)
     sizes = split_epoch(per_epoch, steps_per_call(work), certify_every)
 
-    train, test = jax.device_put([_arrays(recipe.train), _arrays(recipe.test)])
+    train, test = jax.device_put([arrays(recipe.train), arrays(recipe.test)])
     key, with_ema = jax.random.key(seed), ema_decay is not None
     first = create(recipe.layer, recipe.tx, key, inputs, ema=with_ema)
     evaluate = make_evaluate(
@@ -176,10 +150,6 @@ def fit(
         batch_size=min(500, len(recipe.test.label)),
         compiler_options=compiler_options,
     )
-
-    def on_test(state: TrainState) -> dict[str, float]:
-        return {f"test_{k}": v for k, v in evaluate(_tested(state), test).items()}
-
     with (
         Record(run_dir, data, keep=keep_checkpoints) as record,
         catch_interrupt() as interrupted,
@@ -221,28 +191,25 @@ def fit(
             done = int(state.step) if failed else done + size
             epoch, epoch_ends = round(done / per_epoch, 6), done % per_epoch == 0
             if failed:
-                snapshot = take_snapshot(state)
-                if done > saved:
-                    progress = Progress(done, sums, taken())
-                    record.save(snapshot, progress, metric=math.nan)
-                record.wait()
-                error = NotFinite(
-                    find_fault(recipe.loss_fn, state, train, batch_size=batch_size)
-                )
-                record.certify(snapshot, step=done, epoch=epoch, not_finite=str(error))
-                raise error
-            means = _means(sums if epoch_ends else of_call)
+                progress = Progress(done, sums, taken())
+                find = partial(find_fault, recipe.loss_fn, state, train)
+                find = partial(find, batch_size=batch_size)
+                _stop(record, state, progress, find, epoch=epoch, save=done > saved)
+            of_epoch, tested = {}, {}
             if epoch_ends:
-                sums = {}
-            tested = on_test(state) if epoch_ends else {}
-            line = {"step": done, "epoch": epoch, **means}
+                of_epoch, sums = _means(sums), {}
+                tested = evaluate(_tested(state), test)
+            line = {"step": done, "epoch": epoch, **_means(of_call)}
+            line |= _prefixed("epoch_", of_epoch)
             if not finite.all():
                 line["skipped"] = int((~finite).sum())
-            line |= {"images_per_second": round(images_per_second, 1), **tested}
+            line["images_per_second"] = round(images_per_second, 1)
+            line |= _prefixed("test_", tested)
             record.add_metrics(line)
-            show(done, describe_metrics(line, epochs))
+            text = describe_metrics(line, epochs, watch=watch)
+            show(done, text)
             if epoch_ends or done == total:
-                say(console, describe_metrics(line, epochs))
+                say(console, text)
             stop = interrupted() is not None
             certify = epoch_ends or done == total
             certify |= certify_every > 0 and done % per_epoch % certify_every == 0
@@ -253,8 +220,8 @@ def fit(
                 if certify:
                     record.certify(snapshot, step=done, epoch=epoch)
                 if save:
-                    loss = means["loss"] if epoch_ends else math.nan
                     progress = Progress(done, sums, taken())
+                    loss = of_epoch.get("loss", math.nan)
                     record.save(snapshot, progress, metric=loss)
                     saved = done
                 # Not in the checkpoint: it goes if the run goes on.
@@ -263,25 +230,42 @@ def fit(
             if stop:
                 break
         record.wait()
-        tested = tested or on_test(state)
+        tested = tested or evaluate(_tested(state), test)
         stopped_by = interrupted() if done < total else None
-        last = {"step": done, "epoch": round(done / per_epoch, 6), **tested}
+        last = {"step": done, "epoch": round(done / per_epoch, 6)}
+        last |= _prefixed("test_", tested)
         last["interrupted"] = stopped_by is not None
         last["seconds"] = round(taken(), 1)
+        reached = f"test {watch} {format_metric(watch, tested[watch])}"
+        title = f"{run_dir.name}: {reached}"
         weights = _tested(state)
         params, model_state = jax.device_get((weights.params, weights.model_state))
         write_weights(run_dir / "params.safetensors", params, model_state)
-        accuracy = tested["test_accuracy"]
-        _draw(run_dir, [*read_metrics(run_dir), last], params, rows, accuracy)
+        _draw(run_dir, [*read_metrics(run_dir), last], params, rows, title, watch)
         # The very last thing written: it says that nothing is missing.
         record.add_metrics(last)
     how = f"interrupted after {done} of {total} steps" if stopped_by else "done"
-    say(
-        console,
-        f"{how}: test accuracy {accuracy:.2%}, "
-        f"{last['seconds']} s; everything is in {run_dir}",
-    )
-    return Result(state, accuracy, stopped_by)
+    say(console, f"{how}: {reached}, {last['seconds']} s; everything is in {run_dir}")
+    return Result(state, tested, stopped_by)
+
+
+def _stop(
+    record: Record,
+    state: TrainState,
+    progress: Progress,
+    find: Callable[[], Fault],
+    *,
+    epoch: float,
+    save: bool,
+) -> NoReturn:
+    """Keep the last good state, then raise what is wrong with the step after it."""
+    snapshot = take_snapshot(state)
+    if save:
+        record.save(snapshot, progress, metric=math.nan)
+    record.wait()
+    error = NotFinite(find())
+    record.certify(snapshot, step=progress.step, epoch=epoch, not_finite=str(error))
+    raise error
 
 
 def _sizes_from(done: int, total: int, sizes: list[int]) -> Iterator[int]:
@@ -301,7 +285,7 @@ def _sizes_from(done: int, total: int, sizes: list[int]) -> Iterator[int]:
 
 
 def _tested(state: TrainState) -> TrainState:
-    """What a run's accuracy is of: the averaged parameters if there are any."""
+    """What a run is judged by: the averaged parameters if there are any."""
     return state if state.ema is None else averaged(state)
 
 
@@ -319,8 +303,8 @@ def _means(sums: dict[str, float]) -> dict[str, float]:
 _STEPS = "steps"
 
 
-def _arrays(dataset: Dataset) -> dict[str, np.ndarray]:
-    return {"image": dataset.image, "label": dataset.label}
+def _prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}{name}": value for name, value in metrics.items()}
 
 
 def _draw(
@@ -328,10 +312,11 @@ def _draw(
     metrics: list[dict[str, Any]],
     params: Any,
     rows: list[Row],
-    test_accuracy: float,
+    title: str,
+    watch: str,
 ) -> None:
-    title = f"{run_dir.name}: test accuracy {test_accuracy:.2%}"
-    try_picture(run_dir / "curves.png", lambda: draw_curves(metrics, title=title))
+    draw = partial(draw_curves, metrics, title=title, watch=watch)
+    try_picture(run_dir / "curves.png", draw)
     for row in rows:
         kernel = _find(params, row.name).get("kernel")
         if kernel is not None and kernel.ndim == 4:

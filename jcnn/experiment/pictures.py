@@ -18,20 +18,27 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from .._files import write_file
 from .output import printable
+from .progress import is_accuracy
 
 _TRAIN_COLOUR = "#7aa6d8"
 _TEST_COLOUR = "#c8501e"
 _MOST_FILTERS = 64  # of a picture
 
 
-def draw_curves(metrics: list[dict[str, Any]], *, title: str = "") -> Figure:
-    """Draw loss and accuracy over the epochs, of training and of testing.
+def draw_curves(
+    metrics: list[dict[str, Any]], *, title: str = "", watch: str = "accuracy"
+) -> Figure:
+    """Draw the loss and the watched metric over the epochs, of training and of testing.
+
+    Of training the means over the epochs are drawn if an epoch has ended, else those of
+    each line; the legend says which.
 
     Args:
-        metrics: The lines of a run's `metrics.jsonl`. Drawn are `loss`,
-            `accuracy`, `test_loss` and `test_accuracy` where a line has them; losses
-            on a logarithmic scale if all are above 0.
+        metrics: The lines of a run's `metrics.jsonl`, see `Record.add_metrics`.
         title: What stands above the picture, as it is.
+        watch: Name of the watched metric; with "loss" the picture has one part only.
+            Losses are drawn on a logarithmic scale if all are above 0, accuracies in
+            percent.
 
     Returns:
         The picture.
@@ -39,25 +46,30 @@ def draw_curves(metrics: list[dict[str, Any]], *, title: str = "") -> Figure:
     >>> metrics = [{"epoch": 1, "loss": 0.5, "accuracy": 0.9, "test_accuracy": 0.8}]
     >>> [axes.get_ylabel() for axes in draw_curves(metrics).axes]
     ['loss', 'accuracy (%)']
+    >>> [axes.get_ylabel() for axes in draw_curves(metrics, watch="loss").axes]
+    ['loss']
     """
-    figure = Figure(figsize=(8, 3.4), dpi=150, layout="constrained")
+    names = list(dict.fromkeys(("loss", watch)))
+    figure = Figure(figsize=(4 * len(names), 3.4), dpi=150, layout="constrained")
     _set_title(figure, title)
-    loss_axes, accuracy_axes = figure.subplots(1, 2)
-    losses = _draw_curve_pair(loss_axes, metrics, "loss", unit=1)
-    loss_axes.set(ylabel="loss")
-    if min(losses, default=1) > 0:
-        loss_axes.set(yscale="log")
-        loss_axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        loss_axes.yaxis.set_major_formatter("{x:g}")
-        loss_axes.yaxis.set_minor_formatter(NullFormatter())
-    _draw_curve_pair(accuracy_axes, metrics, "accuracy", unit=100)
-    accuracy_axes.set(ylabel="accuracy (%)", ylim=(_least_accuracy(metrics), 100))
-    for axes in (loss_axes, accuracy_axes):
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
+        unit = 100 if is_accuracy(name) else 1
+        values = _draw_curve_pair(axes, metrics, name, unit=unit)
+        label = printable(f"{name} (%)" if unit == 100 else name)
+        axes.set_ylabel(label, parse_math=False)
+        if unit == 100:
+            axes.set_ylim(_least_accuracy(metrics, name), 100)
+        if name == "loss" and min(values, default=1) > 0:
+            axes.set(yscale="log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("epochs")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        if values:
+            axes.legend(frameon=False)
     return figure
 
 
@@ -163,26 +175,30 @@ def _set_title(figure: Figure, title: str) -> None:
 def _draw_curve_pair(
     axes: Axes, metrics: list[dict[str, Any]], name: str, *, unit: float
 ) -> list[float]:
-    """Draw what is of training and of testing; returns all of the values."""
-    styles = {
-        name: {"label": "train", "color": _TRAIN_COLOUR, "linewidth": 1},
-        f"test_{name}": {"label": "test", "color": _TEST_COLOUR, "linewidth": 1.5},
+    """Draw what there is of training and of testing; returns all of the values."""
+    by_epoch = any(line.get("epoch_loss") is not None for line in metrics)
+    of_train = (f"epoch_{name}", "epoch") if by_epoch else (name, "call")
+    curves = {
+        of_train[0]: (f"train, mean of each {of_train[1]}", _TRAIN_COLOUR, 1),
+        f"test_{name}": ("test", _TEST_COLOUR, 1.5),
     }
     drawn = []
-    for key, style in styles.items():
+    for key, (label, color, width) in curves.items():
         lines = [line for line in metrics if line.get(key) is not None]
         epochs = [line["epoch"] for line in lines]
         # A run of a few epochs has so few points that a line alone would hide them.
         marker = "o" if len(lines) <= 20 else None
         values = [line[key] * unit for line in lines]
-        axes.plot(epochs, values, marker=marker, markersize=3, **style)
+        if values:
+            style = {"label": label, "color": color, "linewidth": width}
+            axes.plot(epochs, values, marker=marker, markersize=3, **style)
         drawn += values
     return drawn
 
 
-def _least_accuracy(metrics: list[dict[str, Any]]) -> float:
+def _least_accuracy(metrics: list[dict[str, Any]], name: str) -> float:
     """Where the axis begins: at five times the errors of the end, which shows those."""
-    tested = [line.get("test_accuracy") for line in metrics]
+    tested = [line.get(f"test_{name}") for line in metrics]
     errors = next((1 - value for value in reversed(tested) if value is not None), 1.0)
     return 100 * max(0.0, 1 - 5 * max(errors, 0.01))
 

@@ -93,33 +93,64 @@ def _number(value: int | None) -> str:
     return "?" if value is None else f"{value:,}"
 
 
-def describe_metrics(metrics: dict[str, Any], epochs: int) -> str:
+def describe_metrics(
+    metrics: dict[str, Any], epochs: int, *, watch: str = "accuracy"
+) -> str:
     """One line of `metrics.jsonl` in words, in a width that hardly changes.
 
     Args:
-        metrics: The line; of `loss`, `accuracy`, `test_loss`, `test_accuracy` and
-            `images_per_second` those are told that it has.
+        metrics: The line. Told are the loss, the watched metric, and that of the test
+            images, as far as the line has them: means over the epoch on a line that
+            ends one, else over the steps of the line.
         epochs: Number of epochs of the whole run.
+        watch: Name of the watched metric.
 
     >>> line = {"epoch": 2.5, "loss": 0.25, "accuracy": 0.9, "images_per_second": 1234}
     >>> describe_metrics(line, 10)
     'epoch  3/10  loss 0.2500  accuracy  90.00%  1,234 images/s'
+    >>> line = {"epoch": 1, "loss": 2, "epoch_loss": 3, "test_loss": 4, "test_error": 5}
+    >>> describe_metrics(line, 2, watch="error")
+    'epoch 1/2  loss 3.0000  test error 5.0000'
     """
-    epoch = math.ceil(metrics["epoch"])
-    forms = {
-        "loss": "loss {:.4f}",
-        "accuracy": "accuracy {:7.2%}",
-        "test_accuracy": "test {:7.2%}",
-        "test_loss": "test loss {:.4f}",
-        "images_per_second": "{:,.0f} images/s",
-    }
-    if "test_accuracy" in metrics:
-        del forms["test_loss"]  # there is no room for both
-    parts = [f"epoch {epoch:{len(str(epochs))}}/{epochs}"]
-    parts += [
-        form.format(metrics[name]) for name, form in forms.items() if name in metrics
-    ]
+    parts = [f"epoch {math.ceil(metrics['epoch']):{len(str(epochs))}}/{epochs}"]
+    test = f"test {watch}"
+    for name in dict.fromkeys(("loss", watch)):
+        value = metrics.get(f"epoch_{name}", metrics.get(name))
+        if value is not None:
+            parts.append(f"{name} {_padded(name, value)}")
+            test = "test" if name == watch else test
+    if f"test_{watch}" in metrics:
+        parts.append(f"{test} {_padded(watch, metrics[f'test_{watch}'])}")
+    if "images_per_second" in metrics:
+        parts.append(f"{metrics['images_per_second']:,.0f} images/s")
     return "  ".join(parts)
+
+
+def is_accuracy(name: str) -> bool:
+    """Whether a metric is told in percent.
+
+    >>> is_accuracy("top5_accuracy"), is_accuracy("f1")
+    (True, False)
+    """
+    return name.endswith("accuracy")
+
+
+def format_metric(name: str, value: float) -> str:
+    """A metric's value as people read it, an accuracy in percent.
+
+    >>> format_metric("accuracy", 0.9), format_metric("loss", 2)
+    ('90.00%', '2.0000')
+    >>> format_metric("loss", 1e-6)
+    '1.000e-06'
+    """
+    if is_accuracy(name):
+        return f"{value:.2%}"
+    ordinary = not 0 < abs(value) < 1e-3 and not 1e6 <= abs(value) < math.inf
+    return f"{value:.4f}" if ordinary else f"{value:.3e}"
+
+
+def _padded(name: str, value: float) -> str:
+    return f"{format_metric(name, value):>{len('100.00%') if is_accuracy(name) else 6}}"
 
 
 @contextmanager

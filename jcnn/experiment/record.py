@@ -79,6 +79,23 @@ class Record:
         return state, progress
 
     def add_metrics(self, line: dict[str, Any]) -> None:
+        """Add a line to `metrics.jsonl`. There is one for each call to the device:
+
+        - `step`, `epoch`: how many are done, the epochs with a fraction.
+        - `loss`, `accuracy` and what else the loss function measures: the mean over the
+          steps since the line before, but for those that were not finite.
+        - `skipped`: how many of these were not finite, where there are any.
+        - `images_per_second`: in this call.
+
+        On a line that ends an epoch there are also
+
+        - `epoch_loss`, `epoch_accuracy`, …: the mean over the epoch's finite steps.
+        - `test_loss`, `test_accuracy`, …: the mean over the test images.
+
+        The last line of a run has `step`, `epoch`, the `test_…` of what was written to
+        `params.safetensors`, `interrupted` (whether it is to go on) and `seconds` (that
+        the run took, all its parts together). A number that JSON does not have is null.
+        """
         self._metrics.append(line)
 
     def certify(
