@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from jcnn import tuning
-from jcnn.data import cache, from_arrays, prepared
+from jcnn.data import cache, from_arrays, prepared, tfrecord
 from jcnn.data.decode import decode
 from jcnn.engine.choices import Choices
 from jcnn.engine.problem import Problem
@@ -51,10 +52,11 @@ from jcnn.experiment.checkpoints import Checkpoints
 from jcnn.experiment.compare import describe_distance, find_parting, read_certificate
 from jcnn.experiment.digests import digest_tree, take_snapshot
 from jcnn.experiment.journal import Journal
+from jcnn.experiment.program import find_program, program_files
 from jcnn.experiment.record import Progress, Record
-from jcnn.experiment.reproduce import command_options
-from jcnn.experiment.resume import is_finished, note_environment, refuse_changes
+from jcnn.experiment.resume import last_step, note_environment, refuse_changes
 from jcnn.experiment.run_folder import read_record, write_config, write_json
+from jcnn.experiment.source import compare_source, recorded_source, unpack_source
 
 MOST_MEMORY = 64 << 20  # bytes that reading a small file may take
 PATIENCE = 20  # seconds after which reading one hangs
@@ -309,7 +311,9 @@ _ARRAYS = {
 
 
 def _write_config(folder: Path) -> None:
-    write_config(folder, RunConfig(data_dir=Path("data")), experiment="some.module")
+    ends = [{"epochs": 3, "max_steps": None, "step": 30}]
+    config = RunConfig(data_dir=Path("data"))
+    write_config(folder, config, experiment="some.module", lengthened=ends)
 
 
 def _read_config(folder: Path) -> None:
@@ -322,12 +326,44 @@ def _read_record(folder: Path) -> None:
     if (record := read_record(folder)) is None:
         assert not (folder / "config.json").exists()
         return
-    command_options(record["config"])
+    try:
+        program_files(record["experiment"])
+    except OptionError as error:
+        assert str(error).startswith("config.json: ") and str(error).isprintable()
+    assert last_step(folder, record) is None
     try:
         refuse_changes(record, RunConfig(), experiment="some.module")
     except OptionError as error:
         assert str(error).startswith("--run-dir: ")
         assert all(line.isprintable() for line in str(error).split("\n"))
+
+
+def _write_source(folder: Path) -> None:
+    files = {
+        name: {"sha256": digest, "text": text}
+        for name, digest, text in (
+            ("experiments/fuzz.py", "3f" * 32, "import sys\n\nsys.exit()\n"),
+            ("jcnn/__init__.py", "00" * 32, "\udce9\t\r\n"),
+        )
+    }
+    source = {"program": "experiments/fuzz.py", "path": ["."], "files": files}
+    write_json(folder / "source.json", source)
+
+
+def _read_source(folder: Path) -> None:
+    if (source := recorded_source(folder)) is None:
+        return
+    lines = compare_source(source, find_program(main, started=False))
+    assert all(line.isprintable() for line in lines)
+    with tempfile.TemporaryDirectory() as around:
+        below = Path(around, "a", "b")
+        try:
+            unpack_source(source, below)
+        finally:
+            assert sorted(Path(around).iterdir()) in ([], [below.parent])
+            assert not below.parent.exists() or sorted(below.parent.iterdir()) == [
+                below
+            ]
 
 
 def _write_environment(folder: Path) -> None:
@@ -352,7 +388,7 @@ def _write_journals(folder: Path) -> None:
 
 
 def _read_metrics(folder: Path) -> None:
-    assert isinstance(is_finished(folder), bool)
+    assert isinstance(last_step(folder, {"lengthened": []}), int | None)
     for line in read_metrics(folder):
         assert isinstance(line, dict)
 
@@ -429,18 +465,27 @@ def _dataset():
     return from_arrays(pixels, [0, 1], 2)
 
 
-def write_data_set(folder: Path, images: list[bytes] | None = None) -> None:
+def write_data_set(
+    folder: Path, images: list[bytes] | None = None, *, form: str = "array_record"
+) -> None:
     """A prepared set of images that are encoded already."""
     images = images or [_png(image) for image in _dataset().image]
-    writer = ArrayRecordWriter(str(folder / _SHARD), "group_size:1")
+    records = []
     for label, image in enumerate(images):
         example = tf_example_pb2.Example()  # pyright: ignore
         example.features.feature["image"].bytes_list.value.append(image)
         example.features.feature["label"].int64_list.value.append(label)
-        writer.write(example.SerializeToString())
-    writer.close()
+        records.append(example.SerializeToString())
+    shard = folder / f"tiny-train.{form}-00000-of-00001"
+    if form == "array_record":
+        writer = ArrayRecordWriter(str(shard), "group_size:1")
+        for record in records:
+            writer.write(record)
+        writer.close()
+    else:
+        shard.write_bytes(b"".join(map(_frame, records)))
     shards = [{"name": "train", "shardLengths": [str(len(images))]}]
-    info = {"name": "tiny", "fileFormat": "array_record", "splits": shards}
+    info = {"name": "tiny", "fileFormat": form, "splits": shards}
     kinds = "tensorflow_datasets.core.features"
     image = {"dtype": "uint8", "shape": {"dimensions": ["4", "4", "1"]}}
     features = {
@@ -454,13 +499,19 @@ def write_data_set(folder: Path, images: list[bytes] | None = None) -> None:
     write_json(folder / "features.json", {"featuresDict": {"features": features}})
 
 
-_SHARD = "tiny-train.array_record-00000-of-00001"
+def _frame(record: bytes) -> bytes:
+    """A record as TFRecord files have it."""
+    size = len(record).to_bytes(8, "little")
+    sums = tfrecord.crc32c([size, record])
+    masked = (sums >> 15 | sums << 17) + np.uint32(0xA282EAD8)
+    first, second = (value.astype("<u4").tobytes() for value in masked)
+    return size + first + record + second
 
 
-def _write_data_set(folder: Path) -> None:
+def _write_data_set(folder: Path, form: str = "array_record") -> None:
     folder = folder / "tiny" / "1.0.0"
     folder.mkdir(parents=True)
-    write_data_set(folder)
+    write_data_set(folder, form=form)
 
 
 def read_data_set(root: Path) -> None:
@@ -504,6 +555,7 @@ def _read_cache(folder: Path) -> None:
 READERS = {
     "config": Reader(_write_config, _read_config, ("config.json",), "config.json"),
     "record": Reader(_write_config, _read_record, ("config.json",), "config.json"),
+    "source": Reader(_write_source, _read_source, ("source.json",), "source"),
     "environment": Reader(
         _write_environment, _read_environment, ("environment.json",), "never"
     ),
@@ -534,6 +586,12 @@ READERS = {
         read_data_set,
         ("tiny/1.0.0/*",),
         "tiny/1.0.0|tiny:1.0.0|'tiny' is not prepared",
+    ),
+    "TFRecord": Reader(
+        partial(_write_data_set, form="tfrecord"),
+        read_data_set,
+        ("tiny/1.0.0/*tfrecord*", "tiny/1.0.0/dataset_info.json"),
+        "tiny/1.0.0|tiny:1.0.0|'tiny' is not prepared|tiny-train.tfrecord",
     ),
     "images": Reader(_write_images, _read_images, ("*",), "tiny:1.0.0"),
     "cache": Reader(_write_cache, _read_cache, ("set.npz",), "never"),

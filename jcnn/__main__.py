@@ -4,7 +4,7 @@ import argparse
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import __version__
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
+        from .experiment.output import lasting_output
         from .experiment.reproduce import reproduce
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "jcnn":
@@ -36,19 +37,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # As Ctrl-C does: the experiment ends too, and its folder goes.
     usual = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
+        with lasting_output():
+            return _attempt(reproduce, options)
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+
+
+def _attempt(reproduce: Callable[..., int], options: argparse.Namespace) -> int:
+    try:
         return reproduce(
             options.run,
             start=options.steps[0],
             stop=options.steps[1],
             data_dir=options.data_dir,
+            use_recorded_source=options.recorded_source,
         )
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    finally:
-        signal.signal(signal.SIGTERM, usual)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         help="run a run's configuration again and compare every digest",
         description="Run the configuration that a run folder records once more, in a "
         "fresh process and a temporary folder, and compare the certificates. This "
-        "executes the recorded module, which is looked for in the current folder.",
+        "executes the recorded program, which is looked for in the current folder.",
         epilog="The exit status is 0 if the runs are identical to the bit, 1 if they "
         "are not, 2 if the experiment cannot be run, say because the data are others.",
     )
@@ -80,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="folder of the prepared data sets, if not the recorded one",
+    )
+    command.add_argument(
+        "--recorded-source",
+        action="store_true",
+        help="execute the source that RUN holds, not that in the current folder",
     )
     return parser
 

@@ -40,8 +40,8 @@ def open_file(path: Path, most: int) -> BinaryIO:
     return open(path, "rb")
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object that a file of at most `MOST_JSON` bytes holds.
+def read_object(path: Path, *, most: int = MOST_JSON) -> dict[str, Any]:
+    """The JSON object that a file of at most so many bytes holds.
 
     Raises:
         OSError: If it cannot be read.
@@ -54,7 +54,7 @@ def read_object(path: Path) -> dict[str, Any]:
     ...     read_object(path)
     {'epochs': 3}
     """
-    with open_file(path, MOST_JSON) as file:
+    with open_file(path, most) as file:
         return parse_object(file.read(), f"{path}")
 
 

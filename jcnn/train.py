@@ -59,6 +59,7 @@ def create(
     key: jax.Array,
     x: Any,
     *,
+    weights: tuple[Params, State] | None = None,
     ema: bool = False,
 ) -> TrainState:
     """The state before the first step.
@@ -68,11 +69,13 @@ def create(
       tx: the optimiser.
       key: the run's key, of `jax.random.key`.
       x: inputs like those to come, an array or `jax.ShapeDtypeStruct`.
+      weights: parameters and model state to begin with, say those of another training;
+        None: those that `layer.init` draws.
       ema: whether the state holds an average of the parameters too, which steps with
         an `ema_decay` keep. It is float32 at least: in bfloat16 it would not move.
 
     Returns:
-      A state with parameters drawn from `fold_in(key, crc32("init"))`.
+      A state; what is drawn is of the key `fold_in(key, crc32("init"))`.
 
     >>> import optax
     >>> from jcnn.layers import Dense
@@ -80,7 +83,10 @@ def create(
     >>> state.step, state.params["kernel"].shape
     (Array(0, dtype=int32), (3, 2))
     """
-    params, model_state = layer.init(child_key(key, "init"), x)
+    if weights is None:
+        params, model_state = layer.init(child_key(key, "init"), x)
+    else:  # a copy, since steps donate the state
+        params, model_state = jax.tree.map(jnp.array, weights)
     average = jax.tree.map(_accumulator, params) if ema else None
     # A copy, since steps donate the state and the caller may go on with the key.
     return TrainState(

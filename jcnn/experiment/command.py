@@ -1,10 +1,10 @@
 """From the command line to the exit status."""
 
+import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,15 +14,34 @@ from .._files import expand_home, unused
 from ..compilation import Options, default_options
 from ..data import DataError
 from ..finite import NotFinite
+from ..layers import Params, State
 from .compiled import keep_programs
-from .config import OptionError, RunConfig, check_config
+from .config import (
+    OptionError,
+    RunConfig,
+    check_config,
+    config_from_json,
+    config_to_json,
+    map_paths,
+)
 from .environment import describe_environment, hide_from_git
 from .impl import keep_choices, kept_impl
+from .initial import KEPT, read_initial
 from .lock import Locked, lock
-from .loop import Recipe, fit
+from .loop import fit
 from .memory import keep_memory
 from .output import lasting_output
-from .resume import is_finished, note_environment, refuse_changes
+from .program import Program, find_program
+from .recipe import Recipe, check_recipe
+from .resume import (
+    asks_for_more,
+    last_step,
+    lengthen,
+    note_environment,
+    note_source,
+    refuse_changes,
+    refuse_other_source,
+)
 from .run_folder import (
     make_run_dir,
     read_record,
@@ -30,8 +49,10 @@ from .run_folder import (
     write_config,
     write_json,
 )
+from .source import read_source
 from .stepping import count_steps
 from .threads import use_threads
+from .weights import write_weights
 
 RunConfigT = TypeVar("RunConfigT", bound=RunConfig)
 
@@ -45,9 +66,10 @@ def main(
     """Run the experiment that the command line asks for.
 
     The command line is made of the fields of `config_type`; its `--help` begins with
-    the first paragraph of the module's docstring. Options that cannot be used are
+    the first paragraph of the program's docstring. Options that cannot be used are
     refused before anything is compiled or written. Where the run folder holds a run
-    of the same options, that run goes on.
+    of the same program, options and source, that run goes on; one that has ended is
+    made longer by more epochs or steps.
 
     Args:
         config_type: Frozen dataclass of the options.
@@ -66,21 +88,25 @@ def main(
     >>> main(RunConfig, lambda config: ..., ["--epochs", "0"])
     2
     """
-    module = sys.modules[config_type.__module__]
-    name = _module_name(module)
+    program = find_program(make_recipe, started=arguments is None)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        recorded = _as_recorded(config_type, arguments)
+    except (OptionError, OSError) as error:
+        return _fail(error, 2)
     config = tyro.cli(
         config_type,
-        prog=f"python -m {name}",
-        description=(module.__doc__ or "").partition("\n\n")[0],
+        prog=program.command,
+        description=program.summary,
         args=arguments,
+        **recorded,
     )
-    code_dir = Path(module.__file__ or ".").parent
     if config.keep_memory and not keep_memory():
         print("--keep-memory changes nothing here: it needs glibc", file=sys.stderr)
     keep_programs()
     with ExitStack() as held:
         try:
-            prepared = _prepare(config, make_recipe, name, code_dir, held)
+            prepared = _prepare(config, make_recipe, program, held)
         except (OptionError, DataError, OSError) as error:
             return _fail(error, 2)
         except KeyboardInterrupt:
@@ -100,8 +126,10 @@ def main(
                 ema_decay=config.ema_decay,
                 certify_every=config.certify_every,
                 keep_checkpoints=config.keep_checkpoints,
+                weights=prepared.weights,
+                first_step=prepared.first_step,
                 compiler_options=prepared.compiler_options,
-                on_resume=prepared.on_resume,
+                on_resume=prepared.on_start,
             )
         except OptionError as error:
             return _fail(error, 2)
@@ -130,14 +158,32 @@ class _Prepared(NamedTuple):
     recipe: Recipe
     run_dir: Path
     compiler_options: Options
-    on_resume: Callable[[int], None]
+    weights: tuple[Params, State] | None = None
+    first_step: int = 0
+    on_start: Callable[[int], None] = lambda step: None
+
+
+def _as_recorded(config_type: type, arguments: Sequence[str]) -> dict[str, Any]:
+    """With --as-recorded the options of the run in --run-dir as `tyro`'s default."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--as-recorded", "--as_recorded", action="store_true")
+    parser.add_argument("--run-dir", "--run_dir", type=Path, nargs="?")
+    given, _ = parser.parse_known_args(arguments)
+    if not given.as_recorded:
+        return {}
+    record = None if given.run_dir is None else read_record(expand_home(given.run_dir))
+    if record is None:
+        raise OptionError("--as-recorded: --run-dir must be the folder of a run")
+    try:
+        return {"default": config_from_json(config_type, record["config"])}
+    except ValueError as error:
+        raise OptionError(f"--as-recorded: {given.run_dir}: {error}") from error
 
 
 def _prepare(
     config: RunConfigT,
     make_recipe: Callable[[RunConfigT], Recipe],
-    name: str,
-    code_dir: Path,
+    program: Program,
     held: ExitStack,
 ) -> _Prepared | None:
     """Everything that an option can be wrong for, then the folder, locked.
@@ -146,50 +192,116 @@ def _prepare(
         What to train; None if that has been done.
     """
     check_config(config)
-    run_dir = None if config.run_dir is None else expand_home(config.run_dir)
-    config = dataclasses.replace(config, run_dir=run_dir)
-    record = None if run_dir is None else read_record(run_dir)
-    anew = config.begin_anew and record is not None
-    config = dataclasses.replace(config, begin_anew=False)
-    record = None if anew else record
-    config = _with_threads(config, record)
-    if run_dir is not None and record is not None:
-        refuse_changes(record, config, experiment=name)
-        if is_finished(run_dir):
-            return None
-        held.enter_context(lock(run_dir))
-        config = dataclasses.replace(config, impl=kept_impl(run_dir, config.impl))
-    elif run_dir is not None and not anew:
+    config_to_json(config)
+    asked = map_paths(expand_home, config)
+    record = None if asked.run_dir is None else read_record(asked.run_dir)
+    # What this command is to do is no part of what the run is.
+    config = dataclasses.replace(
+        asked, as_recorded=False, accept_source=False, begin_anew=False
+    )
+    if record is not None and not asked.begin_anew:
+        accepted = asked.accept_source
+        return _go_on(config, record, make_recipe, program, held, accepted)
+    return _begin(config, make_recipe, program, held, aside=record is not None)
+
+
+def _begin(
+    config: RunConfigT,
+    make_recipe: Callable[[RunConfigT], Recipe],
+    program: Program,
+    held: ExitStack,
+    *,
+    aside: bool,
+) -> _Prepared:
+    run_dir = config.run_dir
+    if run_dir is not None and not aside:
         refuse_run_dir(run_dir)
-    recipe = make_recipe(config)
-    num_images = len(recipe.train.label)
-    count_steps(num_images, batch_size=config.batch_size, epochs=config.epochs)
-    options = default_options(deterministic=config.deterministic)
-    environment = describe_environment(code_dir, compiler_options=options)
-    if run_dir is not None and record is not None:
-        on_resume = partial(note_environment, run_dir, environment)
-        return _Prepared(recipe, run_dir, options, on_resume)
-    if run_dir is not None and anew:
+    config = dataclasses.replace(config, threads=use_threads(config.threads))
+    recipe, _ = _checked(config, make_recipe)
+    options, environment = _surroundings(config, program)
+    source = read_source(program)
+    weights = None
+    if config.init_from is not None:
+        weights = read_initial(config.init_from / "params.safetensors", recipe)
+    if run_dir is not None and aside:
         with lock(run_dir):
-            aside = unused(run_dir.with_name(f"{run_dir.name}.before"))
-            run_dir.rename(aside)
-        print(f"{run_dir} is now {aside}", file=sys.stderr)
-    short_name = name.rpartition(".")[-1]
-    run_dir = make_run_dir(run_dir, name=short_name, seed=config.seed)
+            before = unused(run_dir.with_name(f"{run_dir.name}.before"))
+            run_dir.rename(before)
+        print(f"{run_dir} is now {before}", file=sys.stderr)
+    run_dir = make_run_dir(run_dir, name=program.short_name, seed=config.seed)
     held.enter_context(lock(run_dir))
     hide_from_git(run_dir)
     if read_record(run_dir) is not None:
         raise Locked(f"--run-dir: another process has just begun a run in {run_dir}")
     keep_choices(run_dir, config.impl)
+    if weights is not None:
+        write_weights(run_dir / KEPT, *weights)
+    write_json(run_dir / "source.json", source)
     write_json(run_dir / "environment.json", environment)
     # Last: a folder with this file is one to go on with.
-    write_config(run_dir, config, experiment=name)
-    return _Prepared(recipe, run_dir, options, lambda step: None)
+    write_config(run_dir, config, experiment=program.name)
+    return _Prepared(recipe, run_dir, options, weights)
 
 
-def _with_threads(config: RunConfigT, record: dict[str, Any] | None) -> RunConfigT:
+def _go_on(
+    config: RunConfigT,
+    record: dict[str, Any],
+    make_recipe: Callable[[RunConfigT], Recipe],
+    program: Program,
+    held: ExitStack,
+    accept_source: bool,
+) -> _Prepared | None:
+    run_dir: Path = config.run_dir  # pyright: ignore
+    config = _with_threads(config, record)
+    end = last_step(run_dir, record)
+    refuse_changes(record, config, experiment=program.name, finished=end is not None)
+    if end is not None and not asks_for_more(record, config):
+        return None
+    if not accept_source:
+        refuse_other_source(run_dir, program)
+    held.enter_context(lock(run_dir))
+    config = dataclasses.replace(config, impl=kept_impl(run_dir, config.impl))
+    recipe, total = _checked(config, make_recipe)
+    options, environment = _surroundings(config, program)
+    weights = None
+    if config.init_from is not None:
+        weights = read_initial(run_dir / KEPT, recipe)
+    first_step = max([one["step"] for one in record["lengthened"]], default=0)
+    if end is not None:
+        lengthen(run_dir, record, config, end=end, total=total)
+        first_step = end
+
+    def on_start(step: int) -> None:
+        if accept_source:
+            note_source(run_dir, read_source(program), step)
+        note_environment(run_dir, environment, step)
+
+    return _Prepared(recipe, run_dir, options, weights, first_step, on_start)
+
+
+def _checked(
+    config: RunConfigT, make_recipe: Callable[[RunConfigT], Recipe]
+) -> tuple[Recipe, int]:
+    """What to train, and how many steps."""
+    recipe, batch_size = make_recipe(config), config.batch_size
+    num_images = len(recipe.train.label)
+    total = count_steps(num_images, batch_size=batch_size, epochs=config.epochs)
+    recipe = check_recipe(recipe, batch_size=batch_size)
+    return recipe, min(total, config.max_steps or total)
+
+
+def _surroundings(
+    config: RunConfig, program: Program
+) -> tuple[Options, dict[str, Any]]:
+    """XLA's options, and all else that the bits depend on."""
+    options = default_options(deterministic=config.deterministic)
+    folder = program.file.parent if program.file else Path.cwd()
+    return options, describe_environment(folder, compiler_options=options)
+
+
+def _with_threads(config: RunConfigT, record: dict[str, Any]) -> RunConfigT:
     """The number of threads is decided when a run begins, and kept."""
-    if config.threads is None and record is not None:
+    if config.threads is None:
         threads = record["config"].get("threads")
         if isinstance(threads, int):
             config = dataclasses.replace(config, threads=threads)
@@ -200,10 +312,3 @@ def _with_threads(config: RunConfigT, record: dict[str, Any] | None) -> RunConfi
 def _fail(error: Exception, status: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return status
-
-
-def _module_name(module: Any) -> str:
-    """The name to import it by, also of a module that runs as `__main__`."""
-    if module.__spec__ is not None:
-        return module.__spec__.name
-    return Path(module.__file__).stem if module.__file__ else module.__name__

@@ -5,11 +5,15 @@ text, and a `Range` in its annotation says which values are allowed.
 """
 
 import dataclasses
+import enum
+import json
 import math
 import reprlib
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -109,6 +113,12 @@ class RunConfig:
     """Keep large buffers between steps: faster on a CPU, if no one else needs them."""
     data_dir: Path | None = None
     """Folder of the prepared data sets; otherwise the variable JCNN_DATA_DIR."""
+    init_from: Path | None = None
+    """Folder of a run whose weights are the first ones of this one."""
+    as_recorded: bool = False
+    """Options that are not given are those of the run in --run-dir."""
+    accept_source: bool = False
+    """Go on with a run though its source was changed since; that is recorded."""
     begin_anew: bool = False
     """Begin again if --run-dir holds a run: its folder is moved aside, whole."""
     run_dir: Path | None = None
@@ -143,16 +153,43 @@ def check_config(config: Any, *, prefix: str = "--") -> None:
                     raise OptionError(f"{option}: {value} is not allowed: {allowed}")
 
 
-def config_to_json(config: Any) -> dict[str, Any]:
+def config_to_json(config: Any, *, prefix: str = "--") -> dict[str, Any]:
     """A dataclass as nested dicts of JSON values.
+
+    Enums are their names. Where a field may be one of several dataclasses, its value is
+    a dict of the name of that one to its fields.
+
+    Args:
+        config: The dataclass.
+        prefix: What stands before an option's name in a message.
+
+    Raises:
+        OptionError: If a value could not be read again, with the option's name.
 
     >>> config_to_json(RunConfig(epochs=3, run_dir=Path("runs/a")))["run_dir"]
     'runs/a'
     """
-    return {
-        field.name: _to_json(getattr(config, field.name))
-        for field in dataclasses.fields(config)
-    }
+    annotations = typing.get_type_hints(type(config))
+    values = {}
+    for field in dataclasses.fields(config):
+        value, annotation = getattr(config, field.name), annotations[field.name]
+        option = prefix + field.name.replace("_", "-")
+        if dataclasses.is_dataclass(value) and type(value) is annotation:
+            values[field.name] = config_to_json(value, prefix=f"{option}.")
+            continue
+        values[field.name] = _to_json(annotation, value)
+        try:
+            written = json.dumps(values[field.name], allow_nan=False)
+            same = _from_json(annotation, json.loads(written)) == value
+        except (TypeError, ValueError, OverflowError):
+            same = False
+        if not same:
+            raise OptionError(
+                f"{option}: {reprlib.repr(value)} cannot be kept in config.json; "
+                "allowed are numbers, texts, paths, None, Literal, Enum, and lists, "
+                "tuples, dicts and dataclasses of these, as its annotation says"
+            )
+    return values
 
 
 def config_from_json(config_type: type[ConfigT], values: dict[str, Any]) -> ConfigT:
@@ -160,11 +197,12 @@ def config_from_json(config_type: type[ConfigT], values: dict[str, Any]) -> Conf
 
     Args:
         config_type: The dataclass.
-        values: What was written of it.
+        values: What was written of it; fields that it has no value of get their
+            defaults.
 
     Raises:
-        ValueError: If `values` is no dict, has other names than the dataclass has
-            fields, or a value is not of its field's type.
+        ValueError: If `values` is no dict, has names that are no fields or lacks one
+            without a default, or a value is not of its field's type.
 
     >>> config = RunConfig(epochs=3, run_dir=Path("runs/a"))
     >>> config_from_json(RunConfig, config_to_json(config)) == config
@@ -173,17 +211,37 @@ def config_from_json(config_type: type[ConfigT], values: dict[str, Any]) -> Conf
     annotations = typing.get_type_hints(config_type)
     if not isinstance(values, dict):
         raise ValueError(f"{reprlib.repr(values)} is no {config_type.__name__}")
-    if odd := sorted(values.keys() ^ annotations.keys()):
-        raise ValueError(
-            f"only one of values and {config_type.__name__} has {reprlib.repr(odd)}"
-        )
+    fields = {field.name for field in dataclasses.fields(config_type)}  # pyright: ignore
+    if odd := sorted(values.keys() - fields):
+        raise ValueError(f"{config_type.__name__} has no {reprlib.repr(odd)}")
     found = {}
     for name, value in values.items():
         try:
             found[name] = _from_json(annotations[name], value)
         except (TypeError, OverflowError) as error:
             raise ValueError(f"{name}: {reprlib.repr(value)} is {error}") from error
-    return config_type(**found)
+    try:
+        return config_type(**found)
+    except TypeError as error:  # a field without a default
+        raise ValueError(f"{config_type.__name__}: {error}") from error
+
+
+def map_paths(change: Callable[[Path], Path], value: Any) -> Any:
+    """A dataclass, or any value of one, with each path in it changed.
+
+    >>> map_paths(Path.absolute, RunConfig(run_dir=Path("a"))).run_dir.is_absolute()
+    True
+    """
+    if isinstance(value, Path):
+        return change(value)
+    if type(value) in (list, tuple):
+        return type(value)(map_paths(change, item) for item in value)
+    if type(value) is dict:
+        return {key: map_paths(change, item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return dataclasses.replace(value, **map_paths(change, fields))
+    return value
 
 
 def _ranges(annotation: Any) -> list[Range]:
@@ -193,11 +251,28 @@ def _ranges(annotation: Any) -> list[Range]:
     return sum(parts, [item for item in own if isinstance(item, Range)])
 
 
-def _to_json(value: Any) -> Any:
+def _to_json(annotation: Any, value: Any) -> Any:
+    """`value` as JSON knows it; what it does not know stays as it is."""
+    kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        if dataclasses.is_dataclass(value) and len(kinds) > 1:
+            return {type(value).__name__: config_to_json(value)}
+        return _to_json(kinds[0] if len(kinds) == 1 else type(value), value)
     if dataclasses.is_dataclass(value):
         return config_to_json(value)
     if isinstance(value, tuple | list):
-        return [_to_json(item) for item in value]
+        each = (
+            kinds
+            if len(kinds) == len(value) and ... not in kinds
+            else cycle(kinds[:1] or [Any])
+        )
+        return [_to_json(kind, item) for kind, item in zip(each, value)]
+    if isinstance(value, dict):
+        return {
+            key: _to_json(kinds[-1] if kinds else None, v) for key, v in value.items()
+        }
+    if isinstance(value, enum.Enum):
+        return value.name
     return str(value) if isinstance(value, Path) else value
 
 
@@ -205,18 +280,48 @@ def _from_json(annotation: Any, value: Any) -> Any:
     """`value` as `annotation` says, where JSON knows only another type."""
     origin, kinds = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in kinds:
-            return None
-        return _from_json(next(k for k in kinds if k is not type(None)), value)
+        return _from_union(kinds, value)
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         return config_from_json(annotation, value)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_from_json(kinds[0], item) for item in value)
-    if annotation is Path and isinstance(value, str):
-        return Path(value)
+    if origin in (list, tuple) and isinstance(value, list):
+        each = kinds[:1] * len(value) if ... in kinds or origin is list else kinds
+        if len(each) == len(value):
+            return origin(map(_from_json, each, value))
+    if origin is dict and isinstance(value, dict) and kinds[0] is str:
+        return {key: _from_json(kinds[1], item) for key, item in value.items()}
+    if isinstance(annotation, type) and isinstance(value, str):
+        if issubclass(annotation, enum.Enum) and value in annotation.__members__:
+            return annotation[value]
+        if annotation is Path:
+            return Path(value)
     if annotation is float and type(value) is int:
         return float(value)
-    allowed = kinds if origin is Literal else None
-    if value in allowed if allowed else type(value) is annotation:
+    if origin is Literal:
+        annotation, allowed = type(value), value in kinds
+    else:
+        allowed = annotation in (bool, int, float, str, type(None))
+    if allowed and type(value) is annotation:
         return value
     raise TypeError(f"not allowed: {annotation}")
+
+
+def _from_union(kinds: tuple[Any, ...], value: Any) -> Any:
+    """The value of the first of some types that it can be of."""
+    if value is None and type(None) in kinds:
+        return None
+    kinds = tuple(kind for kind in kinds if kind is not type(None))
+    if len(kinds) == 1:
+        return _from_json(kinds[0], value)
+    if isinstance(value, dict) and len(value) == 1:
+        (name, fields), *_ = value.items()
+        for kind in kinds:
+            is_dataclass = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+            if is_dataclass and kind.__name__ == name:
+                return _from_json(kind, fields)
+    # An int is also a float: the type that it has goes before.
+    for kind in sorted(kinds, key=lambda kind: kind is not type(value)):
+        try:
+            return _from_json(kind, value)
+        except (TypeError, ValueError):
+            continue
+    raise TypeError(f"not allowed: {' | '.join(map(str, kinds))}")

@@ -60,8 +60,8 @@ def describe_environment(
     True
     """
     devices = jax.devices()
-    commit = _git(code_dir, "rev-parse", "--verify", "--quiet", "HEAD")
-    changes = _git(code_dir, "status", "--porcelain")
+    commit = git(code_dir, "rev-parse", "--verify", "--quiet", "HEAD")
+    changes = git(code_dir, "status", "--porcelain")
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -128,6 +128,26 @@ def differences(
     return found
 
 
+def git(folder: Path, *arguments: str) -> bytes | None:
+    """What git prints of the repository of a folder.
+
+    Returns:
+        Bytes, since names of files need not be text, without what is white around them;
+        None if git fails, is absent or takes very long.
+
+    >>> git(Path("/"), "no-such-command")
+    """
+    command = ["git", "-C", str(folder), *arguments]
+    variables = {k: v for k, v in os.environ.items() if k not in _OF_A_REPOSITORY}
+    # Somebody else may be at work in the repository: the index is not to be written.
+    variables["GIT_OPTIONAL_LOCKS"] = "0"
+    try:
+        result = subprocess.run(command, env=variables, capture_output=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
 def _distributions() -> dict[str, str]:
     """All that is installed; of two of one name the first is imported."""
     found: dict[str, str] = {}
@@ -145,19 +165,3 @@ def _to_json(value: Any) -> Any:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError):
         return str(value)
-
-
-def _git(code_dir: Path, *arguments: str) -> bytes | None:
-    """What git prints, or None if it fails, is absent or takes very long.
-
-    These are bytes: names of files need not be text.
-    """
-    command = ["git", "-C", str(code_dir), *arguments]
-    variables = {k: v for k, v in os.environ.items() if k not in _OF_A_REPOSITORY}
-    # Somebody else may be at work in the repository: the index is not to be written.
-    variables["GIT_OPTIONAL_LOCKS"] = "0"
-    try:
-        result = subprocess.run(command, env=variables, capture_output=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() if result.returncode == 0 else None

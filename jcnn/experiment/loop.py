@@ -15,6 +15,7 @@ from rich.console import Console
 
 from ..compilation import Options
 from ..finite import Fault, NotFinite, find_fault
+from ..layers import Params, State
 from ..summary import Row, summarize
 from ..train import TrainState, averaged, create, make_evaluate
 from .certificate import data_line
@@ -64,6 +65,8 @@ def fit(
     ema_decay: float | None = None,
     certify_every: int = 0,
     keep_checkpoints: int = 2,
+    weights: tuple[Params, State] | None = None,
+    first_step: int = 0,
     compiler_options: Options | None = None,
     on_resume: Callable[[int], None] = lambda step: None,
     console: Console | None = None,
@@ -92,6 +95,9 @@ def fit(
             it has one for each epoch.
         keep_checkpoints: How many of the last checkpoints are kept, beside the one of
             the epoch with the least training loss.
+        weights: Parameters and model state to begin with; None: those that are drawn.
+        first_step: The step that a run was made longer after, before which it must not
+            go back.
         compiler_options: As for `jcnn.train.make_step`.
         on_resume: Is told the number of steps done when a run begins or goes on.
         console: Where to say how it goes; otherwise standard output.
@@ -144,7 +150,7 @@ def fit(
 
     train, test = jax.device_put([arrays(recipe.train), arrays(recipe.test)])
     key, with_ema = jax.random.key(seed), ema_decay is not None
-    first = create(recipe.layer, recipe.tx, key, inputs, ema=with_ema)
+    first = create(recipe.layer, recipe.tx, key, inputs, weights=weights, ema=with_ema)
     evaluate = make_evaluate(
         recipe.example_metrics,
         batch_size=min(500, len(recipe.test.label)),
@@ -155,7 +161,7 @@ def fit(
         catch_interrupt() as interrupted,
         progress_bar(console, total) as show,
     ):
-        state, (done, sums, earlier) = record.restore(first)
+        state, (done, sums, earlier) = record.restore(first, first_step=first_step)
         if done > total:
             raise OptionError(f"{run_dir} has a checkpoint after step {total}, its end")
         on_resume(done)
@@ -238,8 +244,8 @@ def fit(
         last["seconds"] = round(taken(), 1)
         reached = f"test {watch} {format_metric(watch, tested[watch])}"
         title = f"{run_dir.name}: {reached}"
-        weights = _tested(state)
-        params, model_state = jax.device_get((weights.params, weights.model_state))
+        best = _tested(state)
+        params, model_state = jax.device_get((best.params, best.model_state))
         write_weights(run_dir / "params.safetensors", params, model_state)
         _draw(run_dir, [*read_metrics(run_dir), last], params, rows, title, watch)
         # The very last thing written: it says that nothing is missing.

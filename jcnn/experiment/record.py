@@ -56,11 +56,14 @@ class Record:
     def __exit__(self, *error):
         self._checkpoints.__exit__(*error)
 
-    def restore(self, state: TrainState) -> tuple[TrainState, Progress]:
+    def restore(
+        self, state: TrainState, *, first_step: int = 0
+    ) -> tuple[TrainState, Progress]:
         """Go back to the last good checkpoint, or to the beginning if there is none.
 
         Args:
             state: The state before the first step.
+            first_step: The step before which it must not go.
 
         Raises:
             OptionError: If the checkpoints cannot be used, or are gone; nothing was
@@ -70,6 +73,11 @@ class Record:
         if found is None:
             self._refuse_lost_checkpoints()
         progress, contents = _checked(found.notes) if found else (Progress(), {})
+        if progress.step < first_step:
+            raise OptionError(
+                f"--run-dir: that run was made longer after step {first_step}, and "
+                f"there is no good checkpoint after step {progress.step}"
+            )
         for journal in self._journals():
             journal.restore(contents.get(journal.path.name, "").encode())
         self._checkpoints.tidy()  # last: what is half-done tells that none is lost

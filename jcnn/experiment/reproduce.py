@@ -1,14 +1,14 @@
 """Running what a run folder records once more, and comparing every digest."""
 
 import json
-import keyword
+import os
 import shlex
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 from subprocess import DEVNULL, Popen
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._untrusted import MOST_JSON, open_file
 from .checkpoints import checkpoint_path, refuse_links, saved_steps
@@ -21,8 +21,11 @@ from .compare import (
 )
 from .config import OptionError
 from .journal import iterate_lines, read_lines
-from .resume import is_finished
+from .program import Program, program_files, start_arguments
+from .resume import last_step
 from .run_folder import read_environment, read_record, write_json
+from .source import compare_source, recorded_source, unpack_source
+from .weights import MOST_BYTES
 
 
 def reproduce(
@@ -31,13 +34,15 @@ def reproduce(
     start: int = 0,
     stop: int | None = None,
     data_dir: Path | None = None,
+    use_recorded_source: bool = False,
 ) -> int:
     """Run the recorded experiment in a process of its own, and say how it compares.
 
-    This executes the recorded module, which must be a file below the current folder;
-    the command is printed before. Everything else in `run_dir` is data, and nothing is
+    This executes the recorded program, which must be a file below the current folder;
+    the command is printed before. Everything in `run_dir` is data, and nothing is
     written there: the new run has a temporary folder. It ends with the last step that
-    is to be compared.
+    is to be compared. Where the program is another one than recorded, the lines that
+    differ are told.
 
     Args:
         run_dir: The folder of a run: finished, interrupted, or ended by numbers that
@@ -46,6 +51,8 @@ def reproduce(
             the last checkpoint that is not after it, or with the first step if it is 0.
         stop: What is recorded after this step is not compared; None for all.
         data_dir: Folder of the prepared data sets, if not the recorded one.
+        use_recorded_source: Whether to execute the source that `run_dir` holds, and not
+            that in the current folder.
 
     Returns:
         0 if all digests are the same, 1 if one is not.
@@ -67,78 +74,139 @@ def reproduce(
     if not (run_dir / "certificate.jsonl").exists():
         raise OptionError(f"{run_dir} has no certificate.jsonl to compare with")
     certificate = read_certificate(run_dir / "certificate.jsonl")
-    _check_module(record["experiment"])
+    files = program_files(record["experiment"])
     recorded = _window(certificate, start, stop)
     began = _last_checkpoint(run_dir, start) if start else 0
-    changes: dict[str, Any] = {}
-    if fault_of(recorded) is None:  # otherwise it ends by itself, where that one did
-        changes["max_steps"] = recorded[-1]["step"]
     if data_dir is not None:
-        changes["data_dir"] = str(data_dir)
-    record = record | {"config": record["config"] | changes}
+        config = record["config"] | {"data_dir": str(data_dir)}
+        record = record | {"config": config}
+    # With a fault it ends by itself, where that one did.
+    last = None if fault_of(recorded) else recorded[-1]["step"]
+    source = recorded_source(run_dir)
     with tempfile.TemporaryDirectory(prefix="jcnn-reproduce-") as folder:
+        if use_recorded_source:
+            changed = []
+            start_it = _unpacked(record["experiment"], files, source, Path(folder))
+        else:
+            changed = _source_lines(record["experiment"], files, source)
+            name = record["experiment"]
+            start_it = _Start(name, start_arguments(name), None)
         repeated_dir = Path(folder, "run")
         repeated_dir.mkdir()
-        _begin(run_dir, repeated_dir, record, began)
-        _run(record, repeated_dir)
+        first, *others = _ends(record, began, last)
+        _begin(run_dir, repeated_dir, record, first, began)
+        _run(start_it, repeated_dir, {})
+        for end in others:
+            _run(start_it, repeated_dir, end)
         repeated = read_certificate(repeated_dir / "certificate.jsonl")
         parting = find_parting(recorded, repeated)
+        environment = _environment_lines(repeated_dir)
+        if use_recorded_source:  # in a temporary folder it is of no commit
+            own = ("environment: commit:", "environment: dirty:")
+            environment = [line for line in environment if not line.startswith(own)]
         if parting is None:
-            ended = len(recorded) < len(certificate) or is_finished(run_dir)
-            lines = _identity_lines(recorded, began, early=not ended)
-            lines += _environment_lines(repeated_dir)
+            whole = len(recorded) < len(certificate)
+            whole = whole or last_step(run_dir, record) is not None
+            lines = _identity_lines(recorded, began, early=not whole)
+            lines += environment
         else:
             lines = [_parting_line(parting), *_fault_lines(recorded, repeated)]
             lines += describe_distance(run_dir, repeated_dir)
             if (run_dir / "resumed.jsonl").exists():
-                lines.append("the recorded run itself went on in another environment")
-            environment = _environment_lines(repeated_dir)
+                lines.append(
+                    "the recorded run itself went on in another environment, or with "
+                    "other source: see resumed.jsonl"
+                )
             lines += environment or ["environment.json says the same"]
+        if changed:
+            lines += ["the source is another one than recorded:", *changed]
+            lines.append("--recorded-source runs the recorded one")
         print("\n  ".join(lines))
         return 0 if parting is None else 1
 
 
-def command_options(config: dict[str, Any], prefix: str = "--") -> list[str]:
-    """The command line that stands for recorded options.
+class _Start(NamedTuple):
+    """How an experiment is started.
 
-    It need not be exact: a run that goes on refuses other options than the recorded.
-
-    >>> command_options({"epochs": 3, "sizes": [1, 2], "adam": {"nesterov": False}})
-    ['--epochs=3', '--sizes', '1', '2', '--adam.no-nesterov']
+    Attributes:
+        name: What it is called in messages.
+        arguments: What Python is given.
+        variables: The environment's; None for those of this process.
     """
+
+    name: str
+    arguments: list[str]
+    variables: dict[str, str] | None
+
+
+def _source_lines(
+    name: str, files: list[Path], source: dict[str, Any] | None
+) -> list[str]:
+    """How the source here differs from the recorded one, told before it is executed.
+
+    Raises:
+        OptionError: If the experiment is not below the current folder.
+    """
+    there = [file.absolute() for file in files if file.is_file()]
+    if not there:
+        raise OptionError(
+            f"config.json: {name} is not in {Path.cwd()}: there is no "
+            f"{' and no '.join(map(str, files))}"
+        )
+    if source is None:
+        print("the run has no source.json to compare with", file=sys.stderr)
+        return []
+    lines = compare_source(source, Program(name, there[0], "", ""))
+    if lines:
+        print(
+            "the source is another one than recorded:",
+            *lines,
+            sep="\n  ",
+            file=sys.stderr,
+        )
+    return lines
+
+
+def _unpacked(
+    name: str, files: list[Path], source: dict[str, Any] | None, folder: Path
+) -> _Start:
+    """The recorded source in a folder, to be started in the current one."""
+    if source is None:
+        raise OptionError("--recorded-source: the run has no source.json")
+    root = folder / "source"
+    own = root / source["program"]
+    if not any(own.parts[-len(file.parts) :] == file.parts for file in files):
+        raise OptionError(f"--recorded-source: source.json is not that of {name}")
+    folders = [*unpack_source(source, root), Path.cwd()]
+    more = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([*map(str, folders), *([more] if more else [])])
+    arguments = start_arguments(name)
+    # -P: the current folder does not come first.
+    arguments = ["-P", *arguments] if arguments[0] == "-m" else [str(own)]
+    variables = os.environ | {"PYTHONPATH": path}
+    return _Start(f"the recorded source of {name}", arguments, variables)
+
+
+def _ends(
+    record: dict[str, Any], began: int, last: int | None
+) -> list[dict[str, int | None]]:
+    """Epochs and steps of a run each time that it was started after an end.
+
+    Args:
+        record: That of the run.
+        began: The step to begin after.
+        last: The step to end with; None for the run's own end.
+    """
+    final = {name: record["config"].get(name) for name in ("epochs", "max_steps")}
     found = []
-    for name, value in config.items():
-        option = name.replace("_", "-")
-        if isinstance(value, dict):
-            found += command_options(value, f"{prefix}{option}.")
-        elif isinstance(value, bool):
-            found.append(f"{prefix}{option if value else f'no-{option}'}")
-        elif isinstance(value, list):
-            found += [f"{prefix}{option}", *map(str, value)]
-        else:
-            found.append(f"{prefix}{option}={value}")
+    for end in [*record["lengthened"], final | {"step": None}]:
+        step = end["step"]
+        options = {name: end[name] for name in final}
+        if last is not None and (step is None or last <= step):
+            return [*found, options | {"max_steps": last}]
+        if step is None or step > began:
+            found.append(options)
     return found
-
-
-def _check_module(name: str) -> None:
-    """Raise if `name` is not that of a module below the current folder.
-
-    Finding it by importing the packages above it would execute them. And any installed
-    module would be too much: with options to their liking, strangers could do with
-    some what they want.
-    """
-    parts = name.split(".")
-    if not all(part.isidentifier() and not keyword.iskeyword(part) for part in parts):
-        raise OptionError(
-            f"config.json: {json.dumps(name)} is not the name of a module"
-        )
-    path = Path(*parts)
-    files = (path.with_suffix(".py"), path / "__main__.py")
-    if not any(file.is_file() for file in files):
-        raise OptionError(
-            f"config.json: the module {name} is not in {Path.cwd()}: "
-            f"there is neither {files[0]} nor {files[1]}"
-        )
 
 
 def _window(
@@ -169,14 +237,30 @@ def _last_checkpoint(run_dir: Path, start: int) -> int:
     return before[-1]
 
 
-def _begin(run_dir: Path, target: Path, record: dict[str, Any], step: int) -> None:
-    """Fill a folder as if the run had been interrupted after a step: the same command
-    goes on with it, and refuses other data and other options.
+def _begin(
+    run_dir: Path,
+    target: Path,
+    record: dict[str, Any],
+    end: dict[str, int | None],
+    step: int,
+) -> None:
+    """Fill a folder as if the run had been interrupted after a step: its program goes
+    on with it, and refuses other data.
+
+    Args:
+        run_dir: The folder of the run.
+        target: An empty one.
+        record: That of the run.
+        end: Its options "epochs" and "max_steps" at that time.
+        step: The step.
     """
-    write_json(target / "config.json", record)
-    if (run_dir / "tuned.json").is_file():
-        with open_file(run_dir / "tuned.json", MOST_JSON) as file:
-            (target / "tuned.json").write_bytes(file.read())
+    ends = [end for end in record["lengthened"] if end["step"] <= step]
+    config = record["config"] | end
+    write_json(target / "config.json", record | {"config": config, "lengthened": ends})
+    for name, most in (("tuned.json", MOST_JSON), ("init.safetensors", MOST_BYTES)):
+        if (run_dir / name).is_file():
+            with open_file(run_dir / name, most) as file:
+                (target / name).write_bytes(file.read())
     # Nothing after the checkpoint, so that all that is there in the end was computed.
     for name in ("certificate.jsonl", "metrics.jsonl"):
         if (run_dir / name).is_file():
@@ -205,25 +289,27 @@ def _copy_checkpoint(run_dir: Path, target: Path, step: int) -> None:
     shutil.copytree(source, target / "checkpoints" / source.name)
 
 
-def _run(record: dict[str, Any], run_dir: Path) -> None:
-    """The experiment as a program in the current folder; what it says is for stderr."""
-    name = record["experiment"]
-    recorded = {k: v for k, v in record["config"].items() if k != "run_dir"}
-    # It comes last: what strangers may have hidden in the others does not count.
-    options = [*command_options(recorded), f"--run-dir={run_dir}"]
-    command = [sys.executable, "-m", name, *options]
+def _run(start_it: _Start, run_dir: Path, end: dict[str, int | None]) -> None:
+    """The experiment as a program in the current folder; what it says is for stderr.
+
+    Args:
+        start_it: How it is started.
+        run_dir: Has its other options.
+        end: Its options "epochs" and "max_steps", if it has ended and goes on.
+    """
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in end.items()]
+    options += ["--as-recorded", "--accept-source", f"--run-dir={run_dir}"]
+    command = [sys.executable, *start_it.arguments, *options]
     print(
-        f"running {name} of {Path.cwd()}, whose code is executed by this:\n"
+        f"running {start_it.name} in {Path.cwd()}; its code is executed by this:\n"
         f"  {shlex.join(command)}",
         file=sys.stderr,
         flush=True,
     )
     try:
-        process = Popen(command, stdin=DEVNULL, stdout=2)
-    except (OSError, ValueError) as error:  # a NUL, or more text than a system allows
-        raise OptionError(
-            f"config.json: its options cannot be given to a program: {error}"
-        ) from error
+        process = Popen(command, stdin=DEVNULL, stdout=2, env=start_it.variables)
+    except (OSError, ValueError) as error:
+        raise OptionError(f"{start_it.name} cannot be started: {error}") from error
     try:
         status = process.wait()
     finally:
@@ -233,9 +319,12 @@ def _run(record: dict[str, Any], run_dir: Path) -> None:
     if status == 1 and _has_fault(run_dir / "certificate.jsonl"):
         return
     if status != 0:
-        raise OptionError(f"{name} could not be run: it ended with status {status}")
-    if not is_finished(run_dir):
-        raise OptionError(f"{name} could not be run: it left no finished run")
+        raise OptionError(
+            f"{start_it.name} could not be run: it ended with status {status}"
+        )
+    record = read_record(run_dir)
+    if record is None or last_step(run_dir, record) is None:
+        raise OptionError(f"{start_it.name} could not be run: it left no finished run")
 
 
 def _has_fault(certificate: Path) -> bool:

@@ -7,16 +7,24 @@
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .._files import write_file
 from .._untrusted import read_object
-from .config import ConfigT, check_config, config_from_json, config_to_json
+from .config import ConfigT, OptionError, check_config, config_from_json, config_to_json
 from .journal import read_lines
 
 # What a run writes before `config.json`, which makes the folder a run's.
-_FIRST_FILES = {".gitignore", ".lock", "environment.json", "tuned.json"}
+_FIRST_FILES = {
+    ".gitignore",
+    ".lock",
+    "environment.json",
+    "init.safetensors",
+    "source.json",
+    "tuned.json",
+}
 
 
 def refuse_run_dir(run_dir: Path) -> None:
@@ -25,6 +33,7 @@ def refuse_run_dir(run_dir: Path) -> None:
     What a run has left that was killed before it wrote its `config.json` is allowed.
 
     Raises:
+        OptionError: If its name has signs that cannot be printed.
         FileExistsError: If `run_dir` holds something already.
         NotADirectoryError: If it, or a folder above it, is a file.
         PermissionError: If it must not be written.
@@ -33,6 +42,10 @@ def refuse_run_dir(run_dir: Path) -> None:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     refuse_run_dir(pathlib.Path(folder, "new", "run"))
     """
+    if not run_dir.name.isprintable():
+        raise OptionError(
+            f"--run-dir: {run_dir.name!r} is not allowed: a name that can be printed"
+        )
     nearest = next(p for p in (run_dir, *run_dir.absolute().parents) if p.exists())
     if not nearest.is_dir():
         raise NotADirectoryError(f"--run-dir: {run_dir}: {nearest} is not a folder")
@@ -94,13 +107,21 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     write_file(path, json.dumps(values, indent=2, allow_nan=False).encode() + b"\n")
 
 
-def write_config(run_dir: Path, config: Any, *, experiment: str) -> None:
-    """Write `config.json`: the experiment's module and every option's value.
+def write_config(
+    run_dir: Path,
+    config: Any,
+    *,
+    experiment: str,
+    lengthened: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Write `config.json`: the experiment's program and every option's value.
 
     Args:
         run_dir: The run's folder.
         config: The dataclass of the options.
-        experiment: Name of the module that runs it, such as `"experiments.digits"`.
+        experiment: Name of the program that runs it, such as `"experiments.digits"`.
+        lengthened: Of a run that was made longer after its end, for each time the
+            options "epochs" and "max_steps" until then, and the "step" of that.
 
     >>> import pathlib, tempfile
     >>> from jcnn.experiment.config import RunConfig
@@ -111,6 +132,8 @@ def write_config(run_dir: Path, config: Any, *, experiment: str) -> None:
     True
     """
     values = {"experiment": experiment, "config": config_to_json(config)}
+    if lengthened:
+        values["lengthened"] = list(lengthened)
     write_json(run_dir / "config.json", values)
 
 
@@ -145,8 +168,8 @@ def read_record(run_dir: Path) -> dict[str, Any] | None:
         run_dir: A folder, which need not exist.
 
     Returns:
-        The experiment's name under "experiment" and the options under "config"; None
-        if the folder holds no run.
+        The experiment's name under "experiment", the options under "config", and under
+        "lengthened" a list, as for `write_config`; None if the folder holds no run.
 
     Raises:
         FileExistsError: If its `config.json` is something else.
@@ -160,7 +183,10 @@ def read_record(run_dir: Path) -> dict[str, Any] | None:
     except ValueError:
         record = {}
     name, options = record.get("experiment"), record.get("config")
-    if not isinstance(name, str) or not isinstance(options, dict):
+    lengthened = record.setdefault("lengthened", [])
+    good = isinstance(name, str) and isinstance(options, dict)
+    good = good and isinstance(lengthened, list) and all(map(_is_end, lengthened))
+    if not good:
         raise FileExistsError(
             f"--run-dir: {run_dir} is not empty, and its config.json is not that of a "
             "run; allowed: a new or an empty folder, or a run to go on with"
@@ -199,6 +225,16 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     return read_lines(run_dir / "metrics.jsonl")
 
 
+def _is_end(value: Any) -> bool:
+    """Whether it says where a run ended that was made longer then."""
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"epochs", "max_steps", "step"}
+        and all(type(value[name]) is int for name in ("epochs", "step"))
+        and type(value["max_steps"]) in (int, type(None))
+    )
+
+
 def _foreign(path: Path) -> bool:
-    half_written = path.name.startswith((".config.json.", ".environment.json."))
-    return not half_written and path.name not in _FIRST_FILES
+    whole = path.name.removeprefix(".").rpartition(".")[0]  # of one half written
+    return path.name not in _FIRST_FILES and whole not in {"config.json", *_FIRST_FILES}
