@@ -61,7 +61,9 @@ def draw_curves(
             axes.set_ylim(_least_accuracy(metrics, name), 100)
         if name == "loss" and min(values, default=1) > 0:
             axes.set(yscale="log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            low, high = min(values, default=1), max(values, default=1)
+            ticks = range(1, 10) if low < high < 10 * low else (1, 2, 5)
+            axes.yaxis.set_major_locator(LogLocator(subs=ticks))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("epochs")

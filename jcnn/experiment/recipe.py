@@ -99,9 +99,9 @@ def check_recipe(recipe: Recipe, *, batch_size: int) -> Recipe:
     )
 
     batch = _batch(recipe.train, batch_size)
-    images = f"training images {_described(batch['image'])}"
+    images = f"images {_described(batch['image'])}"
     found = _shapes(
-        f"loss_fn cannot be computed of {images}{hint}",
+        f"loss_fn cannot be computed of training {images}{hint}",
         *(recipe.loss_fn, params, model_state, batch, key),
     )
     metrics = _check_loss(found, model_state)
@@ -110,7 +110,7 @@ def check_recipe(recipe: Recipe, *, batch_size: int) -> Recipe:
 
     batch = _batch(recipe.test, 500)
     metrics = _shapes(
-        f"example_metrics cannot be computed of test images "
+        "example_metrics cannot be computed of test images "
         f"{_described(batch['image'])} after training on {images}{hint}",
         *(recipe.example_metrics, params, model_state, batch),
     )
@@ -219,9 +219,8 @@ def _check_names(what: str, metrics: Any, *, taken: Iterable[str]) -> None:
             raise OptionError(f"{what}: names of metrics must be str, got {name!r}")
         if taken and (name in taken or name.startswith(("test_", "epoch_"))):
             raise OptionError(
-                f"{what} has a metric {name!r}, a name that metrics.jsonl needs for "
-                f"something else, as {', '.join(taken)} and what begins with test_ or "
-                "epoch_"
+                f"{what} must not call a metric {name!r}: metrics.jsonl has other uses "
+                f"for {', '.join(taken)}, and for what begins with test_ or epoch_"
             )
 
 
