@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import os
-import runpy
 import shutil
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tiny_experiment import InThisProcess, write_experiment
 
 from jcnn.__main__ import main
 from jcnn.experiment import OptionError
@@ -26,59 +26,6 @@ from jcnn.tuning import Choices, save
 
 _ROOT = Path(__file__).parents[1]
 
-# Its pixels and its rate stand in files beside it, for tests to change.
-_EXPERIMENT = '''
-"""A tiny experiment."""
-import dataclasses
-import sys
-from pathlib import Path
-import numpy as np
-import optax
-from jcnn import flatten, serial
-from jcnn.data import from_arrays
-from jcnn.experiment import Count, Recipe, RunConfig, main, read_impl
-from jcnn.layers import Conv, Dense
-from jcnn.train import classification
-
-@dataclasses.dataclass(frozen=True)
-class Config(RunConfig):
-    epochs: Count = 3
-    batch_size: Count = 8
-
-def recipe(config):
-    data = from_arrays(np.load("pixels.npy"), np.arange(20) % 3, 3)
-    layer = serial(
-        conv=Conv(2, 3, impl=read_impl(config.impl)), flatten=flatten, head=Dense(3)
-    )
-    losses = classification(layer, lambda images, key: images.astype("float32") / 255)
-    rate = float(Path("rate.txt").read_text())
-    return Recipe(layer, optax.adam(rate), *losses, train=data, test=data)
-
-if __name__ == "__main__":
-    sys.exit(main(Config, recipe))
-'''
-
-
-class _InThisProcess:
-    """In the place of `subprocess.Popen`: JAX need not be imported anew."""
-
-    def __init__(self, command, **_):
-        _, _, name, *options = command
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", [name, *options])
-            patch.syspath_prepend(Path.cwd())
-            try:
-                runpy.run_module(name, run_name="__main__", alter_sys=True)
-                self._status = 0
-            except SystemExit as end:
-                self._status = end.code
-
-    def wait(self):
-        return self._status
-
-    def poll(self):
-        return self._status
-
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
@@ -86,16 +33,13 @@ def first(tmp_path_factory):
     second step is not finite, since its first one ruined the weights.
     """
     folder = tmp_path_factory.mktemp("first")
-    rng = np.random.default_rng(0)
-    np.save(folder / "pixels.npy", rng.integers(0, 256, (20, 6, 6, 1)).astype(np.uint8))
-    (folder / "rate.txt").write_text("0.01")
-    (folder / "tiny.py").write_text(_EXPERIMENT)
+    write_experiment(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         options = ["--seed=5", "--impl=auto", "--run-dir=run"]
-        assert _InThisProcess(["", "", "tiny", *options]).wait() == 0
+        assert InThisProcess(["", "", "tiny", *options]).wait() == 0
         (folder / "rate.txt").write_text("nan")
-        assert _InThisProcess(["", "", "tiny", "--run-dir=faulty"]).wait() == 1
+        assert InThisProcess(["", "", "tiny", "--run-dir=faulty"]).wait() == 1
     (folder / "rate.txt").write_text("0.01")
     return folder
 
@@ -105,7 +49,7 @@ def run_dir(first, tmp_path, monkeypatch):
     """A copy of the run, with the experiment in the current folder."""
     shutil.copytree(first, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr("jcnn.experiment.reproduce.Popen", _InThisProcess)
+    monkeypatch.setattr("jcnn.experiment.reproduce.Popen", InThisProcess)
     fit_module = import_module("jcnn.experiment.loop")  # hidden by the function
     monkeypatch.setattr(fit_module, "_draw", lambda *args: None)
     return Path("run")
@@ -224,7 +168,7 @@ def test_an_interrupted_run_is_repeated_as_far_as_it_went(run_dir, monkeypatch, 
     command = ["", "", "tiny", "--run-dir=stopped", "--keep-checkpoints=9"]
     with monkeypatch.context() as patch:
         patch.setattr(fit_module, "describe_metrics", stop_at_step_3)
-        assert _InThisProcess(command).wait() == 143
+        assert InThisProcess(command).wait() == 143
     status, lines, _ = _verdict(capsys, "stopped")
     assert (status, lines) == (
         0,
@@ -238,7 +182,7 @@ def test_an_interrupted_run_is_repeated_as_far_as_it_went(run_dir, monkeypatch, 
     status, lines, _ = _verdict(capsys, "killed")
     assert lines == ["identical to the bit, as far as the run went: 2 steps"]
     # Where it went on, from the middle of an epoch.
-    assert _InThisProcess(command).wait() == 0
+    assert InThisProcess(command).wait() == 0
     status, lines, _ = _verdict(capsys, "stopped", "--steps", "3:4")
     assert (status, lines) == (0, ["identical to the bit: 1 step after step 3"])
 
@@ -281,7 +225,7 @@ def test_another_fault_at_the_same_step_parts(faulty, capsys):
 def test_a_run_with_measured_choices_uses_its_own_copy(run_dir, capsys):
     save(Choices({}), "choices.json")
     options = ["--impl=choices.json", "--run-dir=tuned"]
-    assert _InThisProcess(["", "", "tiny", *options]).wait() == 0
+    assert InThisProcess(["", "", "tiny", *options]).wait() == 0
     Path("choices.json").unlink()
     status, lines, _ = _verdict(capsys, "tuned")
     assert (status, lines) == (0, ["identical to the bit: 6 steps"])
@@ -366,7 +310,7 @@ def test_an_environment_that_is_not_known_is_told(content, run_dir, capsys):
 
 def test_changed_code_is_measured(run_dir, capsys):
     Path("rate.txt").write_text("0.02")
-    assert _InThisProcess(["", "", "tiny", "--seed=5", "--run-dir=other"]).wait() == 0
+    assert InThisProcess(["", "", "tiny", "--seed=5", "--run-dir=other"]).wait() == 0
     old, new = (load_file(f"{name}/params.safetensors") for name in ("run", "other"))
     distance = max(np.abs(new[k].astype(float) - old[k]).max() for k in old)
     status, lines, _ = _verdict(capsys, run_dir)

@@ -71,9 +71,9 @@ def find_program(make_recipe: Callable[..., Any], *, started: bool) -> Program:
         names = vars(sys.modules["__main__" if started else module])
     summary = (names.get("__doc__") or "").partition("\n\n")[0]
     spec = names.get("__spec__")
-    if not names.get("__file__"):
+    file = Path(names.get("__file__") or "").absolute()
+    if not file.is_file():  # "<stdin>" is none
         return Program(_TYPED, None, _typed_text(make_recipe), summary)
-    file = Path(names["__file__"]).absolute()
     name = (spec.name if spec else names["__name__"]).removesuffix(".__main__")
     return Program(
         _script_name(file) if name == "__main__" else name, file, "", summary
