@@ -672,4 +672,4 @@ def test_an_interrupt_ends_a_run_with_what_it_has_reached(tmp_path):
     names = {file.name for file in (tmp_path / "run").iterdir()}
     assert {"config.json", "environment.json", "curves.png", "filters.png"} < names
     experiment = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert experiment["experiment"] == "endless"
+    assert experiment["experiment"] == "endless.py"

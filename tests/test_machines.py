@@ -296,7 +296,11 @@ def test_a_line_tells_the_metrics_that_there_are():
     assert describe_metrics({"epoch": 1, "loss": -2.5}, 3) == "epoch 1/3  loss -2.5000"
     line = {"epoch": 1, "loss": 1, "test_loss": 0.5, "images_per_second": 2000}
     assert describe_metrics(line, 3).split("  ")[-2:] == [
-        "test loss 0.5000",
+        "loss 1.0000",
+        "2,000 images/s",
+    ]
+    assert describe_metrics(line, 3, watch="loss").split("  ")[-2:] == [
+        "test 0.5000",
         "2,000 images/s",
     ]
 

@@ -503,6 +503,7 @@ def test_main_tells_it_in_one_line(kind, tmp_path, capsys, nothing_runs):
     assert main(RunConfig, lambda config: make(), options) == 2
     error = capsys.readouterr().err.splitlines()
     assert len(error) == 1 and error[0].startswith("error: ")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checked_recipe_is_checked_again_the_same():
