@@ -58,7 +58,7 @@ def test_a_run_keeps_its_number_of_threads(tmp_path, monkeypatch, capsys):
         raise OptionError("no further")
 
     monkeypatch.setattr("jcnn.experiment.command.use_threads", use)
-    write_config(tmp_path, RunConfig(threads=3), experiment=RunConfig.__module__)
+    write_config(tmp_path, RunConfig(threads=3), experiment=__name__)
     options = [f"--run-dir={tmp_path}"]
     assert main(RunConfig, recipe, options) == 2
     assert asked == [3] and "no further" in capsys.readouterr().err
