@@ -343,6 +343,14 @@ def test_curves_have_one_point_for_each_epoch_that_ended():
     assert [text.get_text() for text in legends[1].get_texts()] == ["test"]
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.66, 1.1), (0.69, 0.79), (1e-4, 3)])
+def test_a_scale_of_losses_has_several_numbers_to_read(low, high):
+    lines = [{"epoch": 1, "loss": high}, {"epoch": 2, "loss": low}]
+    axes = draw_curves(lines).axes[0]
+    begin, end = axes.get_ylim()
+    assert sum(begin <= tick <= end for tick in axes.get_yticks()) >= 3
+
+
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_filters_are_drawn_one_by_one(channels, rng):
     kernel = rng.normal(size=(5, 4, channels, 11)).astype(np.float32)

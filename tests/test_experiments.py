@@ -187,6 +187,7 @@ def test_a_short_run_on_digits_learns_and_repeats_to_the_bit(tmp_path, capfd):
         "environment.json",
         "metrics.jsonl",
         "params.safetensors",
+        "source.json",
         "curves.png",
         "filters.png",
     }

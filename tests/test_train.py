@@ -531,3 +531,31 @@ def test_metrics_without_an_entry_for_each_example_are_refused(shape):
     state = create(Dense(2), optax.sgd(0.1), KEY, jnp.zeros((1, 3)))
     with pytest.raises(ValueError, match=r"\[4, …\].*got odd of shape"):
         make_evaluate(metrics, batch_size=4)(state, {"image": np.zeros((10, 3), "f4")})
+
+
+def test_means_over_pixels_are_not_rounded_to_narrow_dtypes():
+    """Of 1, and 2^-7 more in one of four pixels: 1 + 2^-9 is no bfloat16."""
+    values = jnp.tile(jnp.array([1, 1, 1, 1 + 2**-7], jnp.bfloat16), (6, 5, 1))
+
+    def metrics(params, model_state, batch):
+        return {"value": batch["value"]}
+
+    state = create(Dense(2), optax.sgd(0.1), KEY, jnp.zeros((1, 3)))
+    means = make_evaluate(metrics, batch_size=4)(state, {"value": values})
+    assert means["value"] == pytest.approx(1 + 2**-9, abs=1e-6)
+
+
+def test_pixels_are_classified_as_examples_are(rng):
+    """Labels [N, H, W] give what the pixels as examples [N * H * W] give."""
+    layer = Dense(CLASSES)
+    losses = classification(layer, lambda x, key: x)
+    state = create(layer, optax.sgd(0.1), KEY, jnp.zeros((1, 3)))
+    x = jnp.asarray(rng.normal(size=(4, 5, 3)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, CLASSES, (4, 5)))
+    whole = {"image": x, "label": labels}
+    flat = {"image": x.reshape(20, 3), "label": labels.reshape(20)}
+    for one in (losses[1], lambda *args: losses[0](*args, KEY)[1][1]):
+        found, expected = (one(state.params, {}, batch) for batch in (whole, flat))
+        for name in ("loss", "accuracy"):
+            flattened = jnp.ravel(found[name])
+            np.testing.assert_allclose(flattened, jnp.ravel(expected[name]), rtol=1e-6)
