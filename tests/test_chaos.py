@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments; `experiments/chaos.py` does a hundred."""
+"""Runs that are killed at random moments; `experiments/chaos` does a hundred."""
 
 import json
 import random
@@ -6,10 +6,19 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from experiments.chaos import Aim, Config, damage, differences, draw_aim, hit, main
+from experiments.chaos import mishaps
+from experiments.chaos.comparison import changes, contents, differences
+from experiments.chaos.data_set import FORMATS, write_data_set
+from experiments.chaos.hits import Aim, draw_aim, hit
+from experiments.chaos.mishaps import damage
+from experiments.chaos.rounds import Config, main
+from experiments.chaos.runs import SOURCES, Run, write_place
+from jcnn.data import load
 
 LINES = [
     {"step": 1, "loss": 0.5, "images_per_second": 3.0},
@@ -18,13 +27,13 @@ LINES = [
 
 
 def test_killed_runs_end_with_the_same_bytes(tmp_path, monkeypatch, capsys):
-    """The real thing, in small: about half a minute."""
+    """The real thing, in small: about a minute."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     assert main(Config(rounds=2, epochs=2, jobs=2)) == 0
     *rounds, summary = capsys.readouterr().out.splitlines()
     assert [line.endswith(": identical") for line in rounds] == [True, True]
-    assert summary.startswith("2 of 2 identical; ")
+    assert summary.startswith("2 of 2 identical (")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -73,11 +82,15 @@ def test_a_metric_that_differs_is_seen(lines, whole, copy):
     assert differences(whole, copy) == ["metrics.jsonl"]
 
 
+def _run(folder):
+    return Run(folder.parent, folder.name, 2, folder.parent / "data")
+
+
 def test_damage_is_to_the_metrics_or_the_newest_checkpoint(whole, tmp_path):
     damaged, rng = set(), random.Random(0)
     for number in range(60):
         copy = shutil.copytree(whole, tmp_path / str(number))
-        assert damage(copy, rng)
+        assert damage(_run(copy), rng).startswith("damage: ")
         paths = [path for path in whole.rglob("*") if path.is_file()]
         names = [path.relative_to(whole) for path in paths]
         (name,) = (n for n in names if _bytes(whole, n) != _bytes(copy, n))
@@ -101,7 +114,7 @@ def _bytes(folder, name):
 
 def test_a_folder_without_files_cannot_be_damaged(tmp_path):
     rng = random.Random(0)
-    assert {damage(tmp_path, rng) for _ in range(20)} == {None}
+    assert {damage(_run(tmp_path), rng) for _ in range(20)} == {None}
 
 
 def test_aims_are_of_all_kinds_and_repeatable():
@@ -116,6 +129,190 @@ def test_aims_are_of_all_kinds_and_repeatable():
 
 def _randoms(number):
     return [random.Random(seed) for seed in range(number)]
+
+
+NEWEST = "checkpoints/0000000022"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda copy: (copy / ".lock").write_text("7"), set()),
+        (lambda copy: (copy / "metrics.jsonl").write_bytes(b""), {"metrics.jsonl"}),
+        (lambda copy: (copy / "resumed.jsonl").touch(), {"resumed.jsonl"}),
+        (lambda copy: (copy / "new").mkdir(), {"new"}),
+        (lambda copy: (copy / NEWEST / "empty").unlink(), {f"{NEWEST}/empty"}),
+        (
+            lambda copy: (copy / NEWEST).rename(copy / f"{NEWEST}.damaged"),
+            {
+                f"{NEWEST}{ending}{name}"
+                for ending in ("", ".damaged")
+                for name in ("", "/arrays", "/arrays/d", "/empty")
+            },
+        ),
+    ],
+)
+def test_any_change_of_a_folder_is_seen(change, expected, copy):
+    before = contents(copy)
+    change(copy)
+    assert set(changes(before, contents(copy))) == expected
+
+
+@pytest.fixture
+def run(copy):
+    """A run that is not finished, of programs that are not there yet."""
+    _write(copy, [LINES[0], LINES[1] | {"interrupted": True}])
+    (copy / "config.json").touch()
+    run = _run(copy)
+    run.log.touch()
+    return run
+
+
+def _program(run, does):
+    """What is started instead of an experiment."""
+    text = f"""
+import pathlib, sys
+run_dir = pathlib.Path(sys.argv[sys.argv.index("--run-dir") + 1])
+def refuse(text):
+    print(text, file=sys.stderr)
+    sys.exit(2)
+def try_to_read():
+    try:
+        for path in (run_dir / {NEWEST!r}).rglob("*"):
+            path.is_dir() or path.read_bytes()
+        list((run_dir / {NEWEST!r} / "arrays").iterdir())
+    except PermissionError:
+        refuse("it cannot be read now")
+{does}
+"""
+    for source in SOURCES:
+        folder = run.place / source / "experiments"
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+        (folder / "mnist.py").write_text(text)
+
+
+DIFFERENCE = "\n".join(SOURCES["other source"])
+REFUSALS = {
+    "make_unreadable": ("unreadable", "it cannot be read now"),
+    "change_model": ("other model", "it is of another model"),
+    "change_source": ("other source", DIFFERENCE),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+@pytest.mark.parametrize(
+    ("does", "failure"),
+    [
+        ("refuse(words)", None),
+        ("sys.exit(0)", "status 0, not 2"),
+        ("print(words); sys.exit(1)", "status 1, not 2"),
+        ("refuse(words[:9])", "refused for another reason"),
+        (
+            "(run_dir / 'resumed.jsonl').touch(); refuse(words)",
+            "refused, but resumed.jsonl changed",
+        ),
+        (
+            f"(run_dir / {NEWEST!r}).rename(run_dir / 'away'); refuse(words)",
+            f"changed, {NEWEST}, ",
+        ),
+    ],
+)
+def test_a_start_that_is_not_refused_as_it_should_is_told(name, does, failure, run):
+    event, words = REFUSALS[name]
+    _program(run, f"words = {words!r}; {does}")
+    told = getattr(mishaps, name)(run, random.Random(0))
+    if failure is None:
+        assert told.startswith(event)
+    elif failure.startswith("changed"):
+        assert told.startswith(f"failure: {event}") and f" {NEWEST}, " in told
+    else:
+        assert told.startswith(f"failure: {event}") and told.endswith(failure)
+
+
+def test_an_unreadable_checkpoint_is_so_even_for_root_and_put_right_then(run):
+    _program(run, "try_to_read()")
+    modes = {path: path.stat().st_mode for path in run.folder.rglob("*")}
+    rng = random.Random(0)
+    told = {mishaps.make_unreadable(run, rng) for _ in range(12)}
+    assert told == {
+        f"unreadable: {NEWEST}",
+        f"unreadable: {NEWEST}/arrays",
+        f"unreadable: {NEWEST}/arrays/d and others",
+    }
+    assert {path: path.stat().st_mode for path in run.folder.rglob("*")} == modes
+
+
+def test_an_unreadable_checkpoint_must_not_be_called_damaged(run):
+    _program(run, "refuse('damaged: it cannot be read')")
+    told = mishaps.make_unreadable(run, random.Random(0))
+    assert told.startswith("failure: unreadable")
+    assert told.endswith("refused for another reason")
+
+
+def test_nothing_is_tried_where_a_start_is_right_to_go_on(run):
+    """A finished run is left as it is; one without a checkpoint has no model yet."""
+    rng = random.Random(0)
+    shutil.rmtree(run.folder / "checkpoints")
+    assert mishaps.make_unreadable(run, rng) is None
+    assert mishaps.change_model(run, rng) is None
+    (run.folder / "config.json").unlink()
+    assert mishaps.change_source(run, rng) is None
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_finished_run_refuses_nothing(name, run):
+    _write(run.folder, LINES)
+    assert getattr(mishaps, name)(run, random.Random(0)) is None
+
+
+def test_moved_data_are_where_the_next_start_looks(run):
+    run.data_dir.mkdir()
+    (run.data_dir / "set").touch()
+    _program(
+        run,
+        """
+data_dir = pathlib.Path(sys.argv[sys.argv.index("--data-dir") + 1])
+sys.exit(not (data_dir / "set").exists())
+""",
+    )
+    before = run.data_dir
+    assert mishaps.move_data(run, random.Random(0)).startswith("moved data: ")
+    assert run.start().wait() == 0
+    assert not before.exists()
+
+
+def test_the_formats_hold_the_same_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for form in FORMATS:
+        write_data_set(tmp_path / form, form)
+    for split in ("train", "test"):
+        one, other = (load("mnist", split, data_dir=tmp_path / f) for f in FORMATS)
+        assert one.num_classes == 10 and set(one.label.tolist()) == set(range(10))
+        np.testing.assert_array_equal(one.image, other.image)
+        np.testing.assert_array_equal(one.label, other.label)
+
+
+def test_other_sources_differ_in_a_line(tmp_path, monkeypatch):
+    write_place(tmp_path)
+    files = [p.relative_to(tmp_path / "source") for p in _files(tmp_path / "source")]
+    assert Path("jcnn/experiment/command.py") in files
+    for name, change in SOURCES.items():
+        differing = [
+            file
+            for file in files
+            if _bytes(tmp_path / name, file) != _bytes(tmp_path / "source", file)
+        ]
+        assert [file.as_posix() for file in differing] == (
+            [change[0]] if change else []
+        )
+    monkeypatch.setitem(SOURCES, "other model", ("jcnn/models.py", "Konv", "Conv"))
+    with pytest.raises(ValueError, match="jcnn/models.py has not one 'Konv'"):
+        write_place(tmp_path / "again")
+
+
+def _files(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize(
