@@ -5,6 +5,7 @@ reader must give a value or say in one kind of error which file is wrong, in lit
 memory and time, and write nothing anywhere else.
 """
 
+import hashlib
 import io
 import json
 import re
@@ -52,7 +53,7 @@ from jcnn.experiment.checkpoints import Checkpoints
 from jcnn.experiment.compare import describe_distance, find_parting, read_certificate
 from jcnn.experiment.digests import digest_tree, take_snapshot
 from jcnn.experiment.journal import Journal
-from jcnn.experiment.program import find_program, program_files
+from jcnn.experiment.program import Program, program_files
 from jcnn.experiment.record import Progress, Record
 from jcnn.experiment.resume import last_step, note_environment, refuse_changes
 from jcnn.experiment.run_folder import read_record, write_config, write_json
@@ -340,25 +341,28 @@ def _read_record(folder: Path) -> None:
 
 def _write_source(folder: Path) -> None:
     files = {
-        name: {"sha256": digest, "text": text}
-        for name, digest, text in (
-            ("experiments/fuzz.py", "3f" * 32, "import sys\n\nsys.exit()\n"),
-            ("jcnn/__init__.py", "00" * 32, "\udce9\t\r\n"),
+        name: {"module": "a", "sha256": hashlib.sha256(text).hexdigest()}
+        | {"text": text.decode(errors="surrogateescape")}
+        for name, text in (
+            ("experiments/fuzz.py", b"import sys\n\nsys.exit()\n"),
+            ("jcnn/__init__.py", b"\xe9\t\r\n"),
         )
     }
-    source = {"program": "experiments/fuzz.py", "path": ["."], "files": files}
+    source = {"program": "experiments/fuzz.py", "folder": ".", "path": ["."]}
+    source["files"] = files
     write_json(folder / "source.json", source)
 
 
 def _read_source(folder: Path) -> None:
     if (source := recorded_source(folder)) is None:
         return
-    lines = compare_source(source, find_program(main, started=False))
+    program = Program("experiments.fuzz", Path(__file__))
+    lines = compare_source(source, program)
     assert all(line.isprintable() for line in lines)
     with tempfile.TemporaryDirectory() as around:
         below = Path(around, "a", "b")
         try:
-            unpack_source(source, below)
+            unpack_source(source, folder, below)
         finally:
             assert sorted(Path(around).iterdir()) in ([], [below.parent])
             assert not below.parent.exists() or sorted(below.parent.iterdir()) == [

@@ -198,10 +198,32 @@ def test_it_never_goes_back_behind_the_end_it_had(capsys):
     shutil.rmtree("a/checkpoints/0000000010")
     before = _content("a")
     assert _run("a", "--schedule", "--epochs", 4) == 2
-    assert "made longer after step 10, and there is no good checkpoint after" in (
+    assert "made longer after step 10, and there is no checkpoint of then" in (
         capsys.readouterr().err
     )
     assert _content("a") == before
+
+
+def test_refused_for_other_reasons_it_has_ended_as_before(monkeypatch, capsys):
+    assert _run("a") == 0
+    before = _content("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            np.random, "default_rng", lambda _, rng=np.random.default_rng: rng(1)
+        )
+        assert _run("a", "--epochs", 3) == 2
+    assert "the data are not those of" in capsys.readouterr().err
+    assert _content("a") == before
+    newest = Path("a", "checkpoints", "0000000010")
+    for path in (newest / "arrays" / "d").iterdir():
+        content = path.read_bytes()
+        path.write_bytes(content[:-9] + bytes(9))
+    before = _content("a")
+    assert _run("a", "--epochs", 3) == 2
+    assert "all checkpoints are damaged" in capsys.readouterr().err
+    assert _content("a") == before
+    assert _run("a") == 0
+    assert "this run is finished" in capsys.readouterr().out
 
 
 # Other weights
@@ -380,6 +402,31 @@ def test_options_that_would_not_come_back_are_refused_by_name(annotation, value)
     odd = dataclasses.make_dataclass("Odd", [("odd_one", annotation)], frozen=True)
     with pytest.raises(OptionError, match="^--odd-one: .* cannot be kept in config.js"):
         config_to_json(odd(value))
+
+
+def test_what_is_no_field_cannot_be_an_option(capsys):
+    @dataclasses.dataclass(frozen=True)
+    class Odd(RunConfig):
+        scale: dataclasses.InitVar[float] = 1.0
+
+    assert main(Odd, recipe, ["--scale=3", "--run-dir=a"]) == 2
+    error = capsys.readouterr().err
+    assert error == "error: --scale: an InitVar cannot be an option; a field can\n"
+    assert not Path("a").exists()
+
+
+def test_what_is_computed_of_options_is_no_option():
+    @dataclasses.dataclass(frozen=True)
+    class Halved(Many):
+        half: float = dataclasses.field(init=False, default=0)
+
+        def __post_init__(self):
+            object.__setattr__(self, "half", self.number / 2)
+
+    config = Halved(number=5)
+    values = config_to_json(config)
+    assert "half" not in values and config_from_json(Halved, values).half == 2.5
+    assert map_paths(lambda p: p, config) == config
 
 
 def test_what_was_not_an_option_yet_has_its_default():

@@ -25,7 +25,7 @@ from jcnn.experiment.program import find_program
 def make_recipe(config): ...
 
 if __name__ == "__main__":
-    program = find_program(make_recipe, started=True)
+    program = find_program(make_recipe)
     print(program.name, program.command, program.short_name, program.file, sep="|")
     print(program.summary)
 '''
@@ -49,7 +49,8 @@ def _start(*arguments, cwd, code=None):
 @pytest.fixture
 def here(tmp_path):
     folder = tmp_path / "here"
-    for name in ("train.py", "my-exp.py", "train", "a/b/run it.py", "-x.py"):
+    names = ("train.py", "my-exp.py", "my-module.py", "train", "a/b/run it.py", "-x.py")
+    for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(_CODE)
     (folder / "a" / "__main__.py").write_text(_CODE)
@@ -66,6 +67,7 @@ def here(tmp_path):
         (["train"], "./train", "train"),
         (["./-x.py"], "./-x.py", "-x"),
         (["a/b/run it.py"], "a/b/run it.py", "run it"),
+        (["-m", "my-module"], "my-module", "my-module"),
         (["-m", "cProfile", "-o", "/dev/null", "train.py"], "train.py", "train"),
     ],
 )
@@ -107,16 +109,42 @@ def test_the_text_of_typed_code_is_known(tmp_path):
     assert done.stdout.partition("\n")[2] == code + "\n"
 
 
-def test_where_a_program_has_many_experiments_each_is_known_by_its_recipe():
-    def make_recipe(config): ...
-
-    for function in (make_recipe, partial(make_recipe, 1), partial(partial(find_file))):
-        program = find_program(function, started=False)
+def test_under_a_test_runner_it_is_the_module_that_calls():
+    for function in (_start, partial(_start), print):
+        program = find_program(function)
         assert program.name == __name__ and program.file == Path(__file__)
-    assert find_program(make_recipe, started=True).name != __name__
 
 
-def find_file(): ...
+@pytest.mark.parametrize("options", [["-c"], ["-uc"], ["-I", "-c"]])
+def test_other_code_is_another_text(options, tmp_path):
+    texts = []
+    for number in (1, 1, 2):
+        code = f"import sys; sys.path.insert(0, {str(_ROOT)!r})\n"
+        code += _CODE.replace("config): ...", f"config): return {number}")
+        code = code.replace("print(program.summary)", "print(program.text)")
+        done = subprocess.run(
+            [sys.executable, *options, code], capture_output=True, text=True, check=True
+        )
+        texts.append(done.stdout)
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_of_code_without_a_text_functions_are_compared():
+    texts = []
+    for number in (1, 1, 2):
+        code = _CODE.replace("config): ...", f"config): return {number}")
+        code = code.replace("print(program.summary)", "print(program.text)")
+        done = subprocess.run(
+            [sys.executable, "-"],
+            input=code,
+            env={"PYTHONPATH": str(_ROOT), "PATH": ""},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        texts.append(done.stdout)
+    assert "make_recipe" in texts[0]
+    assert texts[0] == texts[1] != texts[2]
 
 
 def test_scripts_may_be_started_in_any_folder():
@@ -130,5 +158,5 @@ def test_scripts_may_be_started_in_any_folder():
     "name", ["../a.py", "/a.py", "a/../../b.py", "-c.py", "a\0.py", "a..b", "", "a b"]
 )
 def test_no_name_leads_elsewhere(name):
-    with pytest.raises(OptionError, match="is not the name of a module, or of a sc"):
+    with pytest.raises(OptionError, match="is not the name of a module or a script"):
         program_files(name)

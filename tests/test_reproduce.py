@@ -49,7 +49,7 @@ def run_dir(first, tmp_path, monkeypatch):
     """A copy of the run, with the experiment in the current folder."""
     shutil.copytree(first, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr("jcnn.experiment.reproduce.Popen", InThisProcess)
+    monkeypatch.setattr("jcnn.experiment.restart.Popen", InThisProcess)
     fit_module = import_module("jcnn.experiment.loop")  # hidden by the function
     monkeypatch.setattr(fit_module, "_draw", lambda *args: None)
     return Path("run")
@@ -348,7 +348,7 @@ def test_other_data_are_named(run_dir, capsys):
         ("tiny --help", "not the name of a module"),
         ("-c", "not the name of a module"),
         ("", "not the name of a module"),
-        ("tiny.class", "not the name of a module"),
+        ("tiny\x1b[2J", "not the name of a module"),
         ("/etc/passwd", "not the name of a module"),
     ],
 )
@@ -499,7 +499,7 @@ def _refuse_to_run(monkeypatch):
     def refuse(*args, **options):
         raise AssertionError("something is run")
 
-    monkeypatch.setattr("jcnn.experiment.reproduce.Popen", refuse)
+    monkeypatch.setattr("jcnn.experiment.restart.Popen", refuse)
 
 
 # Pieces

@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-from importlib import import_module
+from importlib import import_module, invalidate_caches
 from pathlib import Path
 
 import pytest
@@ -51,7 +51,7 @@ def project(tmp_path, monkeypatch):
 
 
 def _program(root, name="scripts/train.py"):
-    return Program(name, root / name, "", "")
+    return Program(name, root / name)
 
 
 def _git(folder, *arguments):
@@ -73,9 +73,14 @@ def test_the_source_is_what_was_imported_of_the_repository(project, tmp_path):
     assert "." in source["path"]
     # Every byte comes back, also of what is no UTF-8.
     json.dumps(source)
-    assert tmp_path / "other" in unpack_source(source, tmp_path / "other")
     for name in _OWN:
-        assert (tmp_path / "other" / name).read_bytes() == _FILES[name]
+        (project / name).write_bytes(b"changed")
+    other = tmp_path / "other"
+    assert other in unpack_source(source, project, other)
+    for name in _OWN:
+        assert (other / name).read_bytes() == _FILES[name]
+    # And nothing is missing.
+    assert (other / "unused.py").samefile(project / "unused.py")
 
 
 def test_commit_and_changes_are_those_of_these_files(project):
@@ -132,9 +137,9 @@ def test_of_a_long_difference_all_files_are_named(project):
 
 
 def test_typed_code_is_compared_too():
-    recorded = read_source(Program("<interactive>", None, "x = 1\n", ""))
-    assert compare_source(recorded, Program("<interactive>", None, "x = 1\n", "")) == []
-    lines = compare_source(recorded, Program("<interactive>", None, "x = 2\n", ""))
+    recorded = read_source(Program("<interactive>", None, "x = 1\n"))
+    assert compare_source(recorded, Program("<interactive>", None, "x = 1\n")) == []
+    lines = compare_source(recorded, Program("<interactive>", None, "x = 2\n"))
     assert lines[-2:] == ["-x = 1", "+x = 2"]
 
 
@@ -150,11 +155,68 @@ def test_the_last_source_counts_and_none_is_lost(project, tmp_path):
 
 @pytest.mark.parametrize("name", ["../a.py", "/a.py", "a/../../b.py", "a\0.py"])
 def test_no_file_is_written_elsewhere(name, tmp_path):
-    file = {"sha256": "", "text": "x"}
-    source = {"program": name, "path": [], "files": {name: file}}
+    file = {"module": "a", "sha256": hashlib.sha256(b"x").hexdigest(), "text": "x"}
+    source = {"program": name, "folder": ".", "path": [], "files": {name: file}}
     (tmp_path / "source.json").write_text(json.dumps(source))
     with pytest.raises(ValueError, match="source.json is not the source of a run"):
         recorded_source(tmp_path)
+
+
+def test_a_recorded_text_that_was_edited_is_no_source(project, tmp_path):
+    """It would be executed."""
+    source = read_source(_program(project))
+    source["files"]["used/prep.py"]["text"] += "import os"
+    write_source(tmp_path, source)
+    with pytest.raises(ValueError, match="source.json is not the source of a run"):
+        recorded_source(tmp_path)
+
+
+def test_a_module_that_hides_a_recorded_one_is_told(project, monkeypatch):
+    recorded = read_source(_program(project))
+    (project / "used" / "prep").mkdir()
+    (project / "used" / "prep" / "__init__.py").write_text("x = 2")
+    del sys.modules["used.prep"]
+    invalidate_caches()
+    import_module("used.prep")
+    (line,) = compare_source(recorded, _program(project))
+    assert line.startswith("used/prep.py is hidden by ") and "prep/__init__" in line
+
+
+def test_the_repository_may_have_moved(project, tmp_path, monkeypatch):
+    """Or be one of git now, or have been started in another folder."""
+    monkeypatch.chdir(project / "scripts")
+    in_scripts = read_source(_program(project))
+    assert in_scripts["program"] == "train.py"
+    monkeypatch.chdir(project)
+    recorded = read_source(_program(project))
+    project.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    _git(tmp_path, "init")
+    program = Program("train.py", tmp_path / "moved" / "scripts" / "train.py")
+    names = [f for f in recorded["files"] if f.startswith("used")]
+    for name in names:  # which were not imported from there
+        recorded["files"][name]["module"] = "elsewhere"
+    assert compare_source(recorded, program) == []
+    assert compare_source(in_scripts, program) == []
+    (tmp_path / "moved").rename(project)
+
+
+def test_differences_are_as_git_has_them_for_programs(project):
+    _git(project, "init")
+    _git(project, "add", "scripts", "used")
+    _git(project, "commit", "-m", "first")
+    for name, value in (("color.ui", "always"), ("diff.external", "touch ran")):
+        _git(project, "config", name, value)
+    (project / "used" / "prep.py").write_bytes(b"x = 3\n")
+    diff = read_source(_program(project))["diff"]
+    assert "\n+x = 3" in diff and "\x1b" not in diff
+    assert not (project / "ran").exists()
+
+
+def test_a_long_line_is_cut(project):
+    recorded = read_source(_program(project))
+    (project / "used" / "prep.py").write_text("x" * 10**6)
+    assert max(map(len, compare_source(recorded, _program(project)))) < 250
 
 
 # Runs
@@ -192,7 +254,7 @@ def changed(begun, tmp_path, monkeypatch):
     """The same, after the preprocessing was changed."""
     shutil.copytree(begun, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr("jcnn.experiment.reproduce.Popen", InThisProcess)
+    monkeypatch.setattr("jcnn.experiment.restart.Popen", InThisProcess)
     text = Path("prep.py").read_text()
     Path("prep.py").write_text(text.replace("/ 255", "/ 128"))
     return Path("run")
@@ -260,6 +322,24 @@ def _reproduce(*options):
         text=True,
     )
     return done.returncode, done.stdout.splitlines()
+
+
+def test_each_step_is_repeated_with_its_own_source(changed, capsys):
+    """The run went on with another one after step 6."""
+    assert _run("--accept-source", "--certify-every=1") == 2
+    assert _run("--accept-source") == 0
+    assert _run("--accept-source", "--epochs=4") == 0
+    status, lines = _reproduce("--steps", "6:", "--recorded-source")
+    assert (status, lines[0]) == (0, "identical to the bit: 2 steps after step 6")
+    status, lines = _reproduce("--steps", ":6", "--recorded-source")
+    assert (status, lines[0]) == (0, "identical to the bit: 6 steps")
+
+
+def test_accepted_source_is_recorded_where_none_was(changed):
+    (changed / "source.json").unlink()
+    assert _run("--accept-source") == 0
+    source = json.loads((changed / "source.json").read_text())
+    assert source["files"]["prep.py"]["text"] == Path("prep.py").read_text()
 
 
 def test_without_a_recorded_source_none_is_run(changed, capsys):

@@ -180,7 +180,7 @@ class Checkpoints:
         self._orbax(self._checkpointer.wait_until_finished)
         self._remove_old()
 
-    def restore(self, tree: Any) -> Restored | None:
+    def restore(self, tree: Any, *, first_step: int = 0) -> Restored | None:
         """The last good one, whose digests are right.
 
         One that is damaged is passed over for a good one before, told of on standard
@@ -189,6 +189,7 @@ class Checkpoints:
         Args:
             tree: Pytree like the one that was saved, with the same names, dtypes and
                 shapes.
+            first_step: Those before this step are not looked at.
 
         Returns:
             What was saved, or None if there is no checkpoint.
@@ -198,7 +199,7 @@ class Checkpoints:
                 all are damaged; with what can be done.
         """
         wanted, damaged = host_arrays(tree), {}
-        for step in reversed(self._steps()):
+        for step in reversed([s for s in self._steps() if s >= first_step]):
             try:
                 arrays, content = self._read(step, wanted)
             except _Damaged as error:

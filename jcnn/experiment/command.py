@@ -15,6 +15,7 @@ from ..compilation import Options, default_options
 from ..data import DataError
 from ..finite import NotFinite
 from ..layers import Params, State
+from .checkpoints import saved_steps
 from .compiled import keep_programs
 from .config import (
     OptionError,
@@ -41,6 +42,7 @@ from .resume import (
     note_source,
     refuse_changes,
     refuse_other_source,
+    refuse_shorter,
 )
 from .run_folder import (
     make_run_dir,
@@ -88,7 +90,7 @@ def main(
     >>> main(RunConfig, lambda config: ..., ["--epochs", "0"])
     2
     """
-    program = find_program(make_recipe, started=arguments is None)
+    program = find_program(make_recipe)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         recorded = _as_recorded(config_type, arguments)
@@ -169,7 +171,7 @@ def _as_recorded(config_type: type, arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--as-recorded", "--as_recorded", action="store_true")
     parser.add_argument("--run-dir", "--run_dir", type=Path, nargs="?")
     given, _ = parser.parse_known_args(arguments)
-    if not given.as_recorded:
+    if not given.as_recorded or {"-h", "--help"} & set(arguments):
         return {}
     record = None if given.run_dir is None else read_record(expand_home(given.run_dir))
     if record is None:
@@ -225,8 +227,9 @@ def _begin(
         weights = read_initial(config.init_from / "params.safetensors", recipe)
     if run_dir is not None and aside:
         with lock(run_dir):
-            before = unused(run_dir.with_name(f"{run_dir.name}.before"))
-            run_dir.rename(before)
+            whole = run_dir.resolve()
+            before = unused(whole.with_name(f"{whole.name}.before"))
+            whole.rename(before)
         print(f"{run_dir} is now {before}", file=sys.stderr)
     run_dir = make_run_dir(run_dir, name=program.short_name, seed=config.seed)
     held.enter_context(lock(run_dir))
@@ -264,14 +267,16 @@ def _go_on(
     recipe, total = _checked(config, make_recipe)
     options, environment = _surroundings(config, program)
     weights = None
-    if config.init_from is not None:
+    if config.init_from is not None and not saved_steps(run_dir / "checkpoints"):
         weights = read_initial(run_dir / KEPT, recipe)
     first_step = max([one["step"] for one in record["lengthened"]], default=0)
     if end is not None:
-        lengthen(run_dir, record, config, end=end, total=total)
+        refuse_shorter(run_dir, end=end, total=total)
         first_step = end
 
     def on_start(step: int) -> None:
+        if end is not None:
+            lengthen(run_dir, record, config, end=end, total=total)
         if accept_source:
             note_source(run_dir, read_source(program), step)
         note_environment(run_dir, environment, step)

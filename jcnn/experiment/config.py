@@ -6,6 +6,7 @@ text, and a `Range` in its annotation says which values are allowed.
 
 import dataclasses
 import enum
+import inspect
 import json
 import math
 import reprlib
@@ -140,8 +141,9 @@ def check_config(config: Any, *, prefix: str = "--") -> None:
         ...
     jcnn.experiment.config.OptionError: --epochs: 0 is not allowed: at least 1
     """
+    fields = _fields(type(config), prefix)
     annotations = typing.get_type_hints(type(config), include_extras=True)
-    for field in dataclasses.fields(config):
+    for field in fields:
         value = getattr(config, field.name)
         option = prefix + field.name.replace("_", "-")
         if dataclasses.is_dataclass(value):
@@ -169,9 +171,10 @@ def config_to_json(config: Any, *, prefix: str = "--") -> dict[str, Any]:
     >>> config_to_json(RunConfig(epochs=3, run_dir=Path("runs/a")))["run_dir"]
     'runs/a'
     """
+    fields = _fields(type(config), prefix)
     annotations = typing.get_type_hints(type(config))
     values = {}
-    for field in dataclasses.fields(config):
+    for field in fields:
         value, annotation = getattr(config, field.name), annotations[field.name]
         option = prefix + field.name.replace("_", "-")
         if dataclasses.is_dataclass(value) and type(value) is annotation:
@@ -211,8 +214,7 @@ def config_from_json(config_type: type[ConfigT], values: dict[str, Any]) -> Conf
     annotations = typing.get_type_hints(config_type)
     if not isinstance(values, dict):
         raise ValueError(f"{reprlib.repr(values)} is no {config_type.__name__}")
-    fields = {field.name for field in dataclasses.fields(config_type)}  # pyright: ignore
-    if odd := sorted(values.keys() - fields):
+    if odd := sorted(values.keys() - {field.name for field in _fields(config_type)}):
         raise ValueError(f"{config_type.__name__} has no {reprlib.repr(odd)}")
     found = {}
     for name, value in values.items():
@@ -239,9 +241,23 @@ def map_paths(change: Callable[[Path], Path], value: Any) -> Any:
     if type(value) is dict:
         return {key: map_paths(change, item) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        fields = {f.name: getattr(value, f.name) for f in _fields(type(value))}
         return dataclasses.replace(value, **map_paths(change, fields))
     return value
+
+
+def _fields(config_type: Any, prefix: str = "--") -> list[dataclasses.Field[Any]]:
+    """Those fields of a dataclass that are options.
+
+    Raises:
+        OptionError: If an option is no field: nobody could read its value again.
+    """
+    fields = [field for field in dataclasses.fields(config_type) if field.init]
+    for name in inspect.signature(config_type).parameters:
+        if name not in {field.name for field in fields}:
+            option = prefix + name.replace("_", "-")
+            raise OptionError(f"{option}: an InitVar cannot be an option; a field can")
+    return fields
 
 
 def _ranges(annotation: Any) -> list[Range]:

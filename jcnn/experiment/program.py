@@ -5,14 +5,17 @@ path from the folder that it was started in ("scripts/train.py"), or neither, wh
 was typed at a prompt, into a notebook or after `python -c`.
 """
 
-import functools
+import hashlib
 import inspect
 import json
-import keyword
+import marshal
 import sys
-from collections.abc import Callable
+import sysconfig
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from .config import OptionError
@@ -25,15 +28,15 @@ class Program(NamedTuple):
 
     Attributes:
         name: Of its module, or the path of its script; "<interactive>" if it was typed.
-        file: Where it stands; None if it was typed.
+        file: Where it stands, links followed; None if it was typed.
         text: What was typed, as far as Python knows.
         summary: The first paragraph of its docstring.
     """
 
     name: str
-    file: Path | None
-    text: str
-    summary: str
+    file: Path | None = None
+    text: str = ""
+    summary: str = ""
 
     @property
     def command(self) -> str:
@@ -46,38 +49,35 @@ class Program(NamedTuple):
         """Such as "digits"; "run" if it was typed."""
         if self.file is None:
             return "run"
-        return (
-            Path(self.name).stem if _is_script(self.name) else self.name.split(".")[-1]
-        )
+        stem = self.file.stem if _is_script(self.name) else self.name.split(".")[-1]
+        return self.file.parent.name if stem == "__main__" else stem
 
 
-def find_program(make_recipe: Callable[..., Any], *, started: bool) -> Program:
-    """The program that runs an experiment.
+def find_program(make_recipe: Callable[..., Any]) -> Program:
+    """The program whose code is running.
+
+    It is the nearest caller that Python has as `__main__`: not the last one, which may
+    be a profiler. Where that is installed, a test runner or the stub of a command, it
+    is the module that calls jcnn.
 
     Args:
-        make_recipe: The experiment's function.
-        started: Whether it is the one that Python was started with. Otherwise it is the
-            module of `make_recipe`: one program may run many experiments.
-
-    >>> find_program(find_program, started=False).name
-    'jcnn.experiment.program'
+        make_recipe: The experiment's function, whose code is a part of what was typed.
     """
-    while isinstance(make_recipe, functools.partial):
-        make_recipe = make_recipe.func
-    module = getattr(make_recipe, "__module__", None) or "__main__"
-    if module == "__main__":  # not that of `sys.modules`, which may be a profiler
-        names = getattr(make_recipe, "__globals__", {})
-    else:
-        names = vars(sys.modules["__main__" if started else module])
+    namespaces = list(_callers())
+    started = [names for names in namespaces if names.get("__name__") == "__main__"]
+    names = started[0] if started else namespaces[0]
+    if is_installed(names.get("__file__") or ""):
+        names = namespaces[0]
     summary = (names.get("__doc__") or "").partition("\n\n")[0]
-    spec = names.get("__spec__")
-    file = Path(names.get("__file__") or "").absolute()
+    file = Path(names.get("__file__") or "")
     if not file.is_file():  # "<stdin>" is none
-        return Program(_TYPED, None, _typed_text(make_recipe), summary)
-    name = (spec.name if spec else names["__name__"]).removesuffix(".__main__")
-    return Program(
-        _script_name(file) if name == "__main__" else name, file, "", summary
-    )
+        return Program(_TYPED, None, _typed_text(names, make_recipe), summary)
+    spec, name = names.get("__spec__"), names["__name__"]
+    if name != "__main__" or (spec is not None and spec.name != "__main__"):
+        name = (spec.name if spec else name).removesuffix(".__main__")
+    else:
+        name = _script_name(file.absolute())
+    return Program(name, file.resolve(), "", summary)
 
 
 def start_arguments(name: str) -> list[str]:
@@ -90,11 +90,9 @@ def start_arguments(name: str) -> list[str]:
 
 
 def program_files(name: str) -> list[Path]:
-    """Where the program of this name can stand, below the folder it is started in.
+    """How the path of the program of this name can end.
 
-    Finding a module by importing the packages above it would execute them. And any
-    installed module would be too much: with options to their liking, strangers could do
-    with some what they want.
+    Finding a module by importing the packages above it would execute them.
 
     Raises:
         OptionError: If it is the name of no program, or of one that was typed.
@@ -107,15 +105,15 @@ def program_files(name: str) -> list[Path]:
             "config.json: the experiment was typed (python -c, a prompt, a notebook): "
             "only one in a file can be started again"
         )
-    if _is_script(name):
-        if is_below(name) and name[0] != "-":
+    if name.isprintable() and name[:1] != "-" and is_below(name):
+        if _is_script(name):
             return [Path(name)]
-    elif all(p.isidentifier() and not keyword.iskeyword(p) for p in name.split(".")):
-        path = Path(*name.split("."))
-        return [path.with_suffix(".py"), path / "__main__.py"]
+        parts = name.split(".")
+        if all(parts) and not any(set(" \\") & set(part) for part in parts):
+            path = Path(*parts)
+            return [path.with_name(f"{path.name}.py"), path / "__main__.py"]
     raise OptionError(
-        f"config.json: {json.dumps(name)} is not the name of a module, or of a script "
-        "in this folder"
+        f"config.json: {json.dumps(name)} is not the name of a module or a script"
     )
 
 
@@ -141,20 +139,69 @@ def is_below(name: str) -> bool:
     return not (path.anchor or path.drive or ".." in path.parts or "\0" in name)
 
 
+def is_installed(file: str, root: Path | None = None) -> bool:
+    """Whether a file is Python's own or of a package, and not of somebody's repository.
+
+    Args:
+        file: Its path.
+        root: A repository; it may itself be where packages are.
+
+    >>> is_installed(json.__file__), is_installed("")
+    (True, False)
+    """
+    path = Path(file).resolve()
+    inside = path.relative_to(root).parts if root else path.parts
+    if {"site-packages", "dist-packages"} & set(inside):
+        return True
+    names = ("stdlib", "platstdlib", "purelib", "platlib", "scripts")
+    folders = {Path(sysconfig.get_path(name)).resolve() for name in names}
+    return bool(file) and any(
+        path.is_relative_to(folder)
+        for folder in folders
+        if not (root and root.is_relative_to(folder))
+    )
+
+
+def _callers() -> Iterator[dict[str, Any]]:
+    """The namespaces of all that is being called, without jcnn's own, nearest first."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        name = frame.f_globals.get("__name__") or ""
+        if name != "contextlib" and name.partition(".")[0] != "jcnn":
+            yield frame.f_globals
+        frame = frame.f_back
+
+
 def _script_name(file: Path) -> str:
-    below = file.is_relative_to(Path.cwd())
-    path = file.relative_to(Path.cwd()).as_posix() if below else file.name
-    return path if _is_script(path) and path[0] != "-" else f"./{path}"
+    for path in (file, file.resolve()):
+        for folder in (Path.cwd(), Path.cwd().resolve()):
+            if path.is_relative_to(folder):
+                name = path.relative_to(folder).as_posix()
+                return name if _is_script(name) and name[0] != "-" else f"./{name}"
+    return file.name if _is_script(file.name) else f"./{file.name}"
 
 
 def _is_script(name: str) -> bool:
     return "/" in name or name.endswith(".py")
 
 
-def _typed_text(make_recipe: Callable[..., Any]) -> str:
-    """The code after `python -c`, or what a notebook's cell says of the recipe."""
-    if "-c" in sys.orig_argv and sys.argv[:1] == ["-c"]:
-        return sys.orig_argv[sys.orig_argv.index("-c") + 1]
+def _typed_text(names: dict[str, Any], make_recipe: Callable[..., Any]) -> str:
+    """The code after `python -c`, or else of all functions that were typed."""
+    if sys.argv[:1] == ["-c"]:
+        for option, following in pairwise([*sys.orig_argv[1:], ""]):
+            if option[:1] == "-" and "c" in option:
+                return option.partition("c")[2] or following
+    functions = {"the recipe": make_recipe, **names}
+    return "\n".join(
+        f"# {name}\n{_source(function)}"
+        for name, function in functions.items()
+        if isinstance(function, FunctionType)
+        and (function is make_recipe or function.__module__ == names["__name__"])
+    )
+
+
+def _source(function: FunctionType) -> str:
     with suppress(OSError, TypeError):
-        return inspect.getsource(make_recipe)
-    return ""
+        return inspect.getsource(function)
+    code = marshal.dumps(function.__code__)
+    return f"# its compiled code: {hashlib.sha256(code).hexdigest()}\n"

@@ -69,15 +69,15 @@ class Record:
             OptionError: If the checkpoints cannot be used, or are gone; nothing was
                 changed then.
         """
-        found = self._checkpoints.restore(state)
+        found = self._checkpoints.restore(state, first_step=first_step)
+        if found is None and first_step > 0:
+            raise OptionError(
+                f"--run-dir: that run was made longer after step {first_step}, and "
+                "there is no checkpoint of then or later"
+            )
         if found is None:
             self._refuse_lost_checkpoints()
         progress, contents = _checked(found.notes) if found else (Progress(), {})
-        if progress.step < first_step:
-            raise OptionError(
-                f"--run-dir: that run was made longer after step {first_step}, and "
-                f"there is no good checkpoint after step {progress.step}"
-            )
         for journal in self._journals():
             journal.restore(contents.get(journal.path.name, "").encode())
         self._checkpoints.tidy()  # last: what is half-done tells that none is lost

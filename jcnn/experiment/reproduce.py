@@ -1,14 +1,11 @@
 """Running what a run folder records once more, and comparing every digest."""
 
 import json
-import os
-import shlex
 import shutil
 import sys
 import tempfile
 from pathlib import Path
-from subprocess import DEVNULL, Popen
-from typing import Any, NamedTuple
+from typing import Any
 
 from .._untrusted import MOST_JSON, open_file
 from .checkpoints import checkpoint_path, refuse_links, saved_steps
@@ -21,10 +18,11 @@ from .compare import (
 )
 from .config import OptionError
 from .journal import iterate_lines, read_lines
-from .program import Program, program_files, start_arguments
+from .program import program_files
+from .restart import Start, find_start, run, with_source
 from .resume import last_step
 from .run_folder import read_environment, read_record, write_json
-from .source import compare_source, recorded_source, unpack_source
+from .source import compare_source, recorded_source
 from .weights import MOST_BYTES
 
 
@@ -74,30 +72,32 @@ def reproduce(
     if not (run_dir / "certificate.jsonl").exists():
         raise OptionError(f"{run_dir} has no certificate.jsonl to compare with")
     certificate = read_certificate(run_dir / "certificate.jsonl")
-    files = program_files(record["experiment"])
+    program_files(record["experiment"])
     recorded = _window(certificate, start, stop)
     began = _last_checkpoint(run_dir, start) if start else 0
     if data_dir is not None:
-        config = record["config"] | {"data_dir": str(data_dir)}
+        config = record["config"] | {"data_dir": str(data_dir.absolute())}
         record = record | {"config": config}
     # With a fault it ends by itself, where that one did.
     last = None if fault_of(recorded) else recorded[-1]["step"]
-    source = recorded_source(run_dir)
+    source = recorded_source(run_dir, version=_version(run_dir, began))
+    if source is None and use_recorded_source:
+        raise OptionError("--recorded-source: the run has no source.json")
+    again = find_start(record["experiment"], source)
     with tempfile.TemporaryDirectory(prefix="jcnn-reproduce-") as folder:
+        changed = []
         if use_recorded_source:
-            changed = []
-            start_it = _unpacked(record["experiment"], files, source, Path(folder))
-        else:
-            changed = _source_lines(record["experiment"], files, source)
-            name = record["experiment"]
-            start_it = _Start(name, start_arguments(name), None)
+            again = with_source(again, source or {}, Path(folder, "source"))
+        elif source is not None:
+            changed = compare_source(source, again.program)
+        if changed:
+            print("the source is another one than recorded", file=sys.stderr)
         repeated_dir = Path(folder, "run")
         repeated_dir.mkdir()
         first, *others = _ends(record, began, last)
         _begin(run_dir, repeated_dir, record, first, began)
-        _run(start_it, repeated_dir, {})
-        for end in others:
-            _run(start_it, repeated_dir, end)
+        for end in ({}, *others):
+            _run(again, repeated_dir, end)
         repeated = read_certificate(repeated_dir / "certificate.jsonl")
         parting = find_parting(recorded, repeated)
         environment = _environment_lines(repeated_dir)
@@ -125,66 +125,14 @@ def reproduce(
         return 0 if parting is None else 1
 
 
-class _Start(NamedTuple):
-    """How an experiment is started.
-
-    Attributes:
-        name: What it is called in messages.
-        arguments: What Python is given.
-        variables: The environment's; None for those of this process.
-    """
-
-    name: str
-    arguments: list[str]
-    variables: dict[str, str] | None
-
-
-def _source_lines(
-    name: str, files: list[Path], source: dict[str, Any] | None
-) -> list[str]:
-    """How the source here differs from the recorded one, told before it is executed.
-
-    Raises:
-        OptionError: If the experiment is not below the current folder.
-    """
-    there = [file.absolute() for file in files if file.is_file()]
-    if not there:
-        raise OptionError(
-            f"config.json: {name} is not in {Path.cwd()}: there is no "
-            f"{' and no '.join(map(str, files))}"
-        )
-    if source is None:
-        print("the run has no source.json to compare with", file=sys.stderr)
-        return []
-    lines = compare_source(source, Program(name, there[0], "", ""))
-    if lines:
-        print(
-            "the source is another one than recorded:",
-            *lines,
-            sep="\n  ",
-            file=sys.stderr,
-        )
-    return lines
-
-
-def _unpacked(
-    name: str, files: list[Path], source: dict[str, Any] | None, folder: Path
-) -> _Start:
-    """The recorded source in a folder, to be started in the current one."""
-    if source is None:
-        raise OptionError("--recorded-source: the run has no source.json")
-    root = folder / "source"
-    own = root / source["program"]
-    if not any(own.parts[-len(file.parts) :] == file.parts for file in files):
-        raise OptionError(f"--recorded-source: source.json is not that of {name}")
-    folders = [*unpack_source(source, root), Path.cwd()]
-    more = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([*map(str, folders), *([more] if more else [])])
-    arguments = start_arguments(name)
-    # -P: the current folder does not come first.
-    arguments = ["-P", *arguments] if arguments[0] == "-m" else [str(own)]
-    variables = os.environ | {"PYTHONPATH": path}
-    return _Start(f"the recorded source of {name}", arguments, variables)
+def _version(run_dir: Path, began: int) -> int:
+    """Which of a run's sources the step after another one was computed with."""
+    try:
+        lines = read_lines(run_dir / "resumed.jsonl")
+    except FileNotFoundError:
+        return 0
+    steps = [line.get("step") for line in lines if "source" in line]
+    return sum(type(step) is int and step <= began for step in steps)
 
 
 def _ends(
@@ -289,42 +237,28 @@ def _copy_checkpoint(run_dir: Path, target: Path, step: int) -> None:
     shutil.copytree(source, target / "checkpoints" / source.name)
 
 
-def _run(start_it: _Start, run_dir: Path, end: dict[str, int | None]) -> None:
-    """The experiment as a program in the current folder; what it says is for stderr.
+def _run(again: Start, run_dir: Path, end: dict[str, int | None]) -> None:
+    """Start the program to go on with a folder.
 
     Args:
-        start_it: How it is started.
-        run_dir: Has its other options.
+        again: How it is started.
+        run_dir: The folder, which has the program's other options.
         end: Its options "epochs" and "max_steps", if it has ended and goes on.
     """
     options = [f"--{name.replace('_', '-')}={value}" for name, value in end.items()]
     options += ["--as-recorded", "--accept-source", f"--run-dir={run_dir}"]
-    command = [sys.executable, *start_it.arguments, *options]
-    print(
-        f"running {start_it.name} in {Path.cwd()}; its code is executed by this:\n"
-        f"  {shlex.join(command)}",
-        file=sys.stderr,
-        flush=True,
-    )
-    try:
-        process = Popen(command, stdin=DEVNULL, stdout=2, env=start_it.variables)
-    except (OSError, ValueError) as error:
-        raise OptionError(f"{start_it.name} cannot be started: {error}") from error
-    try:
-        status = process.wait()
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
+    status = run(again, options)
     if status == 1 and _has_fault(run_dir / "certificate.jsonl"):
         return
     if status != 0:
         raise OptionError(
-            f"{start_it.name} could not be run: it ended with status {status}"
+            f"{again.described} could not be run: it ended with status {status}"
         )
     record = read_record(run_dir)
     if record is None or last_step(run_dir, record) is None:
-        raise OptionError(f"{start_it.name} could not be run: it left no finished run")
+        raise OptionError(
+            f"{again.described} could not be run: it left no finished run"
+        )
 
 
 def _has_fault(certificate: Path) -> bool:

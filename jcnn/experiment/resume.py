@@ -76,15 +76,11 @@ def asks_for_more(record: dict[str, Any], config: Any) -> bool:
     return any(record["config"].get(n) != getattr(config, n) for n in _ENDS)
 
 
-def lengthen(
-    run_dir: Path, record: dict[str, Any], config: Any, *, end: int, total: int
-) -> None:
-    """Give a run that has ended another end; what it was is recorded.
+def refuse_shorter(run_dir: Path, *, end: int, total: int) -> None:
+    """Raise if a run that has ended cannot be made so long.
 
     Args:
         run_dir: The run's folder.
-        record: What `read_record` gives of it.
-        config: The options now.
         end: The step that it ended with.
         total: The step that it is to end with.
 
@@ -100,6 +96,20 @@ def lengthen(
         raise OptionError(
             f"--run-dir: there is no checkpoint of step {end} to go on from"
         )
+
+
+def lengthen(
+    run_dir: Path, record: dict[str, Any], config: Any, *, end: int, total: int
+) -> None:
+    """Give a run that has ended another end; what it was is recorded.
+
+    Args:
+        run_dir: The run's folder.
+        record: What `read_record` gives of it.
+        config: The options now.
+        end: The step that it ended with.
+        total: The step that it is to end with.
+    """
     old = config_from_json(type(config), record["config"])
     before, after = ({n: getattr(c, n) for n in _ENDS} for c in (old, config))
     values = record | {"config": record["config"] | after}
@@ -169,7 +179,10 @@ def note_source(run_dir: Path, source: dict[str, Any], step: int) -> None:
         source: What `read_source` says now.
         step: Number of steps that were done with the source before.
     """
-    recorded = recorded_source(run_dir) or source
+    recorded = recorded_source(run_dir)
+    if recorded is None:
+        write_source(run_dir, source)
+        return
     old, new = (
         {f"source of {name}": file["sha256"][:8] for name, file in s["files"].items()}
         for s in (recorded, source)

@@ -9,7 +9,6 @@ import difflib
 import hashlib
 import os
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,43 +17,39 @@ from .._files import write_file
 from .._untrusted import read_object
 from .environment import git
 from .output import printable
-from .program import Program, is_below
+from .program import Program, is_below, is_installed
 from .run_folder import write_json
 
 _MOST_TEXT = 16 << 20  # bytes of all files; what is beyond has a digest alone
 _MOST_JSON = 8 * _MOST_TEXT  # a byte may take six of JSON
 _MOST_LINES = 60  # of a difference
+_WIDEST = 200  # signs of one of them
 
 
 def read_source(program: Program) -> dict[str, Any]:
     """The source that a program has imported so far.
 
     Returns:
-        What `source.json` holds: "files", names to "sha256" and "text"; "program", the
-        name of the program's own; "path", the folders of `sys.path` in the repository;
-        "commit" and "diff", which these files have to it, where there is git. Names are
-        relative to the repository: that of git, or else the current folder, or that of
-        the program.
+        What `source.json` holds: "files", names to "sha256", "text" and the name of the
+        "module"; "program", the name of the program's own; "folder", that it was
+        started in; "path", the folders of `sys.path` in the repository; "commit" and
+        "diff", which these files have to it, where there is git. Names are relative to
+        the repository: that of git, or else the current folder, or the program's.
 
-    >>> from jcnn.experiment.program import find_program
-    >>> source = read_source(find_program(read_source, started=False))
-    >>> source["files"]["jcnn/experiment/source.py"]["text"].splitlines()[0]
-    '\"\"\"The source that decides a run, kept in its folder: `source.json`.'
+    >>> sorted(read_source(Program("<interactive>", text="x = 1")))
+    ['commit', 'diff', 'files', 'folder', 'path', 'program']
     """
     root = _root(program)
-    names = _own_files(root, program)
-    contents = {name: (root / name).read_bytes() for name in names}
-    if program.file is None:
-        contents[program.name] = program.text.encode(errors="surrogateescape")
+    modules = _own_modules(root, program)
     commit = git(root, "rev-parse", "--verify", "--quiet", "HEAD")
-    diff = None if commit is None else git(root, "diff", "HEAD", "--", *names)
-    folders = (_below(root, Path(folder)) for folder in sys.path)
+    diff = None if commit is None else _git_diff(root, modules)
     return {
-        "commit": None if commit is None else _text(commit),
-        "diff": None if diff is None else _text(diff),
         "program": _name(root, program),
-        "path": [folder for folder in folders if folder is not None],
-        "files": _files(contents),
+        "folder": _below(root, Path.cwd()) or str(Path(_name(root, program)).parent),
+        "path": [name for name in (_below(root, Path(p)) for p in sys.path) if name],
+        "commit": None if commit is None else _text(commit),
+        "diff": diff,
+        "files": _files(root, program, modules),
     }
 
 
@@ -65,8 +60,15 @@ def write_source(run_dir: Path, source: dict[str, Any]) -> str:
     return path.name
 
 
-def recorded_source(run_dir: Path) -> dict[str, Any] | None:
-    """The last source of a run; None if there is none.
+def recorded_source(run_dir: Path, *, version: int = -1) -> dict[str, Any] | None:
+    """A source of a run.
+
+    Args:
+        run_dir: The run's folder.
+        version: Of those that there are, in the order of the steps; -1 is the last.
+
+    Returns:
+        What `read_source` has returned; None if there is none.
 
     Raises:
         OSError: If it cannot be read.
@@ -77,93 +79,121 @@ def recorded_source(run_dir: Path) -> dict[str, Any] | None:
     *there, _ = _versions(run_dir)
     if not there:
         return None
-    source = read_object(there[-1], most=_MOST_JSON)
-    files, folders = source.get("files"), source.get("path")
+    path = there[version]
+    source = read_object(path, most=_MOST_JSON)
+    files, names = source.get("files"), [source.get("program"), source.get("folder")]
+    folders = source.get("path")
     if (
         isinstance(files, dict)
         and isinstance(folders, list)
-        and isinstance(source.get("program"), str)
+        and all(map(_is_name, [*names, *folders]))
         and source["program"] in files
         and all(map(_is_file, files.items()))
-        and all(map(_is_name, folders))
     ):
         return source
-    raise ValueError(f"{there[-1]} is not the source of a run")
+    raise ValueError(f"{path} is not the source of a run")
+
+
+def repository(source: dict[str, Any], program: Program) -> Path:
+    """Where the repository of a recorded source is now, from where its program is."""
+    own = Path(source["program"]).parts
+    file = program.file
+    if file is not None and file.parts[-len(own) :] == own:
+        return file.parents[len(own) - 1]
+    return _root(program)
 
 
 def compare_source(recorded: dict[str, Any], program: Program) -> list[str]:
     """Lines, as of `diff -u`, from a recorded source to that which is there now.
 
-    At most some sixty of them, which name every file that differs.
+    At most sixty, and of the others their number and the files that they are of.
     """
-    root = _root(program)
+    root = repository(recorded, program)
     lines = []
     if _name(root, program) != recorded["program"]:
         names = (recorded["program"], _name(root, program))
         lines.append("program: {} -> {}".format(*map(printable, names)))
     for name, file in recorded["files"].items():
+        new = _content(root / name)
         if program.file is None and name == program.name:
             new = program.text.encode(errors="surrogateescape")
-        else:
-            new = _content(root / name)
         if new is None or _digest(new) != file["sha256"]:
             lines += _difference(name, file["text"], new)
-    return lines if len(lines) <= _MOST_LINES else _shortened(lines)
+        elif hidden := _hidden_by(root / name, file["module"]):
+            lines.append(f"{printable(name)} is hidden by {printable(hidden)}")
+    lines = [line if len(line) <= _WIDEST else f"{line[:_WIDEST]}…" for line in lines]
+    left = lines[_MOST_LINES:]
+    names = [line for line in left if line.startswith("+++ ")][:_MOST_LINES]
+    return lines[:_MOST_LINES] + [f"… {len(left)} more lines", *names] * bool(left)
 
 
-def unpack_source(source: dict[str, Any], folder: Path) -> list[Path]:
-    """Write recorded files below a folder.
+def unpack_source(source: dict[str, Any], root: Path, folder: Path) -> list[Path]:
+    """Make a folder that is a repository as it was: recorded files, all else by links.
+
+    Args:
+        source: That which was recorded.
+        root: The repository as it is.
+        folder: A new folder.
 
     Returns:
-        The folders there from which they were imported.
+        The folders there that modules were imported from.
 
     Raises:
         ValueError: If a file is recorded by its digest alone, or has a name or a text
             that no file has.
     """
-    for name, file in source["files"].items():
-        if file["text"] is None:
-            raise ValueError(f"source.json has no text of {printable(name)}")
-        path = folder / name
-        try:
+    try:
+        _link(root, folder, {Path(name).parts for name in source["files"]})
+        for name, file in source["files"].items():
+            if file["text"] is None:
+                raise ValueError(f"there is no text of {printable(name)}")
+            path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, file["text"].encode(errors="surrogateescape"))
-        except (OSError, ValueError) as error:
-            reason = printable(str(error))
-            raise ValueError(f"source.json: cannot be written: {reason}") from error
+    except (OSError, ValueError) as error:
+        reason = printable(str(error))
+        raise ValueError(f"source.json cannot be unpacked: {reason}") from error
     return [folder / name for name in source["path"]]
+
+
+def _link(root: Path, folder: Path, parts: set[tuple[str, ...]]) -> None:
+    """Links to all of a folder but for some files; their folders are made."""
+    folder.mkdir(parents=True)
+    inside: dict[str, set[tuple[str, ...]]] = {}
+    for first, *rest in filter(None, parts):
+        inside.setdefault(first, set()).add(tuple(rest))
+    for path in root.iterdir() if root.is_dir() else ():
+        if path.name not in inside and path.name != ".git":
+            (folder / path.name).symlink_to(path)
+    for name, rest in inside.items():
+        if rest != {()}:
+            _link(root / name, folder / name, rest)
 
 
 def _root(program: Program) -> Path:
     """Of the program's repository."""
-    here = Path.cwd()
+    here = Path.cwd().resolve()
     folder = program.file.parent if program.file else here
     top = git(folder, "rev-parse", "--show-toplevel")
     if top:
         return Path(os.fsdecode(top)).resolve()
-    return (here if folder.is_relative_to(here) else folder).resolve()
+    return here if folder.is_relative_to(here) else folder
 
 
-def _own_files(root: Path, program: Program) -> list[str]:
-    """The modules that were imported of a repository, but for what is installed in it,
-    say in a virtual environment.
+def _own_modules(root: Path, program: Program) -> dict[str, str]:
+    """The files that were imported of a repository, but for what is installed in it,
+    say in a virtual environment, each with the name of its module.
     """
-    installed = [Path(path).resolve() for path in sysconfig.get_paths().values()]
-    installed = [folder for folder in installed if not root.is_relative_to(folder)]
-    found = set()
-    for module in list(sys.modules.values()):
+    found = {}
+    for module_name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if not isinstance(file, str) or not file.endswith(".py"):
-            continue
-        name = _below(root, Path(file))
-        if name is None or not (root / name).is_file():
-            continue
-        packages = {"site-packages", "dist-packages"} & set(Path(name).parts)
-        if not packages and not any((root / name).is_relative_to(f) for f in installed):
-            found.add(name)
+        if isinstance(file, str) and file.endswith(".py"):
+            name = _below(root, Path(file))
+            if name and (root / name).is_file() and not is_installed(file, root):
+                found[name] = module_name
     if program.file is not None:
-        found.add(_name(root, program))
-    return sorted(found)
+        found[_name(root, program)] = "__main__"
+    return dict(sorted(found.items()))
 
 
 def _name(root: Path, program: Program) -> str:
@@ -177,23 +207,46 @@ def _below(root: Path, path: Path) -> str | None:
     return place.relative_to(root).as_posix() if place.is_relative_to(root) else None
 
 
-def _files(contents: dict[str, bytes]) -> dict[str, dict[str, str | None]]:
+def _git_diff(root: Path, names: dict[str, str]) -> str | None:
+    """Without what a user may have set for people to look at."""
+    plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/")
+    diff = git(root, "--literal-pathspecs", "diff", *plain, "HEAD", "--", *names)
+    return None if diff is None or len(diff) > _MOST_TEXT else _text(diff)
+
+
+def _files(
+    root: Path, program: Program, modules: dict[str, str]
+) -> dict[str, dict[str, str | None]]:
+    contents = {name: (root / name).read_bytes() for name in modules}
+    if program.file is None:
+        contents[program.name] = program.text.encode(errors="surrogateescape")
     files, total = {}, 0
     for name, content in contents.items():
         total += len(content)
-        text = _text(content) if total <= _MOST_TEXT else None
-        files[name] = {"sha256": _digest(content), "text": text}
+        files[name] = {
+            "module": modules.get(name, "__main__"),
+            "sha256": _digest(content),
+            "text": _text(content) if total <= _MOST_TEXT else None,
+        }
     return files
 
 
 def _versions(run_dir: Path) -> Iterator[Path]:
     """The sources that a run has, oldest first, and the name of the next one."""
     path, number = run_dir / "source.json", 1
-    while path.exists():
+    while os.path.lexists(path):
         yield path
         number += 1
         path = run_dir / f"source-{number}.json"
     yield path
+
+
+def _hidden_by(path: Path, module: str) -> str | None:
+    """The file that a module was imported from, if it is another one than it was."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if module == "__main__" or not isinstance(file, str):
+        return None
+    return None if Path(file).resolve() == path.resolve() else file
 
 
 def _difference(name: str, old: str | None, new: bytes | None) -> list[str]:
@@ -202,22 +255,11 @@ def _difference(name: str, old: str | None, new: bytes | None) -> list[str]:
         return [f"{name} is missing, or cannot be read"]
     if old is None:
         return [f"{name} is another file, whose text was not recorded"]
-    lines = difflib.unified_diff(
-        old.splitlines(),
-        _text(new).splitlines(),
-        f"{name}, recorded",
-        name,
-        lineterm="",
-    )
+    texts = old.splitlines(), _text(new).splitlines()
+    lines = difflib.unified_diff(*texts, f"{name}, recorded", name, lineterm="")
     # Line ends and what else is invisible may be all that differs.
     found = [printable(line.expandtabs()) for line in lines]
     return found or [f"{name} differs in its line ends"]
-
-
-def _shortened(lines: list[str]) -> list[str]:
-    names = [line for line in lines[_MOST_LINES:] if line.startswith("+++ ")]
-    left = f"… {len(lines) - _MOST_LINES} more lines"
-    return [*lines[:_MOST_LINES], left, *names]
 
 
 def _content(path: Path) -> bytes | None:
@@ -237,13 +279,20 @@ def _digest(content: bytes) -> str:
 
 
 def _is_file(item: tuple[str, Any]) -> bool:
+    """Whether it is one of "files", and its text is that of the digest."""
     name, file = item
-    return (
-        _is_name(name)
-        and isinstance(file, dict)
-        and isinstance(file.get("sha256"), str)
-        and isinstance(file.get("text", 0), str | None)
-    )
+    if not (_is_name(name) and isinstance(file, dict)):
+        return False
+    if not all(isinstance(file.get(key), str) for key in ("module", "sha256")):
+        return False
+    text = file.get("text", 0)
+    try:
+        return text is None or (
+            isinstance(text, str)
+            and _digest(text.encode(errors="surrogateescape")) == file["sha256"]
+        )
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_name(name: Any) -> bool:
