@@ -97,7 +97,14 @@ def move_data(run: Run, rng: random.Random) -> str:
     return f"moved data: {run.data_dir.name}"
 
 
-MISHAPS = (damage, make_unreadable, change_model, change_source, move_data)
+# How often each is tried; three need what a run has not always, such as a checkpoint.
+MISHAPS = {
+    damage: 3,
+    make_unreadable: 3,
+    change_model: 3,
+    change_source: 1,
+    move_data: 1,
+}
 
 
 def _judged(event: str, status: int | None, changed: list[str], good: bool) -> str:

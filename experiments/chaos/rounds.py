@@ -153,7 +153,8 @@ def _hardships(run: Run, rng: random.Random, seconds: float) -> list[str]:
         if events[-1].startswith(("end", "failure")):
             return events
         while rng.random() < 3 / 5:
-            if event := rng.choice(MISHAPS)(run, rng):
+            (mishap,) = rng.choices([*MISHAPS], [*MISHAPS.values()])
+            if event := mishap(run, rng):
                 events.append(event)
                 if event.startswith("failure"):
                     return events

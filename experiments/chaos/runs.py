@@ -27,9 +27,10 @@ SOURCES = {
 # Root may open any file. It gives up these rights, for good, before it is the run.
 _WITHOUT_PRIVILEGES = """
 import ctypes, os, sys
-drop, may_override, may_search = 24, 1, 2
-for right in may_override, may_search:
-    ctypes.CDLL(None).prctl(drop, right)
+drop, may_override, may_search = 24, 1, 2  # as Linux numbers them
+if os.geteuid() == 0:
+    for right in may_override, may_search:
+        ctypes.CDLL(None).prctl(drop, right)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
@@ -69,14 +70,15 @@ class Run:
             source: Which one of `SOURCES` runs.
             privileged: Whether root may read files that nobody may read.
         """
-        # Compiled programs and byte code are kept: so a start takes two seconds, not
-        # ten.
+        # Compiled programs and byte code are kept: a start takes two seconds, not ten.
         environment = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": str(self.place / "programs"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "PYTHONPYCACHEPREFIX": str(self.place / "bytecode"),
             "TMPDIR": str(self.place),  # what killed processes leave goes with it
             "XDG_CACHE_HOME": str(self.place / "cache"),
+            # Each source is a repository of its own, wherever temporary folders are.
+            "GIT_CEILING_DIRECTORIES": str(self.place),
         }
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         command = ["-m", "experiments.mnist", "--epochs", str(self.epochs)]
