@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import shutil
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -281,6 +282,50 @@ def test_a_file_that_cannot_be_read_to_its_end_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.open", failing)
     with pytest.raises(OptionError, match="cannot be read now: .*Input/output error"):
         _restore(tmp_path)
+
+
+def test_one_that_cannot_be_looked_at_now_is_no_damaged_one_either(
+    tmp_path, monkeypatch
+):
+    """Neither its files nor the folder of all."""
+    _save(tmp_path, 1, 2)
+    usual = Path.lstat
+
+    def failing(path):
+        if path.name == "_CHECKPOINT_METADATA":
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return usual(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "lstat", failing)
+        with pytest.raises(OptionError, match="cannot be read now: Stale file handle"):
+            _restore(tmp_path)
+
+    def denied(path):
+        monkeypatch.undo()  # Orbax lists it too, at its end
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(OptionError, match="cannot be read now: Permission denied"):
+        _restore(tmp_path)
+    assert _restore(tmp_path).step == 2
+
+
+def test_the_best_is_kept_though_it_cannot_be_read_now(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        for step, metric in ((1, 0.1), (2, 0.5)):
+            checkpoints.save(step, take_snapshot(_state()), {}, metric=metric)
+    usual = Checkpoints._content
+
+    def failing(self, step):
+        if step == 1:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return usual(self, step)
+
+    with monkeypatch.context() as patch, Checkpoints(tmp_path, keep=1) as checkpoints:
+        patch.setattr(Checkpoints, "_content", failing)
+        checkpoints.save(3, take_snapshot(_state()), {}, metric=0.4)
+    assert _names(tmp_path) == ["0000000001", "0000000003"]
 
 
 def test_saving_is_due_when_it_has_had_its_share_of_the_time(tmp_path, monkeypatch):

@@ -199,6 +199,7 @@ class Checkpoints:
                 all are damaged; with what can be done.
         """
         wanted, damaged = host_arrays(tree), {}
+        _refuse_unreadable(self.folder)
         for step in reversed([s for s in self._steps() if s >= first_step]):
             try:
                 arrays, content = self._read(step, wanted)
@@ -234,6 +235,8 @@ class Checkpoints:
             _check_files(path, most=2 * sum(a.nbytes for a in wanted.values()) + _SPARE)
         except ValueError as error:
             raise _Damaged(str(error)) from error
+        except OSError as error:
+            raise _unreadable_now(path, str(error.strerror)) from error
         with _coroutines_dropped():
             try:
                 content = self._content(step)
@@ -248,10 +251,7 @@ class Checkpoints:
                 del error  # and what it holds
         time.sleep(0.1)  # for stragglers of Orbax's
         if unreadable is not None:
-            raise OptionError(
-                f"--run-dir: {path} cannot be read now: {unreadable}; nothing was "
-                "changed: the same command goes on once it can be"
-            )
+            raise _unreadable_now(path, unreadable)
         raise _Damaged(reason)
 
     def _arrays(
@@ -298,7 +298,10 @@ class Checkpoints:
 
     def _remove_old(self) -> None:
         steps = self._steps()
-        kept = {*steps[-self._keep :], min(steps, key=self._rank, default=None)}
+        ranks = {step: self._rank(step) for step in steps}
+        known = [step for step in steps if ranks[step] is not None]
+        kept = {*steps[-self._keep :], min(known, key=ranks.__getitem__, default=None)}
+        kept |= {step for step in steps if ranks[step] is None}  # it may be the best
         for step in steps:
             if step not in kept:
                 # Renamed first: half of a checkpoint never has a checkpoint's name.
@@ -306,12 +309,15 @@ class Checkpoints:
                 self._path(step).rename(doomed)
                 shutil.rmtree(doomed)
 
-    def _rank(self, step: int) -> tuple[bool, float, int]:
+    def _rank(self, step: int) -> tuple[bool, float, int] | None:
+        """The best is the least; None of what cannot be read now."""
         if step not in self._metrics:
             try:
                 self._metrics[step] = float(self._content(step)["metric"])
-            except Exception:  # damaged: surely not the best
-                self._metrics[step] = math.nan
+            except Exception as error:
+                if _os_error(error) or _unreadable(self._path(step)):
+                    return None
+                self._metrics[step] = math.nan  # damaged: surely not the best
         metric = self._metrics[step]
         return (True, 0.0, -step) if math.isnan(metric) else (False, metric, -step)
 
@@ -402,6 +408,13 @@ def _refuse_other_model(
         )
 
 
+def _unreadable_now(path: Path, reason: str) -> OptionError:
+    return OptionError(
+        f"--run-dir: {path} cannot be read now: {reason}; nothing was changed: the "
+        "same command goes on once it can be"
+    )
+
+
 def _os_error(error: Exception) -> str | None:
     """What the system said, if it is no fault of what is in the files."""
     number = re.search(r"os_error_code='(\d+)'", str(error))
@@ -426,6 +439,16 @@ def _unreadable(folder: Path) -> str | None:
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
     return None
+
+
+def _refuse_unreadable(folder: Path) -> None:
+    """Raise if the folder of checkpoints cannot be listed now."""
+    try:
+        next(iter(folder.iterdir()), None)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _unreadable_now(folder, str(error.strerror)) from error
 
 
 def _check_files(folder: Path, most: int) -> None:

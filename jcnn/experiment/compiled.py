@@ -1,13 +1,12 @@
 """Compiled programs kept from one run to the next, by JAX's persistent cache."""
 
-import hashlib
 import os
-import platform
 from pathlib import Path
 
 import jax
 
-from ..data.cache import user_cache
+from .._files import user_cache
+from .._processor import signature
 
 _LEAST_SECONDS = 0.1  # of compilation: what is quicker is not kept
 
@@ -30,7 +29,7 @@ def keep_programs() -> Path | None:
     if not enabled or jax.config.jax_compilation_cache_dir:  # pyright: ignore
         return None
     try:
-        folder = user_cache() / "programs" / _processor()
+        folder = user_cache() / "programs" / signature()
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # the latter of `Path.home`
         return None
@@ -39,15 +38,3 @@ def keep_programs() -> Path | None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
     return folder
-
-
-def _processor() -> str:
-    """Differs between processors: another one may lack instructions of this one's."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    keys = ("model name", "flags", "Features")
-    words = {line for line in lines if line.startswith(keys)}
-    text = "\n".join([platform.machine(), platform.processor(), *sorted(words)])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

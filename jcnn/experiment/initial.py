@@ -27,8 +27,8 @@ def read_initial(path: Path, recipe: Recipe) -> tuple[Params, State]:
     >>> read_initial(Path("nowhere", "params.safetensors"), None)
     Traceback (most recent call last):
         ...
-    jcnn.experiment.config.OptionError: --init-from: [Errno 2] No such file or directory:
-    'nowhere/params.safetensors'
+    jcnn.experiment.config.OptionError: --init-from: [Errno 2] No such file or
+    directory: 'nowhere/params.safetensors'
     """
     try:
         params, state = read_weights(path)
