@@ -105,6 +105,25 @@ def expand_home(path: Path) -> Path:
         raise FileNotFoundError(f"{path}: there is no such home folder") from error
 
 
+def user_cache() -> Path:
+    """The folder jcnn may write to: `$XDG_CACHE_HOME/jcnn` or `~/.cache/jcnn`.
+
+    A user without a home has a folder that cannot be made, which is like any home
+    that cannot be written: an OSError where it is used.
+
+    >>> user_cache().name
+    'jcnn'
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG rules say that a relative path is to be ignored.
+    if os.path.isabs(base):
+        return Path(base) / "jcnn"
+    try:
+        return Path.home() / ".cache" / "jcnn"
+    except RuntimeError:  # no HOME, and no entry of the user in passwd
+        return Path(os.devnull) / "jcnn"
+
+
 def unused(path: Path) -> Path:
     """The path if there is nothing, else the first with a number after it.
 

@@ -19,7 +19,7 @@ from jax.interpreters import mlir
 
 from .engine.choices import Choices, Impl
 from .engine.general import Convolution, pose
-from .engine.lowering import solve
+from .engine.lowering import is_portable, solve
 from .engine.meshes import sharded_by_type
 from .engine.planner import plan
 from .max_windows import at_first_maximum, put_on_cpu
@@ -107,30 +107,41 @@ def impl_in_force() -> Impl | None:
 
 
 class Replacement(NamedTuple):
-    """A primitive of lax and what is faster on CPUs."""
+    """A primitive of lax and what is faster on CPUs.
+
+    Attributes:
+      primitive: lax's.
+      parameters: the names of its parameters.
+      example: a program that has it.
+      faster: from the types of its operands, its parameters, and whether the program
+        must be `portable` (see `jcnn.engine.planner.plan`); None if lax's is.
+    """
 
     primitive: Primitive
     parameters: set[str]
-    example: Callable[[jax.Array], Any]  # a program that has it
-    faster: Callable[..., Compute | None]  # from types and parameters; None: lax's is
+    example: Callable[[jax.Array], Any]
+    faster: Callable[..., Compute | None]
 
 
-def _faster_convolution(lhs, rhs, *, impl: Impl, **parameters) -> Compute | None:
+def _faster_convolution(
+    lhs, rhs, *, impl: Impl, portable: bool = False, **parameters
+) -> Compute | None:
     if sharded_by_type(lhs, rhs):
         return None
     convolution = Convolution.of(parameters)
     posed = pose(lhs, rhs, convolution, impl)
-    if posed is None or plan(posed.problem).name == "lax":
+    if posed is None or plan(posed.problem, portable=portable).name == "lax":
         if convolution.is_safe(lhs, rhs):
             return None
         return partial(convolution.by_lax, out_sharding=parameters["out_sharding"])
-    problem = posed.problem
-    return lambda x, w: posed.result(solve(*posed.operands(x, w), problem=problem))
+    by_plan = partial(solve, problem=posed.problem, portable=portable)
+    return lambda x, w: posed.result(by_plan(*posed.operands(x, w)))
 
 
 def _faster_sum(
     operand,
     *,
+    portable: bool = False,
     window_dimensions,
     window_strides,
     padding,
@@ -147,7 +158,14 @@ def _faster_sum(
 
 
 def _faster_scatter(
-    source, operand, *, select_prim, window_dimensions, window_strides, padding
+    source,
+    operand,
+    *,
+    portable: bool = False,
+    select_prim,
+    window_dimensions,
+    window_strides,
+    padding,
 ) -> Compute | None:
     """`select_and_scatter_add` by whole arrays; None where it stays with lax."""
     windows = Windows(operand.shape, window_dimensions, window_strides, padding)
@@ -161,6 +179,7 @@ def _faster_gather(
     tangents,
     operand,
     *,
+    portable: bool = False,
     select_prim,
     window_dimensions,
     window_strides,
@@ -265,7 +284,9 @@ class _Rule:
 
     def __call__(self, context, *operands, **parameters):
         if self.on:
-            compute = self._replacement.faster(*context.avals_in, **parameters)
+            portable = is_portable(context)
+            faster = self._replacement.faster
+            compute = faster(*context.avals_in, portable=portable, **parameters)
             if compute is not None:
                 rule = mlir.lower_fun(compute, multiple_results=False)
                 return rule(context, *operands)

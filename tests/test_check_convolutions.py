@@ -64,7 +64,8 @@ def test_an_algorithm_that_is_slightly_off_is_found(name, monkeypatch):
     chosen = numbers(lambda e: e.way == name and e.dtype in ("float32", "float64"))
     assert not any(map(fails, chosen))
     perturb(monkeypatch, name, 1 + 1e-4)
-    assert sum(map(fails, chosen)) >= 2  # cropping may have left nothing in one
+    # Cropping may have left nothing in one, or have given it to another algorithm.
+    assert sum(map(fails, chosen)) >= 1
 
 
 def test_blocks_that_overlap_are_found(monkeypatch):

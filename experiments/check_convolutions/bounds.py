@@ -29,6 +29,7 @@ MANY_RESULTS = 1000
 BOUNDS = {
     "primitive": DIRECT,
     "lax": DIRECT,
+    "onednn": DIRECT,
     "im2col": DIRECT,
     "matmul": DIRECT,
     "depthwise": DIRECT,

@@ -9,29 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from .._files import user_cache
 from .._untrusted import open_file
 from .dataset import Dataset, from_arrays
 
 _MOST_BYTES = 1 << 40
-
-
-def user_cache() -> Path:
-    """The folder jcnn may write to: `$XDG_CACHE_HOME/jcnn` or `~/.cache/jcnn`.
-
-    A user without a home has a folder that cannot be made, which is like any home
-    that cannot be written: an OSError where it is used.
-
-    >>> user_cache().name
-    'jcnn'
-    """
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG rules say that a relative path is to be ignored.
-    if os.path.isabs(base):
-        return Path(base) / "jcnn"
-    try:
-        return Path.home() / ".cache" / "jcnn"
-    except RuntimeError:  # no HOME, and no entry of the user in passwd
-        return Path(os.devnull) / "jcnn"
 
 
 def entry(name: str, split: str, folder: Path) -> Path:

@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from .cache import user_cache
+from .._files import user_cache
 
 VERSION = "1.0.0"
 

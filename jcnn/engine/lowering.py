@@ -5,6 +5,7 @@ An algorithm that is asked for by name is taken on every platform.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,24 +20,26 @@ from .primitive import convolution_p
 from .problem import Problem, is_name
 
 
-def solve(first: jax.Array, second: jax.Array, *, problem: Problem) -> jax.Array:
-    """The face, by the algorithm that the planner takes."""
+def solve(
+    first: jax.Array, second: jax.Array, *, problem: Problem, portable: bool = False
+) -> jax.Array:
+    """The face, by the algorithm that the planner takes; see there for `portable`."""
     if problem.models is not None:
-        return _solve_models(first, second, problem=problem)
-    algorithm = plan(problem).algorithm
+        return _solve_models(first, second, problem=problem, portable=portable)
+    algorithm = plan(problem, portable=portable).algorithm
     return _by(getattr(algorithm, _FUNCTIONS[problem.face]), problem, first, second)
 
 
-def _solve_models(first, second, *, problem: Problem):
+def _solve_models(first, second, *, problem: Problem, portable: bool):
     """At once what is one product or one pass over memory, all else one by one.
 
     Each model fills the cores by itself, and one by one their blocks stay in the cache.
     """
     if problem.models == 0:
         return jnp.zeros(problem.shape(problem.face), problem.face_dtype(problem.face))
-    one = partial(solve, problem=problem.one_model())
+    one = partial(solve, problem=problem.one_model(), portable=portable)
     axes = _model_axes(problem, first, second)
-    name = plan(problem).name
+    name = plan(problem, portable=portable).name
     at_once = name == "depthwise" or (name == "matmul" and axes == (0, 0))
     if at_once or problem.impl == "lax":
         return jax.vmap(one, axes)(first, second)
@@ -82,10 +85,30 @@ _ELSEWHERE = {
     "w": by_lax.kernel_gradient_elsewhere,
 }
 
+
+def is_portable(context: mlir.LoweringRuleContext) -> bool:
+    """Whether a program must be made of JAX's own operations: those that are exported,
+    and those of many devices, where XLA's partitioner gathers what others compute.
+    """
+    module = context.module_context
+    axes: Any = module.axis_context
+    if hasattr(axes, "num_devices"):
+        automatic = axes.num_devices != 1
+    else:  # shard_map, of all axes or only of some
+        mesh = getattr(axes, "mesh", None)
+        automatic = mesh is None or set(axes.manual_axes) != set(mesh.axis_names)
+    # Such programs cannot be kept: an error, if the user wants one (see `onednn`).
+    strict = jax.config.jax_raise_persistent_cache_errors  # pyright: ignore
+    return module.lowering_parameters.for_export or automatic or strict
+
+
+def _lower_on_cpu(context, first, second, *, problem: Problem):
+    compute = partial(solve, problem=problem, portable=is_portable(context))
+    return mlir.lower_fun(compute, multiple_results=False)(context, first, second)
+
+
 define_eager(convolution_p, solve)
 mlir.register_lowering(
     convolution_p, mlir.lower_fun(_solve_elsewhere, multiple_results=False)
 )
-mlir.register_lowering(
-    convolution_p, mlir.lower_fun(solve, multiple_results=False), platform="cpu"
-)
+mlir.register_lowering(convolution_p, _lower_on_cpu, platform="cpu")

@@ -10,12 +10,22 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from .algorithms import depthwise, grouped, im2col, lax, matmul, phases, winograd
+from .algorithms import (
+    depthwise,
+    grouped,
+    im2col,
+    lax,
+    matmul,
+    onednn,
+    phases,
+    winograd,
+)
 from .problem import Problem, highest
 
 ALGORITHMS = {
     "lax": lax,
     "im2col": im2col,
+    "onednn": onednn,
     "winograd": winograd,
     "matmul": matmul,
     "depthwise": depthwise,
@@ -44,14 +54,20 @@ class Plan(NamedTuple):
         return ALGORITHMS[self.name]
 
 
-def plan(problem: Problem) -> Plan:
-    """The algorithm that computes a problem on a CPU; of models that of each."""
+def plan(problem: Problem, *, portable: bool = False) -> Plan:
+    """The algorithm that computes a problem on a CPU; of models that of each.
+
+    Args:
+      problem: what is to be computed.
+      portable: whether it must be made of JAX's own operations, even where another
+        algorithm was named or measured.
+    """
     problem = problem.one_model()
     if not _static(problem):
         return Plan("lax", "a size is not known before the program runs")
     if problem.multiply_adds == 0:
         return Plan("lax", "there is nothing to compute")
-    if asked := _asked_for(problem):
+    if asked := _asked_for(problem, portable):
         return asked
     if jnp.dtype(problem.dtype) not in (jnp.float32, jnp.bfloat16, jnp.float64):
         return Plan("lax", f"the dtype is {problem.dtype}")
@@ -88,13 +104,14 @@ def suits(name: str, problem: Problem) -> bool:
     return exact and serves(name, problem)
 
 
-def _asked_for(problem: Problem) -> Plan | None:
+def _asked_for(problem: Problem, portable: bool) -> Plan | None:
     """What was named or measured, where it serves."""
     if isinstance(problem.impl, str):
         asked = Plan(problem.impl, "asked for by name")
     else:
         asked = Plan(problem.impl.get(problem, "auto"), "measured by the tuner")
     left_open = asked.name == "auto" or not serves(asked.name, problem)
+    left_open = left_open or (portable and asked.name == "onednn")
     return None if left_open else asked
 
 

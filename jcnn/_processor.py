@@ -1,0 +1,41 @@
+"""Which processor this is, and what it can do."""
+
+import hashlib
+import platform
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def instructions() -> frozenset[str]:
+    """The names of its sets of instructions, as Linux gives them; elsewhere none.
+
+    >>> "avx512f" in instructions() or "avx512f" not in instructions()
+    True
+    """
+    return frozenset(
+        word
+        for line in _lines()
+        if line.startswith(("flags", "Features"))
+        for word in line.partition(":")[2].split()
+    )
+
+
+def signature() -> str:
+    """Differs between processors: another one may lack instructions of this one's.
+
+    >>> len(signature())
+    12
+    """
+    text = "\n".join([platform.machine(), platform.processor(), *_lines()])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _lines() -> list[str]:
+    """What Linux says of model and instructions, each line once."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    keys = ("model name", "flags", "Features")
+    return sorted({line for line in lines if line.startswith(keys)})

@@ -1,0 +1,132 @@
+"""oneDNN's forward convolution, as jaxlib's CPU backend calls it.
+
+XLA runs it where a program has the custom call `__onednn$convolution` of x
+[N, *spatial, C] and a kernel [*spatial, C / groups, O]; the configuration is XLA's
+`OneDnnConvolutionConfig` as JSON (xla/backends/cpu/onednn_config.proto). What oneDNN
+refuses ends the process without an exception. So nothing is given to it that
+`unsupported_reason` has not seen, and all of what that lets through is drawn in tests.
+
+Where it has no compiled convolution, oneDNN multiplies patches, in a loop over threads
+within a loop over threads. On XLA's pool of few threads these wait for each other, for
+ever (gemm_convolution_fwd_t of oneDNN 3.7.3 in jaxlib 0.10.2, seen on 2 threads). With
+AVX2 that is so for some depthwise convolutions, and of those none is asked for.
+"""
+
+import json
+import warnings
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .onednn_support import unavailable_reason
+from .problem import Problem
+
+_MOST_NUMBERS = 2**31 - 1  # of an array
+_MOST_STEP = 2**15  # of a stride, a dilation or a padding
+
+
+def unsupported_reason(problem: Problem) -> str | None:
+    """Why oneDNN must not be asked for a forward convolution; None if it may be."""
+    dtype, result = jnp.dtype(problem.dtype), jnp.dtype(problem.output_dtype)
+    if reason := unavailable_reason(dtype.name):
+        return reason
+    if result not in (dtype, jnp.dtype("float32")):
+        return f"it gives {dtype} or float32, not {result}"
+    if problem.models is not None or problem.rank not in (1, 2, 3):
+        return "it has one kernel, and 1 to 3 spatial dimensions"
+    shapes = [problem.shape(face) for face in ("x", "w", "y")]
+    if not all(isinstance(n, int) and n > 0 for shape in shapes for n in shape):
+        return "a size is 0, or not known before the program runs"
+    if max(map(prod, shapes)) > _MOST_NUMBERS:
+        return "an array is too large"
+    if problem.in_channels % problem.groups or problem.out_channels % problem.groups:
+        return "its channels are no multiple of its groups"
+    if 1 < problem.groups == problem.in_channels == problem.out_channels:
+        return "some depthwise convolutions never end"
+    pads = [pad for pair in problem.padding for pad in pair]
+    steps = [*problem.strides, *problem.dilation]
+    if min(pads) < 0 or min(steps) < 1 or max(*pads, *steps) > _MOST_STEP:
+        return "a stride, a dilation or a padding is out of its range"
+    if problem.output_size != _output_size(problem):
+        return "its output is not as large as its input and padding make it"
+    return None
+
+
+def convolution(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
+    """The forward convolution.
+
+    Raises:
+      ValueError: if it is not supported, or the operands are not those of the problem.
+    """
+    if reason := unsupported_reason(problem):
+        raise ValueError(f"oneDNN must not be asked for {problem}: {reason}")
+    operands = [(a.shape, a.dtype) for a in (x, w)]
+    if operands != [(problem.shape(f), jnp.dtype(problem.dtype)) for f in ("x", "w")]:
+        raise ValueError(f"oneDNN must not be given {operands} for {problem}")
+    _expect_no_kept_program()
+    call = jax.ffi.ffi_call(
+        "__onednn$convolution",
+        jax.ShapeDtypeStruct(problem.shape("y"), problem.output_dtype),
+        custom_call_api_version=2,
+        legacy_backend_config=json.dumps({"onednn_conv_config": _config(problem)}),
+    )
+    return call(x, w)
+
+
+def _expect_no_kept_program() -> None:
+    """JAX cannot write a program with this call to its persistent cache, and warns of
+    it each time. The program is compiled anew by the next process, and that is all.
+    """
+    if jax.config.jax_compilation_cache_dir:  # pyright: ignore
+        warnings.filterwarnings(
+            "ignore",
+            "Error writing persistent compilation cache entry for .*std::bad_alloc",
+            UserWarning,
+        )
+
+
+def _config(problem: Problem) -> dict[str, Any]:
+    """Numbers are texts, as protocol buffers write 64-bit integers in JSON."""
+    rank, dims = problem.rank, str(problem.rank + 2)
+    image = {
+        "dims": dims,
+        "data": {
+            "batch_dim": "0",
+            "feature_dim": str(rank + 1),
+            "spatial_dims": [str(axis + 1) for axis in range(rank)],
+        },
+    }
+    kernel = {
+        "dims": dims,
+        "filter": {
+            "input_feature_dim": str(rank),
+            "output_feature_dim": str(rank + 1),
+            "spatial_dims": [str(axis) for axis in range(rank)],
+        },
+    }
+    window = {
+        "size": [],
+        "pad_left": [str(low) for low, _ in problem.padding],
+        "pad_right": [str(high) for _, high in problem.padding],
+        "strides": list(map(str, problem.strides)),
+        "window_dilations": list(map(str, problem.dilation)),
+    }
+    return {
+        "dims": dims,
+        "input": image,
+        "kernel": kernel,
+        "output": image,
+        "window": window,
+        "feature_groups": str(problem.groups),
+    }
+
+
+def _output_size(problem: Problem) -> tuple[int, ...]:
+    return tuple(
+        (n + low + high - k) // s + 1
+        for n, (low, high), k, s in zip(
+            problem.input_size, problem.padding, problem.window, problem.strides
+        )
+    )

@@ -1,0 +1,80 @@
+"""Whether oneDNN's convolution can be called in this process, and why not.
+
+Wheels of jaxlib for Linux on x86-64 hold it; nothing says so, and a call that it does
+not take ends the process. The releases below were tried. Another one is tried once, in
+a process of its own, and the answer is kept in the user's cache.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+from jaxlib.version import __version__ as JAXLIB
+
+from .._files import user_cache, write_file
+from .._processor import instructions, signature
+
+# jaxlib's versions for which tests/test_onednn.py was run, Linux on x86-64.
+TRIED = ("0.10.2",)
+PATIENCE = 120  # seconds that a trial may take
+# What oneDNN needs of the processor for its compiled convolutions. Without them it
+# takes those that may wait for ever (see `onednn`) or none, which ends the process.
+_INSTRUCTIONS = {
+    "float32": {"avx2"},
+    "bfloat16": {"avx512f", "avx512bw", "avx512vl", "avx512dq"},
+    "float16": {"avx512_fp16"},
+}
+
+
+@cache
+def unavailable_reason(dtype: str) -> str | None:
+    """Why there is no convolution of this dtype; None if there is one."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return "jaxlib has oneDNN's convolution on Linux and x86-64 only"
+    if dtype not in _INSTRUCTIONS:
+        return f"oneDNN's convolution is not for {dtype}"
+    missing = _INSTRUCTIONS[dtype] - instructions()
+    if missing:
+        return f"oneDNN takes {dtype} only with {', '.join(sorted(missing))}"
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        if name in os.environ:
+            return f"{name} may leave oneDNN without what it needs"
+    if JAXLIB in TRIED or _passed():
+        return None
+    return f"a trial of it failed with jaxlib {JAXLIB}"
+
+
+def _passed() -> bool:
+    """Whether a trial has passed, now or before with this jaxlib and processor."""
+    path = user_cache() / "onednn" / f"{JAXLIB}-{signature()}"
+    try:
+        return path.read_text() == "passed"
+    except OSError:
+        passed = _try()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, b"passed" if passed else b"failed")
+    except OSError:
+        pass  # it is tried again next time
+    return passed
+
+
+def _try() -> bool:
+    command = [sys.executable or "python3", "-m", "jcnn.engine.onednn_trial"]
+    folder = Path(__file__).parents[2]
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    variables = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": path}
+    try:
+        done = subprocess.run(
+            command,
+            env=os.environ | variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0 and done.stdout.strip() == b"passed"

@@ -1,0 +1,280 @@
+"""oneDNN's convolution: right, safe, and left out where it cannot be."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from jax import export, lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.test_util import check_grads
+
+import jcnn
+from jcnn.engine import onednn, onednn_support, onednn_trial
+from jcnn.engine.onednn_support import unavailable_reason
+from jcnn.engine.planner import serves
+
+_ROOT = Path(__file__).parents[1]
+NEEDS_IT = pytest.mark.skipif(
+    unavailable_reason("float32") is not None, reason="this jaxlib has no oneDNN"
+)
+CALL = "__onednn$convolution"
+PROBLEM = onednn_trial.problems()[7]  # two dimensions, 3x3
+
+
+def _arrays(problem, rng, dtype="float32"):
+    shapes = (problem.shape(face) for face in ("x", "w"))
+    return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
+
+
+@NEEDS_IT
+@pytest.mark.parametrize("number", range(21))
+def test_every_kind_is_what_is_defined(number, rng):
+    problem = onednn_trial.problems()[number]
+    x, w = _arrays(problem, rng)
+    assert onednn.unsupported_reason(problem) is None
+    settings = {
+        "strides": problem.strides,
+        "padding": problem.padding,
+        "kernel_dilation": problem.dilation,
+    }
+    expected = oracle.conv(x, w, groups=problem.groups, **settings)
+    actual = jax.jit(lambda x, w: onednn.convolution(problem, x, w))(x, w)
+    oracle.assert_close(actual, expected, "float32")
+
+
+@NEEDS_IT
+def test_it_is_an_algorithm_with_gradients(rng):
+    x = jnp.asarray(rng.normal(size=(2, 7, 6, 4)), "float32")
+    w = jnp.asarray(rng.normal(size=(3, 2, 2, 6)), "float32")
+    bias = jnp.asarray(rng.normal(size=6), "float32")
+
+    def conv(x, w, bias):
+        pads = ((2, 0), (0, 1))
+        return jcnn.conv(x, w, bias, padding=pads, feature_group_count=2, impl="onednn")
+
+    check_grads(conv, (x, w, bias), order=2, modes=["fwd", "rev"], rtol=2e-2)
+    text = jax.jit(jax.grad(lambda *a: conv(*a).sum(), (0, 1))).lower(x, w, bias)
+    assert text.as_text().count(CALL) == 1  # that to x
+    expected = oracle.conv(x, w, groups=2, padding=((2, 0), (0, 1)))
+    expected = expected + np.asarray(bias)
+    oracle.assert_close(conv(x, w, bias), expected, "float32")
+
+
+@NEEDS_IT
+@pytest.mark.parametrize("strides", [1, (2, 3)])
+def test_a_transposed_convolution_is_right(strides, rng):
+    x = jnp.asarray(rng.normal(size=(2, 4, 5, 4)), "float32")
+    w = jnp.asarray(rng.normal(size=(3, 4, 4, 6)), "float32")
+    actual = jcnn.conv_transpose(x, w, strides=strides, impl="onednn")
+    expected = oracle.conv_transpose(x, w, strides=strides)
+    oracle.assert_close(actual, expected, "float32")
+
+
+@NEEDS_IT
+def test_of_many_models_each_is_computed(rng):
+    x = jnp.asarray(rng.normal(size=(2, 6, 6, 3)), "float32")
+    w = jnp.asarray(rng.normal(size=(4, 3, 3, 3, 5)), "float32")
+    actual = jax.vmap(lambda w: jcnn.conv(x, w, padding="VALID", impl="onednn"))(w)
+    for one, result in zip(w, actual):
+        oracle.assert_close(result, oracle.conv(x, one), "float32")
+
+
+@NEEDS_IT
+def test_the_bits_are_those_of_a_call_outside_of_a_loop(rng):
+    x, w = _arrays(replace(PROBLEM, out_channels=8, padding=((1, 1),) * 2), rng)
+    conv = jax.jit(lambda x: jcnn.conv(x, w, impl="onednn"))
+    looped = jax.jit(lambda x: lax.fori_loop(0, 3, lambda _, x: conv(x), x))
+    np.testing.assert_array_equal(looped(x), conv(conv(conv(x))))
+
+
+# Safe
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dtype": "float64", "output_dtype": "float64"}, "not for float64"),
+        ({"dtype": "complex64", "output_dtype": "complex64"}, "not for complex64"),
+        ({"output_dtype": "float64"}, "it gives float32 or float32, not float64"),
+        ({"models": 2}, "it has one kernel"),
+        ({"batch": 0}, "a size is 0"),
+        ({"batch": 2**31}, "an array is too large"),
+        ({"groups": 3}, "no multiple of its groups"),
+        ({"groups": 8, "out_channels": 8}, "some depthwise convolutions never end"),
+        ({"padding": ((-1, 3), (0, 0))}, "out of its range"),
+        ({"strides": (1, 2**20)}, "out of its range"),
+        ({"output_size": (7, 8)}, "not as large as"),
+    ],
+)
+@NEEDS_IT
+def test_what_was_not_tried_is_not_asked_for(changes, words, rng):
+    problem = replace(PROBLEM, **changes)
+    assert words in (onednn.unsupported_reason(problem) or "")
+    with pytest.raises(ValueError, match="oneDNN must not be asked for"):
+        onednn.convolution(problem, *_arrays(PROBLEM, rng))
+
+
+@NEEDS_IT
+def test_operands_must_be_those_of_the_problem(rng):
+    x, w = _arrays(PROBLEM, rng)
+    for operands in ((x[:1], w), (x, w[..., :8]), (x.astype("bfloat16"), w)):
+        with pytest.raises(ValueError, match="oneDNN must not be given"):
+            onednn.convolution(PROBLEM, *operands)
+
+
+@NEEDS_IT
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_short_floats_are_right_or_refused_by_the_processor(dtype, rng):
+    problem = replace(PROBLEM, dtype=dtype, output_dtype=dtype)
+    reason = onednn.unsupported_reason(problem)
+    if reason is not None:
+        assert f"oneDNN takes {dtype} only with avx512" in reason
+        assert not serves("onednn", problem)
+        return
+    x, w = _arrays(problem, rng, dtype)
+    oracle.assert_close(onednn.convolution(problem, x, w), oracle.conv(x, w), dtype)
+
+
+def test_a_limit_on_instructions_is_one_on_dtypes(monkeypatch):
+    words = {"avx2", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_fp16"}
+    monkeypatch.setattr(onednn_support, "instructions", lambda: frozenset(words))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    find = unavailable_reason.__wrapped__
+    assert (
+        find("float32") == "ONEDNN_MAX_CPU_ISA may leave oneDNN without what it needs"
+    )
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    assert find("float32") is find("bfloat16") is find("float16") is None
+    monkeypatch.setattr(onednn_support, "instructions", frozenset)
+    assert "oneDNN takes float16 only with avx512_fp16" in find("float16")
+    assert "oneDNN takes float32 only with avx2" in find("float32")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert find("float32") == "jaxlib has oneDNN's convolution on Linux and x86-64 only"
+
+
+@NEEDS_IT
+def test_an_unknown_jaxlib_is_tried_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(onednn_support, "TRIED", ())
+    find = unavailable_reason.__wrapped__
+    assert find("float32") is None
+    (kept,) = (tmp_path / "jcnn" / "onednn").iterdir()
+    assert kept.read_text() == "passed"
+
+    def refuse(*args, **options):
+        raise AssertionError("it is tried again")
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    assert find("float32") is None
+    kept.write_text("failed")
+    assert "a trial of it failed with jaxlib" in find("float32")
+
+
+@pytest.mark.parametrize("status", [1, -4, 0])
+def test_a_trial_that_dies_or_fails_is_believed(status, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    done = subprocess.CompletedProcess([], status, b"", b"")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **options: done)
+    assert not onednn_support._passed()
+
+
+@NEEDS_IT
+def test_no_drawn_configuration_ends_the_process():
+    """In a process that may die; the last line of what it says names the draw."""
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.draw_onednn", "--examples", "100"],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,  # one that waits for ever
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith("100 drawn, ")
+
+
+# Portable
+
+
+@NEEDS_IT
+def test_what_is_exported_has_no_such_call(rng):
+    x, w = _arrays(PROBLEM, rng)
+    conv = jax.jit(lambda x, w: jcnn.conv(x, w, padding="VALID", impl="onednn"))
+    assert CALL in conv.lower(x, w).as_text()
+    exported = export.export(conv)(x, w)
+    assert CALL not in exported.mlir_module()
+    oracle.assert_close(exported.call(x, w), oracle.conv(x, w), "float32")
+
+
+@NEEDS_IT
+def test_where_xla_divides_the_batch_it_is_not_gathered(rng):
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    divided = NamedSharding(mesh, PartitionSpec("data"))
+    whole = NamedSharding(mesh, PartitionSpec())
+    x, w = _arrays(PROBLEM, rng)
+    x, w = jax.device_put(x, divided), jax.device_put(w, whole)
+    conv = jax.jit(lambda x, w: jcnn.conv(x, w, padding="VALID", impl="onednn"))
+    assert CALL not in conv.lower(x, w).as_text()
+    by_hand = jax.jit(
+        jax.shard_map(
+            lambda x, w: jcnn.conv(x, w, padding="VALID", impl="onednn"),
+            mesh=mesh,
+            in_specs=(PartitionSpec("data"), PartitionSpec()),
+            out_specs=PartitionSpec("data"),
+        )
+    )
+    text = by_hand.lower(x, w).compile().as_text()
+    assert CALL in text and "all-gather" not in text
+    for function in (conv, by_hand):
+        oracle.assert_close(function(x, w), oracle.conv(x, w), "float32")
+
+
+@NEEDS_IT
+@pytest.mark.parametrize("strict", ["true", "false"])
+def test_a_program_that_cannot_be_kept_gives_no_warning(strict, tmp_path):
+    code = (
+        "import jax, jcnn; x = jax.numpy.ones((2, 9, 9, 4))\n"
+        "w = jax.numpy.ones((3, 3, 4, 4))\n"
+        "f = jax.jit(lambda x, w: jcnn.conv(x, w, impl='onednn'))\n"
+        "print('__onednn$' in f.lower(x, w).as_text(), float(f(x, w).sum()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env=os.environ
+        | {
+            "PYTHONPATH": str(_ROOT),
+            "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_RAISE_PERSISTENT_CACHE_ERRORS": strict,
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split()[0] == str(strict == "false")
+
+
+@NEEDS_IT
+def test_a_library_may_be_accelerated_by_it(rng):
+    """By choices that were measured."""
+    x, w = _arrays(PROBLEM, rng)
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def conv(x, w):
+        return lax.conv_general_dilated(
+            x, w, (1, 1), "VALID", dimension_numbers=numbers
+        )
+
+    with jcnn.accelerate(impl=jcnn.tuning.Choices({PROBLEM: "onednn"})):
+        function = jax.jit(lambda x, w: conv(x, w))
+        assert CALL in function.lower(x, w).as_text()
+        assert CALL not in export.export(function)(x, w).mlir_module()
+        oracle.assert_close(function(x, w), oracle.conv(x, w), "float32")
