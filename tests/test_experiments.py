@@ -1,6 +1,7 @@
 """The scripts in experiments/: their command lines, their recipes, and real runs."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -32,9 +33,11 @@ def _digits(*options):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
-def test_help_introduces_the_script_and_each_option(script, capsys):
+def test_help_introduces_the_script_and_each_option(script, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["", "--help"])
+    monkeypatch.delitem(sys.modules, script.__name__)  # else runpy warns
     with pytest.raises(SystemExit) as end:
-        main(script.Config, script.recipe, ["--help"])
+        runpy.run_module(script.__name__, run_name="__main__", alter_sys=True)
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert script.__doc__.splitlines()[0] in text

@@ -39,9 +39,12 @@ def _goes_on(capsys, run_dir, whole, done):
     """Without the fault, after the last good checkpoint."""
     capsys.readouterr()
     assert runs._run(run_dir) == 0
-    captured = capsys.readouterr()
-    assert not done or re.search(f"going on after ({done}) of 20 steps", captured.out)
-    assert "passed over" not in captured.err
+    _went_on(run_dir, whole, done, *capsys.readouterr())
+
+
+def _went_on(run_dir, whole, done, out, err):
+    assert not done or re.search(f"going on after ({done}) of 20 steps", out), err
+    assert "passed over" not in err
     assert runs._result(run_dir) == runs._result(whole)
 
 
@@ -52,12 +55,12 @@ def programs(tmp_path_factory):
 
 
 @pytest.fixture
-def fails(programs):
-    """Runs this file as a program, with a fault before a call to the device."""
+def program(programs):
+    """Runs this file as a program, with a fault before a call to the device or none."""
 
-    def run(run_dir, number, fault, argument):
-        done = subprocess.run(
-            [sys.executable, __file__, run_dir, str(number), fault, str(argument)],
+    def run(run_dir, *fault):
+        return subprocess.run(
+            [sys.executable, __file__, run_dir, *map(str, fault)],
             cwd=Path(__file__).parents[1],
             env=os.environ
             | {"PYTHONPATH": ".", "JAX_COMPILATION_CACHE_DIR": str(programs)}
@@ -65,6 +68,14 @@ def fails(programs):
             capture_output=True,
             text=True,
         )
+
+    return run
+
+
+@pytest.fixture
+def fails(program):
+    def run(run_dir, *fault):
+        done = program(run_dir, *fault)
         assert done.returncode in (1, 2), done.stderr
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, (
             done.stderr
@@ -117,11 +128,12 @@ _FAULTS = {"limit": _limit, "fill": _fill, "protect": _protect}
 # A disk that is full
 
 
-def test_files_that_cannot_grow(whole, fails, tmp_path, capsys):
+def test_files_that_cannot_grow(whole, fails, program, tmp_path):
     """The checkpoint is larger than that."""
     error = fails(tmp_path / "run", 8, "limit", 1000)
     assert "checkpoints" in error and "File too large" in error
-    _goes_on(capsys, tmp_path / "run", whole, "5|10")
+    done = program(tmp_path / "run")
+    _went_on(tmp_path / "run", whole, "5|10", done.stdout, done.stderr)
 
 
 def test_files_that_cannot_grow_from_the_start(whole, tmp_path, capsys):
@@ -132,7 +144,7 @@ def test_files_that_cannot_grow_from_the_start(whole, tmp_path, capsys):
         status = runs._run(run_dir)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
-    error = f"error: [Errno 27] File too large: '{run_dir / 'environment.json'}'\n"
+    error = f"error: [Errno 27] File too large: '{run_dir / 'source.json'}'\n"
     assert (status, capsys.readouterr().err) == (2, error)
     _goes_on(capsys, run_dir, whole, None)
 
@@ -149,11 +161,12 @@ def disk(tmp_path):
         pass
 
 
-def test_a_full_disk(whole, disk, fails, capsys):
+def test_a_full_disk(whole, disk, fails, program):
     error = fails(disk / "run", 11, "fill", disk)
     assert "No space left on device" in error
     (disk / "filler").unlink()
-    _goes_on(capsys, disk / "run", whole, "10|15")
+    done = program(disk / "run")
+    _went_on(disk / "run", whole, "10|15", done.stdout, done.stderr)
 
 
 def test_a_disk_that_is_full_from_the_start(whole, disk, capsys):
@@ -168,17 +181,19 @@ def test_a_disk_that_is_full_from_the_start(whole, disk, capsys):
 # A folder that is read-only
 
 
-def test_a_disk_that_becomes_read_only(whole, disk, fails, capsys):
+def test_a_disk_that_becomes_read_only(whole, disk, fails, program):
     run_dir = disk / "run"
     assert "Read-only file system" in fails(run_dir, 8, "protect", disk)
     before = runs._content(run_dir)
     for folder, words in ((run_dir, "Read-only"), (disk / "new", "no permission")):
-        assert runs._run(folder) == 2
-        error = capsys.readouterr().err
+        done = program(folder)
+        assert done.returncode == 2
+        error = done.stderr
         assert words in error and str(folder) in error and error.count("\n") == 1
     assert runs._content(run_dir) == before
     assert _umount(disk)
-    _goes_on(capsys, run_dir, whole, "5|10")
+    done = program(run_dir)
+    _went_on(run_dir, whole, "5|10", done.stdout, done.stderr)
 
 
 def test_a_folder_without_permission(whole, fails, tmp_path, monkeypatch, capsys):
@@ -306,8 +321,10 @@ def test_a_clock_that_jumps_within_a_run(number, years, whole, tmp_path, monkeyp
 
 
 if __name__ == "__main__":
-    run_dir, number, fault, argument = sys.argv[1:]
+    run_dir, *given = sys.argv[1:]
     with pytest.MonkeyPatch.context() as patch:
         runs._set_up(patch)
-        runs._at_call(patch, int(number), lambda: _FAULTS[fault](argument))
+        if given:
+            number, fault, argument = given
+            runs._at_call(patch, int(number), lambda: _FAULTS[fault](argument))
         sys.exit(runs._run(run_dir))

@@ -160,10 +160,10 @@ def test_an_interrupted_run_is_repeated_as_far_as_it_went(run_dir, monkeypatch, 
     monkeypatch.setattr(fit_module, "steps_per_call", lambda work: 1)
     describe = fit_module.describe_metrics
 
-    def stop_at_step_3(line, epochs):
+    def stop_at_step_3(line, *args, **options):
         if line["step"] == 3:
             signal.raise_signal(signal.SIGTERM)
-        return describe(line, epochs)
+        return describe(line, *args, **options)
 
     command = ["", "", "tiny", "--run-dir=stopped", "--keep-checkpoints=9"]
     with monkeypatch.context() as patch:

@@ -86,8 +86,8 @@ def measure(
     >>> import jax.numpy as jnp
     >>> x, w = jnp.ones((1, 1, 9)), jnp.ones((1, 1, 3))
     >>> rows = measure(lambda x: lax.conv(x, w, (1,), "SAME"), x, seconds=0.01)
-    >>> [sorted(row.milliseconds) for row in rows]
-    [['depthwise', 'im2col', 'lax', 'winograd']]
+    >>> [{"im2col", "lax", "winograd"} <= set(row.milliseconds) for row in rows]
+    [True]
     """
     if not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
         raise ValueError(f"seconds must be a finite number above 0, got {seconds!r}")
