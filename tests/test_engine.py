@@ -593,6 +593,7 @@ def test_every_algorithm_serves_every_face_it_should():
         for name in ALGORITHMS
     }
     assert faces.pop("phases") == {"x"}
+    assert faces.pop("onednn") in ({"x", "y"}, set())  # as jaxlib has it or not
     assert all(served == {"x", "y", "w"} for served in faces.values()), faces
 
 
