@@ -10,9 +10,9 @@ from jax.extend.core import Primitive
 def define_eager(primitive: Primitive, by_parts: Callable[..., jax.Array]) -> None:
     """Lets the primitive compile itself, once for each set of its parameters.
 
-    Under `jax.disable_jit` and `jax_debug_nans` JAX takes compiled functions apart. The
-    primitive would be taken apart into itself, without end: there it is computed by
-    what it consists of.
+    Under `jax.disable_jit`, `jax_debug_nans` and `jax_debug_infs` JAX takes compiled
+    functions apart. The primitive would be taken apart into itself, without end: there
+    it is computed by what it consists of.
 
     Args:
       primitive: of operands, and of parameters by name that can be hashed.
@@ -38,4 +38,5 @@ def define_eager(primitive: Primitive, by_parts: Callable[..., jax.Array]) -> No
 
 def _taken_apart() -> bool:
     config = jax.config
-    return config.jax_disable_jit or config.jax_debug_nans  # pyright: ignore
+    names = ("jax_disable_jit", "jax_debug_nans", "jax_debug_infs")
+    return any(getattr(config, name) for name in names)

@@ -49,7 +49,17 @@ class Acceleration:
             rule.undo()
 
     def __enter__(self) -> "Acceleration":
+        if not self.on:
+            raise RuntimeError("this handle has ended: accelerate() gives another one")
         return self
+
+    def __call__(self, function: Any) -> None:
+        """It cannot decorate: what it replaces is replaced for the whole process."""
+        self.undo()
+        raise TypeError(
+            "accelerate() is no decorator: write `with jcnn.accelerate():` around the "
+            f"calls of {getattr(function, '__name__', function)!r}"
+        )
 
     def __exit__(self, *error: object) -> None:
         self.undo()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .engine.general import Convolution, convolve_general
+from .engine.lax_convolution import of_lax
 
 
 def conv_general_dilated(
@@ -34,7 +35,7 @@ def conv_general_dilated(
     Array([[[1., 3., 5.]]], dtype=float32)
     """
     as_lax_does = partial(
-        lax.conv_general_dilated,
+        of_lax,
         window_strides=window_strides,
         padding=padding,
         lhs_dilation=lhs_dilation,

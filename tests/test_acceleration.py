@@ -428,3 +428,23 @@ def test_equinox_trains_on_it(rng):
 
     gradient = jax.value_and_grad(loss, (0, 1))
     _assert_same(gradient, layer, x, exact=False)
+
+
+def test_a_handle_that_has_ended_cannot_be_entered_again():
+    handle = accelerate()
+    with handle:
+        assert handle.on
+    with pytest.raises(RuntimeError, match="this handle has ended"):
+        with handle:
+            pass
+    assert not handle.on
+
+
+def test_it_is_no_decorator_and_leaves_nothing_behind():
+    with pytest.raises(TypeError, match="no decorator: .* around the calls of 'f'"):
+
+        @accelerate()
+        def f(x):
+            return x
+
+    assert impl_in_force() is None

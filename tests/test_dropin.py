@@ -219,3 +219,18 @@ def test_flax_takes_it_in_place_of_laxs(rng):
     assert [calls for _, calls in results] == [0, 3]
     for got, expected in zip(results[0][0], results[1][0]):
         np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_it_may_take_the_place_of_laxs(monkeypatch, rng):
+    """For every program that calls `jax.lax.conv_general_dilated`, jcnn's own too."""
+    x = jnp.asarray(rng.normal(size=(2, 3, 7, 6)), "float32")
+    w = jnp.asarray(rng.normal(size=(4, 3, 3, 2)), "float32")
+
+    def loss(w):
+        return (lax.conv_general_dilated(x, w, (1, 2), "SAME") ** 2).sum()
+
+    expected = jax.value_and_grad(loss)(w)
+    monkeypatch.setattr(jax.lax, "conv_general_dilated", jcnn.conv_general_dilated)
+    for function in (loss, jax.jit(loss)):
+        for actual, value in zip(jax.value_and_grad(function)(w), expected):
+            np.testing.assert_allclose(actual, value, rtol=1e-4, atol=1e-4)

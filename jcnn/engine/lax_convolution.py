@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import lax
+from jax.lax import conv_general_dilated as of_lax  # a user may replace `lax`'s
 
 from .._shapes import Pairs
 
@@ -47,7 +48,7 @@ def conv_general_dilated(
     taps = [rhs.shape[axis] for axis in numbers.rhs_spec[2:]]
     steps = list(map(Steps, lhs_dilation, rhs_dilation, window_strides))
     wrong = [misread(*axis) for axis in zip(size, taps, steps, padding)]
-    y = lax.conv_general_dilated(
+    y = of_lax(
         lhs,
         rhs,
         window_strides,

@@ -299,8 +299,8 @@ class Checkpoints:
     def _remove_old(self) -> None:
         steps = self._steps()
         ranks = {step: self._rank(step) for step in steps}
-        known = [step for step in steps if ranks[step] is not None]
-        kept = {*steps[-self._keep :], min(known, key=ranks.__getitem__, default=None)}
+        known = [(rank, step) for step, rank in ranks.items() if rank is not None]
+        kept = {*steps[-self._keep :], *(step for _, step in sorted(known)[:1])}
         kept |= {step for step in steps if ranks[step] is None}  # it may be the best
         for step in steps:
             if step not in kept:
