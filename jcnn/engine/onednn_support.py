@@ -1,8 +1,9 @@
 """Whether oneDNN's convolution can be called in this process, and why not.
 
 Wheels of jaxlib for Linux on x86-64 hold it; nothing says so, and a call that it does
-not take ends the process. The releases below were tried. Another one is tried once, in
-a process of its own, and the answer is kept in the user's cache.
+not take ends the process. What is listed below was tried. Another jaxlib or kind of
+processor is tried once, in a process of its own, and the answer is kept in the user's
+cache.
 """
 
 import os
@@ -17,8 +18,9 @@ from jaxlib.version import __version__ as JAXLIB
 from .._files import user_cache, write_file
 from .._processor import instructions, signature
 
-# jaxlib's versions for which tests/test_onednn.py was run, Linux on x86-64.
-TRIED = ("0.10.2",)
+# Versions of jaxlib, and whether the processor has AVX-512, for which thousands of
+# configurations were drawn (experiments/draw_onednn.py).
+TRIED = {("0.10.2", False)}
 PATIENCE = 120  # seconds that a trial may take
 # What oneDNN needs of the processor for its compiled convolutions. Without them it
 # takes those that may wait for ever (see `onednn`) or none, which ends the process.
@@ -42,9 +44,14 @@ def unavailable_reason(dtype: str) -> str | None:
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         if name in os.environ:
             return f"{name} may leave oneDNN without what it needs"
-    if JAXLIB in TRIED or _passed():
+    if is_tried() or _passed():
         return None
-    return f"a trial of it failed with jaxlib {JAXLIB}"
+    return f"a trial of it failed with jaxlib {JAXLIB} on this processor"
+
+
+def is_tried() -> bool:
+    """Whether this jaxlib was tried on this kind of processor."""
+    return (JAXLIB, "avx512f" in instructions()) in TRIED
 
 
 def _passed() -> bool:
@@ -67,6 +74,7 @@ def _try() -> bool:
     folder = Path(__file__).parents[2]
     path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
     variables = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": path}
+    variables["ONEDNN_VERBOSE"] = "1"  # it names what it computes by
     try:
         done = subprocess.run(
             command,
@@ -77,4 +85,6 @@ def _try() -> bool:
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return done.returncode == 0 and done.stdout.strip() == b"passed"
+    named = done.stdout.splitlines()
+    waits = any(b",convolution," in line and b"gemm" in line for line in named)
+    return done.returncode == 0 and named[-1:] == [b"passed"] and not waits
