@@ -151,7 +151,6 @@ def _faster_convolution(
 def _faster_sum(
     operand,
     *,
-    portable: bool = False,
     window_dimensions,
     window_strides,
     padding,
@@ -168,14 +167,7 @@ def _faster_sum(
 
 
 def _faster_scatter(
-    source,
-    operand,
-    *,
-    portable: bool = False,
-    select_prim,
-    window_dimensions,
-    window_strides,
-    padding,
+    source, operand, *, select_prim, window_dimensions, window_strides, padding
 ) -> Compute | None:
     """`select_and_scatter_add` by whole arrays; None where it stays with lax."""
     windows = Windows(operand.shape, window_dimensions, window_strides, padding)
@@ -189,7 +181,6 @@ def _faster_gather(
     tangents,
     operand,
     *,
-    portable: bool = False,
     select_prim,
     window_dimensions,
     window_strides,
@@ -233,6 +224,11 @@ def _above_1(values: tuple[int, ...]) -> bool:
     return any(value > 1 for value in values)
 
 
+def _portable_anyway(faster: Callable[..., Compute | None]):
+    """As `Replacement.faster`, of what is computed by JAX's own operations."""
+    return lambda *types, portable=False, **parameters: faster(*types, **parameters)
+
+
 def replacements(impl: Impl) -> tuple[Replacement, ...]:
     """All that `accelerate` replaces."""
 
@@ -252,19 +248,19 @@ def replacements(impl: Impl) -> tuple[Replacement, ...]:
             lax.reduce_window_sum_p,
             windows | dilations,
             lambda x: pool(x, 0.0, lax.add),
-            _faster_sum,
+            _portable_anyway(_faster_sum),
         ),
         Replacement(
             lax.select_and_scatter_add_p,
             windows | {"select_prim"},
             lambda x: jax.vjp(pool, x)[1](x[..., :1]),
-            _faster_scatter,
+            _portable_anyway(_faster_scatter),
         ),
         Replacement(
             lax.select_and_gather_add_p,
             windows | dilations | {"select_prim"},
             lambda x: jax.jvp(pool, (x,), (x,)),
-            _faster_gather,
+            _portable_anyway(_faster_gather),
         ),
     )
 

@@ -4,7 +4,6 @@ import dataclasses
 import enum
 import json
 import shutil
-import signal
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from tiny_experiment import stop_at_step_3
 
 from jcnn import flatten, serial
 from jcnn.data import from_arrays
@@ -168,14 +168,7 @@ def _stopped(run_dir, monkeypatch):
     """As if Ctrl-C came in the middle of the first epoch."""
     with monkeypatch.context() as patch:
         patch.setattr(LOOP, "steps_per_call", lambda work: 1)
-        describe = LOOP.describe_metrics
-
-        def stop(line, *args, **options):
-            if line["step"] == 3:
-                signal.raise_signal(signal.SIGTERM)
-            return describe(line, *args, **options)
-
-        patch.setattr(LOOP, "describe_metrics", stop)
+        stop_at_step_3(patch)
         assert _run(run_dir) == 143
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_experiment import InThisProcess, write_experiment
+from tiny_experiment import InThisProcess, stop_at_step_3, write_experiment
 
 from jcnn.__main__ import main
 from jcnn.experiment import OptionError
@@ -158,16 +158,9 @@ def test_a_flipped_bit_in_a_checkpoint_is_named(kind, run_dir, rng, capsys):
 def test_an_interrupted_run_is_repeated_as_far_as_it_went(run_dir, monkeypatch, capsys):
     fit_module = import_module("jcnn.experiment.loop")
     monkeypatch.setattr(fit_module, "steps_per_call", lambda work: 1)
-    describe = fit_module.describe_metrics
-
-    def stop_at_step_3(line, *args, **options):
-        if line["step"] == 3:
-            signal.raise_signal(signal.SIGTERM)
-        return describe(line, *args, **options)
-
     command = ["", "", "tiny", "--run-dir=stopped", "--keep-checkpoints=9"]
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "describe_metrics", stop_at_step_3)
+        stop_at_step_3(patch)
         assert InThisProcess(command).wait() == 143
     status, lines, _ = _verdict(capsys, "stopped")
     assert (status, lines) == (

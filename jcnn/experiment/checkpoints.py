@@ -352,9 +352,8 @@ class Checkpoints:
             try:
                 function(*args, **kwargs)
             except Exception as error:
-                # TensorStore wraps what the system says in half a page.
-                number = re.search(r"os_error_code='(\d+)'", str(error))
-                reason = os.strerror(int(number[1])) if number else _first_line(error)
+                code = _tensorstore_code(error)
+                reason = _first_line(error) if code is None else os.strerror(code)
         if reason is not None:
             path = self._path(step or 0)
             raise CheckpointError(f"{path} could not be written: {reason}")
@@ -417,11 +416,17 @@ def _unreadable_now(path: Path, reason: str) -> OptionError:
 
 def _os_error(error: Exception) -> str | None:
     """What the system said, if it is no fault of what is in the files."""
-    number = re.search(r"os_error_code='(\d+)'", str(error))
-    code = int(number[1]) if number else getattr(error, "errno", None)
+    code = _tensorstore_code(error)
+    code = getattr(error, "errno", None) if code is None else code
     if code in (None, errno.ENOENT, errno.EINVAL, errno.ENOTDIR, errno.EISDIR):
         return None
     return os.strerror(code)
+
+
+def _tensorstore_code(error: Exception) -> int | None:
+    """The system's error number, which TensorStore wraps in half a page."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(number[1]) if number else None
 
 
 def _unreadable(folder: Path) -> str | None:

@@ -41,6 +41,16 @@ def take_snapshot(tree: Any) -> Snapshot:
     return Snapshot(arrays, {name: describe_array(a) for name, a in arrays.items()})
 
 
+def leaf_name(path: Any) -> str:
+    """The name of a leaf, of its path in a pytree.
+
+    >>> ((path, _),), _ = jax.tree.flatten_with_path({"conv1": {"kernel": 1}})
+    >>> leaf_name(path)
+    'conv1/kernel'
+    """
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def host_arrays(tree: Any) -> dict[str, np.ndarray]:
     """The arrays of a pytree by name, copied to memory that nobody else writes to.
 
@@ -58,9 +68,7 @@ def host_arrays(tree: Any) -> dict[str, np.ndarray]:
     {'a/0': (), 'a/1': (2, 3)}
     """
     leaves, _ = jax.tree.flatten_with_path(tree)
-    names = [
-        jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves
-    ]
+    names = [leaf_name(path) for path, _ in leaves]
     if len(set(names)) < len(names):
         twice = min(name for name in names if names.count(name) > 1)
         raise ValueError(f"tree has two leaves of the name {twice!r}")

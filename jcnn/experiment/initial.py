@@ -7,6 +7,7 @@ import jax
 
 from ..layers import Params, State
 from .config import OptionError
+from .digests import leaf_name
 from .recipe import Recipe, network_inputs
 from .weights import read_weights
 
@@ -53,11 +54,7 @@ def read_initial(path: Path, recipe: Recipe) -> tuple[Params, State]:
 
 
 def _by_name(tree: Any) -> dict[str, Any]:
-    return {_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    return {leaf_name(path): x for path, x in jax.tree.leaves_with_path(tree)}
 
 
 def _described(x: Any) -> str:

@@ -18,7 +18,6 @@ from .compare import (
 )
 from .config import OptionError
 from .journal import iterate_lines, read_lines
-from .program import program_files
 from .restart import Start, find_start, run, with_source
 from .resume import last_step
 from .run_folder import read_environment, read_record, write_json
@@ -72,7 +71,6 @@ def reproduce(
     if not (run_dir / "certificate.jsonl").exists():
         raise OptionError(f"{run_dir} has no certificate.jsonl to compare with")
     certificate = read_certificate(run_dir / "certificate.jsonl")
-    program_files(record["experiment"])
     recorded = _window(certificate, start, stop)
     began = _last_checkpoint(run_dir, start) if start else 0
     if data_dir is not None:

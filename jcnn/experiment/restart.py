@@ -43,25 +43,15 @@ def find_start(name: str, source: dict[str, Any] | None) -> Start:
         OptionError: If it is not there.
     """
     here, files = Path.cwd(), program_files(name)
-    top = git(here, "rev-parse", "--show-toplevel") if source else None
+    places = [(here / file, here) for file in files]
     if source is not None and _ends_with_any(Path(source["program"]), files):
-        inside = Path(source["folder"]).parts
-        above = (
-            here.parents[len(inside) - 1] if 0 < len(inside) < len(here.parts) else here
-        )
-        for root in (Path(os.fsdecode(top or b"")), above, here):
-            file = root / source["program"]
-            if (
-                root.is_absolute()
-                and file.is_file()
-                and (root / source["folder"]).is_dir()
-            ):
-                program = Program(name, file.resolve())
-                return Start(program, root / source["folder"], {**os.environ}, name)
-    for file in files:
-        if file.is_file():
+        roots = _repositories(here, Path(source["folder"]))
+        own = [(root / source["program"], root / source["folder"]) for root in roots]
+        places = own + places
+    for file, folder in places:
+        if file.is_file() and folder.is_dir():
             program = Program(name, file.resolve())
-            return Start(program, here, {**os.environ}, name)
+            return Start(program, folder, {**os.environ}, name)
     raise OptionError(
         f"config.json: {name} is not in {here}: there is no "
         f"{' and no '.join(map(str, files))}"
@@ -115,6 +105,14 @@ def run(start: Start, options: list[str]) -> int:
         if process.poll() is None:
             process.terminate()
             process.wait()
+
+
+def _repositories(here: Path, folder: Path) -> list[Path]:
+    """Where the repository can be of which `here` may be a folder of this name."""
+    top = git(here, "rev-parse", "--show-toplevel")
+    depth = len(folder.parts)
+    above = here.parents[depth - 1] if 0 < depth < len(here.parts) else here
+    return [*([Path(os.fsdecode(top))] if top else []), above, here]
 
 
 def _ends_with_any(path: Path, ends: list[Path]) -> bool:
