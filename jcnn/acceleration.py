@@ -19,6 +19,7 @@ from jax.interpreters import mlir
 
 from .engine.choices import Choices, Impl
 from .engine.general import Convolution, pose
+from .engine.lax_convolution import is_marked
 from .engine.lowering import is_portable, solve
 from .engine.meshes import sharded_by_type
 from .engine.planner import plan
@@ -289,7 +290,7 @@ class _Rule:
         mlir.register_lowering(replacement.primitive, self, platform="cpu")
 
     def __call__(self, context, *operands, **parameters):
-        if self.on:
+        if self.on and not is_marked(context):
             portable = is_portable(context)
             faster = self._replacement.faster
             compute = faster(*context.avals_in, portable=portable, **parameters)

@@ -1,5 +1,7 @@
 """Unmodified JAX programs under `accelerate()`."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from jcnn import acceleration
+from jcnn import acceleration, conv
 from jcnn.acceleration import accelerate, impl_in_force
 from jcnn.explanation import operations
 from jcnn.tuning import Choices, timing, tune
@@ -188,6 +190,30 @@ def test_an_impl_that_it_does_not_take_is_refused(impl):
 
 
 # --- what stays with lax ---
+
+
+def test_lax_by_name_stays_lax(operands):
+    """So do its gradients, where another convolution of the program is not."""
+
+    def loss(x, w, convolve):
+        return jnp.sum(jnp.sin(convolve(x, w)))
+
+    def by_lax(*convolutions):
+        def gradients(x, w):
+            of = [jax.grad(loss, (0, 1))(x, w, convolve) for convolve in convolutions]
+            return jax.tree.map(lambda *a: sum(a), *of)
+
+        program = jax.jit(gradients).lower(*operands).as_text()
+        return program.count("stablehlo.convolution")
+
+    def unmodified(x, w):
+        layouts = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=layouts)
+
+    named = partial(conv, impl="lax")
+    assert (by_lax(named), by_lax(unmodified, named)) == (3, 6)
+    with accelerate():
+        assert (by_lax(named), by_lax(unmodified, named)) == (3, 3)
 
 
 def test_what_no_fast_path_covers_is_laxs(rng):

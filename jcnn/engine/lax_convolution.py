@@ -15,9 +15,13 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
+from jax.interpreters import mlir
 from jax.lax import conv_general_dilated as of_lax  # a user may replace `lax`'s
 
 from .._shapes import Pairs
+
+_MARK = {"jcnn": "lax"}
 
 
 class Steps(NamedTuple):
@@ -41,28 +45,36 @@ def conv_general_dilated(
     """As lax's; not so the gradients that JAX derives from it (see `endangered`).
 
     One zero more behind the pixels makes an axis that is misread an ordinary one. The
-    output that it may add is cut off.
+    output that it may add is cut off. What it calls is marked, as its gradients are, so
+    that it stays lax's under `accelerate`.
     """
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     size = [lhs.shape[axis] for axis in numbers.lhs_spec[2:]]
     taps = [rhs.shape[axis] for axis in numbers.rhs_spec[2:]]
     steps = list(map(Steps, lhs_dilation, rhs_dilation, window_strides))
     wrong = [misread(*axis) for axis in zip(size, taps, steps, padding)]
-    y = of_lax(
-        lhs,
-        rhs,
-        window_strides,
-        [(low, high + more) for (low, high), more in zip(padding, wrong)],
-        lhs_dilation,
-        rhs_dilation,
-        numbers,
-        **others,
-    )
+    with set_xla_metadata(**_MARK):
+        y = of_lax(
+            lhs,
+            rhs,
+            window_strides,
+            [(low, high + more) for (low, high), more in zip(padding, wrong)],
+            lhs_dilation,
+            rhs_dilation,
+            numbers,
+            **others,
+        )
     for axis, cut, n, k, step in zip(numbers.out_spec[2:], wrong, size, taps, steps):
         if cut:
             outputs = ((n - 1) * step.pixels + 1 - k) // step.outputs + 1
             y = lax.slice_in_dim(y, 0, outputs, axis=axis)
     return y
+
+
+def is_marked(context: mlir.LoweringRuleContext) -> bool:
+    """Whether the convolution that is lowered was called by the function above."""
+    marks = getattr(context.jaxpr_eqn_ctx, "xla_metadata", None) or {}
+    return marks.items() >= _MARK.items()
 
 
 def misread(pixels: int, taps: int, steps: Steps, pads: Sequence[int]) -> bool:
