@@ -5,10 +5,12 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from . import __version__
 from ._extras import missing
+from .experiment.output import lasting_output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,39 +21,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 if the run is identical, 1 if it is not, 2 if that cannot be
-        found out, 130 after Ctrl-C.
+        found out, 130 after Ctrl-C; `doctor` ends with 0 whatever it finds.
 
     Raises:
         SystemExit: With 0 after `--help`; with 2 if the command line is wrong; with 143
             after SIGTERM.
     """
     options = _parser().parse_args(arguments)
+    return options.do(options)
+
+
+def _reproduce(options: argparse.Namespace) -> int:
     try:
-        from .experiment.output import lasting_output
         from .experiment.reproduce import reproduce
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "jcnn":
             raise
         print(f"error: {missing('experiments', error)}", file=sys.stderr)
         return 2
-    # As Ctrl-C does: the experiment ends too, and its folder goes.
+    compare = partial(
+        reproduce,
+        options.run,
+        start=options.steps[0],
+        stop=options.steps[1],
+        data_dir=options.data_dir,
+        use_recorded_source=options.recorded_source,
+    )
+    return _attempt(compare)
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from .doctor import diagnose
+
+    def report() -> int:
+        for line in diagnose():
+            print(line, flush=True)
+        return 0
+
+    return _attempt(report)
+
+
+def _attempt(work: Callable[[], int]) -> int:
+    # As Ctrl-C does: what was started ends too, and its folder goes.
     usual = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with lasting_output():
-            return _attempt(reproduce, options)
+            return _status(work)
     finally:
         signal.signal(signal.SIGTERM, usual)
 
 
-def _attempt(reproduce: Callable[..., int], options: argparse.Namespace) -> int:
+def _status(work: Callable[[], int]) -> int:
     try:
-        return reproduce(
-            options.run,
-            start=options.steps[0],
-            stop=options.steps[1],
-            data_dir=options.data_dir,
-            use_recorded_source=options.recorded_source,
-        )
+        return work()
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -61,10 +83,18 @@ def _attempt(reproduce: Callable[..., int], options: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="jcnn", description="What can be done with the runs of experiments."
+        prog="jcnn", description="Runs of experiments, and the machine they run on."
     )
     parser.add_argument("--version", action="version", version=f"jcnn {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "doctor",
+        help="tell what this machine can do, what is wrong with it, and what to set",
+        description="Print processor and versions, which algorithms can be used, known "
+        "faults of jaxlib, the speed of a convolution, and what to set. It takes some "
+        "10 seconds.",
+    )
+    command.set_defaults(do=_doctor)
     command = commands.add_parser(
         "reproduce",
         help="run a run's configuration again and compare every digest",
@@ -74,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The exit status is 0 if the runs are identical to the bit, 1 if they "
         "are not, 2 if the experiment cannot be run, say because the data are others.",
     )
+    command.set_defaults(do=_reproduce)
     command.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     command.add_argument(
         "--steps",
