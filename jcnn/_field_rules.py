@@ -103,7 +103,7 @@ def _rule(
         return _lax_rule(params, shapes, out)
     if name == "jcnn_convolution":
         return _jcnn_rule(params["problem"], number, shapes, out)
-    if name.startswith(("reduce_window_", "jcnn_window_sums")):
+    if name.startswith(("reduce_window_", "jcnn_window_")):
         return _pool_rule(params, out)
     return None
 

@@ -51,6 +51,9 @@ def conv(
     Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016),
     sections 2 to 5, has pictures of every argument.
 
+    Policies of `jax.checkpoint` that save products (`dots_saveable`) save it as they
+    save `lax.conv_general_dilated`.
+
     Args:
       x: [N, *spatial, C], floating point.
       kernel: [*size, C // feature_group_count, O], of x's dtype.

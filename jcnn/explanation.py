@@ -15,6 +15,7 @@ from .engine.meshes import sharded_by_type
 from .engine.planner import plan
 from .engine.primitive import convolution_p
 from .engine.problem import Problem
+from .max_windows import max_windows_p
 
 _FACES = {
     "y": "convolution",
@@ -30,6 +31,7 @@ _POOLS = {  # by the names of primitives
     "select_and_scatter_add": "gradient of maxima",
     "jcnn_window_sums": "window sums",
     "jcnn_window_sums_transposed": "gradient of sums",
+    "jcnn_window_maxima": "window maxima",
     "jcnn_max_windows": "tangent of maxima",
     "jcnn_max_windows_transposed": "gradient of maxima",
 }
@@ -117,6 +119,9 @@ def _operation(eqn: JaxprEqn, impl: Impl | None) -> Operation | None:
     what = _POOLS.get(eqn.primitive.name)
     if what is None:
         return None
+    windows = eqn.params.get("windows")
+    if windows and (eqn.primitive is max_windows_p or not windows.few_taps):
+        return _named(eqn, what, *_BY_LAX)
     if "windows" in eqn.params:
         return _named(eqn, what, *_BY_TAPS)
     for replacement in acceleration.replacements(impl) if impl is not None else ():

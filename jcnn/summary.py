@@ -293,8 +293,8 @@ def _multiply_adds(eqn: JaxprEqn) -> int | None:
 
 _WITHOUT_PRODUCTS = frozenset(
     """bitcast_convert_type broadcast_in_dim concatenate dynamic_slice
-    dynamic_update_slice gather jcnn_window_sums pad reshape rev slice sort split
-    squeeze stack tile top_k transpose unstack""".split()
+    dynamic_update_slice gather jcnn_window_maxima jcnn_window_sums pad reshape rev
+    slice sort split squeeze stack tile top_k transpose unstack""".split()
 )
 
 

@@ -10,7 +10,7 @@ from .windows import Windows, linear_pair, spread, taps
 
 def window_sums(x: jax.Array, windows: Windows) -> jax.Array:
     """The sum of each window; what is padded counts as zero."""
-    if sharded_by_type(jax.typeof(x)) or not windows.few_taps:
+    if sharded_by_type(jax.typeof(x)):
         return _sums_by_lax(x, windows=windows)
     return _sums(x, windows=windows)
 

@@ -22,6 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ._eager import define_eager
 from ._shapes import Pairs
+from ._tools import define_nan_check, define_taylor
 from .engine.meshes import vary_alike
 
 MOST_TAPS = 64  # of a window: programs grow with them
@@ -165,7 +166,7 @@ def linear_pair(
       others: how many operands there are beside `a`.
       there: from an array to its windows, on CPUs.
       back: its transpose, on CPUs.
-      by_lax: what `there` is on other platforms.
+      by_lax: what `there` is on other platforms, by operations of lax.
 
     Returns:
       `there` and `back`, which can be differentiated and batched.
@@ -177,31 +178,29 @@ def linear_pair(
         function = partial(by_lax, windows=windows)
         return jax.linear_transpose(lambda x: function(x, *others), x)(a)[0]
 
-    _define(there_p, back_p, others, _outputs, there, by_lax)
-    _define(back_p, there_p, others, _size, back, back_by_lax)
-    return partial(_bind, there_p), partial(_bind, back_p)
+    define(there_p, outputs, there, by_lax)
+    define(back_p, _size, back, back_by_lax)
+    _define_linear(there_p, back_p, others)
+    _define_linear(back_p, there_p, others)
+    return partial(bind, there_p), partial(bind, back_p)
 
 
-def _outputs(windows: Windows) -> tuple[int, ...]:
-    return windows.outputs
-
-
-def _size(windows: Windows) -> tuple[int, ...]:
-    return windows.size
-
-
-def _bind(primitive: Primitive, *operands: jax.Array, windows: Windows) -> jax.Array:
-    return primitive.bind(*vary_alike(*operands), windows=windows)
-
-
-def _define(
+def define(
     primitive: Primitive,
-    transpose: Primitive,
-    others: int,
     shape: Callable[[Windows], tuple[int, ...]],
     on_cpu: Callable[..., jax.Array],
     elsewhere: Callable[..., jax.Array],
 ) -> None:
+    """What a primitive of arrays and `windows` is, but for its derivatives.
+
+    Args:
+      primitive: of operands of one size, the first of which gives the dtype.
+      shape: of the result.
+      on_cpu: what it is on CPUs, for windows of few taps.
+      elsewhere: what it is else, and operation by operation: by operations of lax, so
+        that who looks for NaN there sees none that lax has not.
+    """
+
     def abstract(a, *others, windows):
         replicated = PartitionSpec(*[None] * a.ndim)
         return ShapedArray(
@@ -210,15 +209,6 @@ def _define(
             sharding=NamedSharding(a.sharding.mesh, replicated),
             manual_axis_type=a.manual_axis_type,
         )
-
-    def tangent(t, a, *others, windows):
-        return _bind(primitive, t, *others, windows=windows)
-
-    def transposed(cotangent, a, *others, windows):
-        if isinstance(cotangent, ad.Zero):
-            return ad.Zero(a.aval), *[None for _ in others]
-        a = _bind(transpose, cotangent, *others, windows=windows)
-        return a, *[None for _ in others]
 
     def batched(operands, axes, *, windows):
         length = next(
@@ -230,16 +220,54 @@ def _define(
             else jnp.moveaxis(a, axis, 0)
             for a, axis in zip(operands, axes)
         ]
-        size, shape, strides, padding = windows
-        wider = Windows((length, *size), (1, *shape), (1, *strides), ((0, 0), *padding))
-        return _bind(primitive, *operands, windows=wider), 0
+        size, window, strides, padding = windows
+        wider = Windows(
+            (length, *size), (1, *window), (1, *strides), ((0, 0), *padding)
+        )
+        return bind(primitive, *operands, windows=wider), 0
 
-    define_eager(primitive, on_cpu)
+    def fast(*operands, windows):
+        compute = on_cpu if windows.few_taps else elsewhere
+        return compute(*operands, windows=windows)
+
+    define_eager(primitive, elsewhere)
     primitive.def_abstract_eval(abstract)
-    ad.defjvp(primitive, tangent, *[None] * others)
-    ad.primitive_transposes[primitive] = transposed
     batching.primitive_batchers[primitive] = batched
     mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=False))
     mlir.register_lowering(
-        primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu"
+        primitive, mlir.lower_fun(fast, multiple_results=False), platform="cpu"
     )
+
+
+def bind(primitive: Primitive, *operands: jax.Array, windows: Windows) -> jax.Array:
+    return primitive.bind(*vary_alike(*operands), windows=windows)
+
+
+def outputs(windows: Windows) -> tuple[int, ...]:
+    return windows.outputs
+
+
+def _size(windows: Windows) -> tuple[int, ...]:
+    return windows.size
+
+
+def _define_linear(primitive: Primitive, transpose: Primitive, others: int) -> None:
+    """Its derivatives; its transpose's are those of the other primitive."""
+
+    def tangent(t, a, *others, windows):
+        return bind(primitive, t, *others, windows=windows)
+
+    def transposed(cotangent, a, *others, windows):
+        if isinstance(cotangent, ad.Zero):
+            return ad.Zero(a.aval), *[None for _ in others]
+        a = bind(transpose, cotangent, *others, windows=windows)
+        return a, *[None for _ in others]
+
+    def taylor(operands, series, *, windows):
+        terms = (bind(primitive, t, *operands[1:], windows=windows) for t in series[0])
+        return bind(primitive, *operands, windows=windows), list(terms)
+
+    ad.defjvp(primitive, tangent, *[None] * others)
+    ad.primitive_transposes[primitive] = transposed
+    define_taylor(primitive, taylor)
+    define_nan_check(primitive)

@@ -12,12 +12,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.ad_checkpoint import Offloadable, Recompute, Saveable
+from jax.experimental import checkify
+from jax.experimental.jet import jet
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from oracle import assert_close
 
-from jcnn import conv, conv_transpose, depthwise_conv
+from jcnn import (
+    avg_pool,
+    conv,
+    conv_transpose,
+    depthwise_conv,
+    global_max_pool,
+    max_pool,
+    min_pool,
+)
 from jcnn.dropin import conv_general_dilated
+from jcnn.explanation import equations
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -166,6 +178,199 @@ def test_export_of_any_batch(case, rng):
         assert_same(exported.call(x, kernel), with_gradients(case.reference)(x, kernel))
 
 
+# --- tools that have tables of primitives ---
+
+
+def assert_jet_is_nested_jvp(function, reference, operands, rng):
+    """Along a curve: jet's terms are what differentiating three times over gives."""
+    terms = [[jnp.asarray(rng.normal(size=a.shape)) for _ in "123"] for a in operands]
+
+    def along(t):
+        factors = t, t**2 / 2, t**3 / 6
+        moved = (
+            a + sum(map(jnp.multiply, factors, series))
+            for a, series in zip(operands, terms)
+        )
+        return jnp.sin(reference(*moved))
+
+    derivatives = [along]
+    for _ in range(3):
+        derivatives.append(
+            lambda t, f=derivatives[-1]: jax.jvp(f, (t,), (jnp.ones_like(t),))[1]
+        )
+    expected = [derivative(jnp.zeros(())) for derivative in derivatives]
+    for run in (function, jax.jit(lambda *a: function(*a))):
+        value, series = jet(lambda *a, run=run: jnp.sin(run(*a)), operands, terms)
+        assert_same([value, *series], expected)
+
+
+JETS = CASES | {
+    "strides in one dimension": Case(
+        partial(conv, strides=2),
+        partial(
+            lax.conv_general_dilated,
+            window_strides=(2,),
+            padding="SAME",
+            dimension_numbers=("NHC", "HIO", "NHC"),
+        ),
+        (2, 7, 2),
+        (3, 2, 3),
+    ),
+    "three dimensions": Case(
+        conv,
+        partial(
+            lax.conv_general_dilated,
+            window_strides=(1, 1, 1),
+            padding="SAME",
+            dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+        ),
+        (1, 3, 4, 3, 2),
+        (2, 3, 2, 2, 3),
+    ),
+    "an input that is spread": Case(
+        partial(conv, strides=2, input_dilation=3),
+        partial(of_lax, strides=(2, 2), padding=((0, 0), (1, 1)), lhs_dilation=(3, 3)),
+        (1, 4, 3, 2),
+        (2, 3, 2, 3),
+    ),
+    "a gradient": Case(
+        lambda x, w: jax.grad(loss(conv), 1)(x, w),
+        lambda x, w: jax.grad(loss(partial(of_lax, strides=(1, 1), padding="SAME")), 1)(
+            x, w
+        ),
+        (1, 4, 3, 2),
+        (3, 3, 2, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", JETS.values(), ids=JETS)
+def test_taylor_mode(case, rng):
+    operands = case.operands(rng)
+    assert_jet_is_nested_jvp(case.function, case.reference, operands, rng)
+
+
+POOLS = {
+    "max": (
+        partial(max_pool, window_shape=(2, 3), strides=2, padding="SAME"),
+        lambda x: lax.reduce_window(
+            x, -jnp.inf, lax.max, (1, 2, 3, 1), (1, 2, 2, 1), "SAME"
+        ),
+    ),
+    "max of many": (
+        partial(max_pool, window_shape=(9, 8)),
+        lambda x: x.reshape(2, 72, 2).max(1).reshape(2, 1, 1, 2),
+    ),
+    "min": (
+        partial(min_pool, window_shape=3),
+        lambda x: (
+            x.reshape(2, 3, 3, 8, 2)[..., :6, :].reshape(2, 3, 3, 2, 3, 2).min((2, 4))
+        ),
+    ),
+    "mean": (
+        partial(avg_pool, window_shape=3, strides=2, padding=1, count_include_pad=True),
+        lambda x: (
+            lax.reduce_window(
+                x,
+                0.0,
+                lax.add,
+                (1, 3, 3, 1),
+                (1, 2, 2, 1),
+                ((0, 0), (1, 1), (1, 1), (0, 0)),
+            )
+            / 9
+        ),
+    ),
+    "global max": (global_max_pool, lambda x: x.max((1, 2))),
+    "gradient of max": (
+        lambda x: jax.grad(lambda x: jnp.sum(jnp.sin(max_pool(x, (3, 2)))))(x),
+        lambda x: jax.grad(
+            lambda x: jnp.sum(jnp.sin(x.reshape(2, 3, 3, 4, 2, 2).max((2, 4))))
+        )(x),
+    ),
+}
+
+
+@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
+def test_taylor_mode_of_pools(pool, rng):
+    x = [jnp.asarray(rng.normal(size=(2, 9, 8, 2)))]
+    assert_jet_is_nested_jvp(*pool, x, rng)
+
+
+POLICIES = {
+    "none": None,
+    "only those of convolutions with one group": lambda primitive, *_, **settings: (
+        Saveable
+        if primitive is lax.conv_general_dilated_p
+        and settings["feature_group_count"] == 1
+        else Recompute
+    ),
+    "to the host": lambda primitive, *_, **__: (
+        Offloadable("device", "pinned_host")
+        if primitive is lax.conv_general_dilated_p
+        else Recompute
+    ),
+} | {
+    name: getattr(jax.checkpoint_policies, name)
+    for name in (
+        "dots_saveable",
+        "dots_with_no_batch_dims_saveable",
+        "everything_saveable",
+        "nothing_saveable",
+    )
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("models", (None, 3))
+@pytest.mark.parametrize("groups", (1, 2))
+def test_policies_of_checkpoint_decide_as_on_lax(policy, groups, models, rng):
+    """As many convolutions are in the gradient, and the same comes out."""
+    x = jnp.asarray(rng.normal(size=(2, 4, 4, 4)))
+    shape = (3, 3, 4 // groups, 4)
+    kernel = jnp.asarray(rng.normal(size=shape if models is None else (models, *shape)))
+
+    def gradient(convolve):
+        def two(x, kernel):
+            return jnp.sin(convolve(jnp.sin(convolve(x, kernel)), kernel))
+
+        several = two if models is None else jax.vmap(two, (None, 0))
+        of_both = jax.checkpoint(lambda *a: jnp.sum(several(*a)), policy=policy)
+        return jax.grad(of_both, (0, 1))
+
+    def counts(function):
+        program = jax.make_jaxpr(function)(x, kernel).jaxpr
+        names = [equation.primitive.name for equation, _ in equations(program)]
+        convolutions = {"conv_general_dilated", "jcnn_convolution"}
+        return sum(n in convolutions for n in names), names.count("device_put")
+
+    ours = gradient(partial(conv, feature_group_count=groups))
+    of_reference = gradient(
+        partial(of_lax, strides=(1, 1), padding="SAME", feature_group_count=groups)
+    )
+    assert counts(ours) == counts(of_reference)
+    assert_same(jax.jit(ours)(x, kernel), jax.jit(of_reference)(x, kernel))
+
+
+@pytest.mark.parametrize(
+    "function",
+    (
+        lambda x: conv(x, jnp.ones((2, 2, 1, 1), x.dtype)),
+        lambda x: conv(x, jnp.ones((2, 2, 1, 1), x.dtype), impl="lax"),
+        lambda x: conv_transpose(x, jnp.ones((2, 2, 1, 1), x.dtype)),
+        lambda x: avg_pool(x, 2),
+        lambda x: jax.grad(lambda w: jnp.sum(conv(x, w)))(jnp.ones((2, 2, 1, 1))),
+    ),
+    ids=("conv", "lax", "transposed", "mean", "gradient"),
+)
+def test_checkify_finds_nan_where_it_arises(function):
+    checked = jax.jit(checkify.checkify(function, errors=checkify.float_checks))
+    x = jnp.ones((1, 4, 4, 1))
+    assert checked(x)[0].get() is None
+    error, _ = checked(x.at[0, 0, :2].set(jnp.array([[jnp.inf], [-jnp.inf]])))
+    assert "nan generated by primitive" in error.get()
+
+
 # --- meshes ---
 
 # How x and the kernel are split over two devices.
@@ -272,6 +477,15 @@ def test_nans_are_found_where_they_arise_when_jax_looks_for_them(rng):
         for f in (conv, jax.jit(conv), jax.grad(lambda x, w: conv(x, w).sum(), 1)):
             with pytest.raises(FloatingPointError):
                 f(x, w)
+
+
+@pytest.mark.parametrize("pool", (max_pool, min_pool, avg_pool))
+@pytest.mark.parametrize("transform", (lambda f: f, jax.jit), ids=("eager", "jit"))
+def test_looking_for_nan_raises_no_false_alarm_in_pools(pool, transform):
+    x = jnp.ones((1, 4, 4, 1)).at[0, 0, 0, 0].set(-jnp.inf)
+    with jax.debug_nans(True):
+        gradient = jax.grad(lambda x: jnp.sum(pool(x, 3, strides=1, padding=1)[:, 2:]))
+        assert np.isfinite(transform(gradient)(x)).all()
 
 
 def test_a_convolution_without_jit_is_the_same(rng):

@@ -13,11 +13,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 from jax.sharding import NamedSharding, PartitionSpec
 
+from .._tools import define_nan_check, define_taylor
 from .meshes import compiled_as, vary_alike
 from .problem import Face, Problem
 
@@ -124,3 +126,27 @@ def _all_models(
 
 
 batching.primitive_batchers[convolution_p] = _batch
+
+
+# --- what tools know of it ---
+
+
+def _taylor(operands, series, *, problem: Problem):
+    """The product of two power series, term by term."""
+    first, second = ([a, *terms] for a, terms in zip(operands, series))
+    result, *terms = (
+        sum(convolve(problem, first[i], second[n - i]) for i in range(n + 1))
+        for n in range(len(first))
+    )
+    return result, terms
+
+
+def _taylor_of_barrier(operands, series):
+    return list(lax.optimization_barrier(operands)), [
+        [lax.optimization_barrier(term) for term in terms] for terms in series
+    ]
+
+
+define_taylor(convolution_p, _taylor)
+define_taylor(lax.optimization_barrier_p, _taylor_of_barrier)  # stands before some
+define_nan_check(convolution_p)

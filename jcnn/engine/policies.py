@@ -1,0 +1,86 @@
+"""Policies of `jax.checkpoint` decide on our convolution as they would on lax's.
+
+They know lax's primitive, by its identity and parameters. So they are asked about that,
+and what they answer holds for ours.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+from jax import lax
+from jax.ad_checkpoint import Recompute, Saveable, checkpoint_name
+from jax.extend.core import JaxprEqn, Var
+from jax.extend.core.primitives import closed_call_p
+from jax.interpreters.partial_eval import partial_eval_jaxpr_custom_rules as rules
+
+from .algorithms import lax as by_lax
+from .primitive import convolution_p, convolve
+from .problem import Problem
+
+
+def _partial_eval(policy, unknown, available, equation: JaxprEqn):
+    """As JAX does it by default, but for the question that the policy is asked.
+
+    Returns:
+      The equation for the forward and that for the backward pass, or None; for each
+      result whether it is unknown in the former and available in the latter; and the
+      operands that must be handed on.
+    """
+    operands = zip(equation.invars, available)
+    needed = [v for v, there in operands if isinstance(v, Var) and not there]
+    if any(unknown):
+        return None, equation, [True], [True], needed
+    types = [v.aval for v in equation.invars]
+    answer = _asked(policy, *types, **equation.params)
+    if answer is False or answer is Recompute:
+        return equation, equation, [False], [True], needed
+    if answer is True or answer is Saveable:
+        return equation, None, [False], [False], []
+    # It is to be kept elsewhere. JAX adds equations for that; a call can hold them all.
+    program = jax.make_jaxpr(partial(_named, **equation.params))(*types)
+    call = equation.replace(primitive=closed_call_p, params={"call_jaxpr": program})
+    return rules[closed_call_p](
+        lambda *_, name=None, **__: answer if name == _NAME else False,
+        unknown,
+        available,
+        call,
+    )
+
+
+def _asked(policy, *types, problem: Problem) -> Any:
+    """What the policy says of the convolution that lax would make of it."""
+    program = jax.make_jaxpr(partial(_by_lax, problem=problem))(*types)
+    for equation in program.eqns:
+        if equation.primitive is lax.conv_general_dilated_p:
+            types = [v.aval for v in equation.invars]
+            return policy(equation.primitive, *types, **equation.params)
+    return False  # of no models
+
+
+def _by_lax(first, second, *, problem: Problem):
+    if problem.models is not None:
+        one = partial(_by_lax, problem=problem.one_model())
+        axes = [None if problem.shared(a) else 0 for a in (first, second)]
+        return jax.vmap(one, axes, axis_size=problem.models)(first, second)
+    dtype = max(first.dtype, second.dtype, key=lambda dtype: dtype.itemsize)
+    operands = first.astype(dtype), second.astype(dtype)
+    return _OF_FACES[problem.face](problem, *operands)
+
+
+_OF_FACES = {
+    "y": by_lax.forward,
+    "x": by_lax.input_gradient,
+    "w": by_lax.kernel_gradient,
+}
+
+
+_NAME = "jcnn_convolution"
+
+
+def _named(first, second, *, problem: Problem):
+    """The convolution, and its result with a name that a policy sees."""
+    return checkpoint_name(convolve(problem, first, second), _NAME)
+
+
+rules[convolution_p] = _partial_eval
