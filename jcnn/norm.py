@@ -5,6 +5,7 @@ about 1e19. Beyond it the result is NaN.
 """
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jax.typing import ArrayLike
 
 from ._dtypes import beside, real, wide
 from ._shapes import entries, flag, integer, number, to_rank
+from ._sums import spread, total
 
 
 def batch_norm(
@@ -187,28 +189,52 @@ def _statistics(
     x: jax.Array, axes: Sequence[int], axis_name: Any = None
 ) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance in float32 or wider, the reduced axes kept."""
-    x = x.astype(wide(x.dtype))
-    mean = jnp.mean(x, axes, keepdims=True)
-    if axis_name is not None:
-        mean = lax.pmean(mean, axis_name)
+    x, axes = x.astype(wide(x.dtype)), tuple(axes)
+
+    def average(values):
+        mean = total(values, axes) / prod(x.shape[i] for i in axes)
+        return mean if axis_name is None else lax.pmean(mean, axis_name)
+
+    mean = average(x)
     # Not mean(x^2) - mean^2: it cancels where the mean is large.
-    var = jnp.mean(jnp.square(x - mean), axes, keepdims=True)
-    if axis_name is not None:
-        var = lax.pmean(var, axis_name)
+    centred, moved = _centred(x, mean)
+    var = average(jnp.square(centred)) - jnp.square(moved)
     # Where squares overflow the result would be 0 without a sign that it is wrong.
     return mean, jnp.where(jnp.isinf(var), jnp.nan, var)
 
 
-def _normalise(x, mean, var, epsilon, scale, bias):
-    def matched(parameter):
-        return to_rank(x.ndim, parameter.astype(wide(x.dtype)))
+def _centred(x: jax.Array, mean: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x from a constant, the value of its mean, and the mean from it: 0.
 
-    variance = matched(var) + jnp.asarray(epsilon, wide(x.dtype))
-    y = (x.astype(wide(x.dtype)) - matched(mean)) * lax.rsqrt(variance)
+    x - mean is their difference. Its gradient would be summed over x once more to reach
+    the mean; that of a result which has both terms is at hand.
+    """
+    constant = lax.stop_gradient(mean)
+    return x - constant, mean - constant
+
+
+def _normalise(x, mean, var, epsilon, scale, bias):
+    dtype = wide(x.dtype)
+
+    def matched(parameter):
+        return to_rank(x.ndim, parameter.astype(dtype))
+
+    def spread_alike(*arrays):
+        shape: Any = jnp.broadcast_shapes(*(a.shape for a in arrays))
+        return [spread(a, shape) for a in arrays]
+
+    # y = (x - mean) * slope + bias, with as few sums over x in its gradient as it has
+    # parameters.
+    centred, moved = _centred(x.astype(dtype), matched(mean))
+    slope = lax.rsqrt(matched(var) + jnp.asarray(epsilon, dtype))
     if scale is not None:
-        y = y * matched(scale)
+        slope, scale = spread_alike(slope, matched(scale))
+        slope = slope * scale
+    offset = -moved * slope
     if bias is not None:
-        y = y + matched(bias)
+        offset, bias = spread_alike(offset, matched(bias))
+        offset = offset + bias
+    y = centred * spread(slope, x.shape) + spread(offset, x.shape)
     return y.astype(x.dtype)
 
 
