@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+from jax.core import Tracer, max_dim
+from jax.extend.core import InconclusiveDimensionOperation
 from jax.typing import ArrayLike
 
 from ._dtypes import floating
@@ -132,7 +133,7 @@ def pad_pairs(
         if kind not in ("SAME", "SAME_LOWER"):
             raise ValueError(f"padding must be {_PADDINGS}, got {padding!r}")
         totals = [
-            max((-(-n // s) - 1) * s + k - n, 0)
+            max_dim((-(-n // s) - 1) * s + k - n, 0)
             for n, k, s in zip(size, window, strides)
         ]
         if kind == "SAME":
@@ -167,6 +168,14 @@ def _amount(value: Any, padding: Any) -> int:
         raise TypeError(f"padding must be {_PADDINGS}, got {value!r}{where}") from None
 
 
+def less(a: int, b: int) -> bool:
+    """Whether a < b; no, where that depends on sizes that are not known yet."""
+    try:
+        return a < b
+    except InconclusiveDimensionOperation:
+        return False
+
+
 def output_size(
     size: Sequence[int], window: Sequence[int], strides: Sequence[int], pads: Pairs
 ) -> tuple[int, ...]:
@@ -176,7 +185,7 @@ def output_size(
       ValueError: if the window does not fit into the padded input.
     """
     for axis, (n, k, (lo, hi)) in enumerate(zip(size, window, pads)):
-        if n + lo + hi < k:
+        if less(n + lo + hi, k):
             raise ValueError(
                 f"the window of {k} (after dilation) is larger than the input of {n} "
                 f"padded by {(lo, hi)} in spatial dimension {axis} of x "

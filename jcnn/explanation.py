@@ -120,7 +120,7 @@ def _operation(eqn: JaxprEqn, impl: Impl | None) -> Operation | None:
     if what is None:
         return None
     windows = eqn.params.get("windows")
-    if windows and (eqn.primitive is max_windows_p or not windows.few_taps):
+    if windows and (eqn.primitive is max_windows_p or not windows.by_taps):
         return _named(eqn, what, *_BY_LAX)
     if "windows" in eqn.params:
         return _named(eqn, what, *_BY_TAPS)

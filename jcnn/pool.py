@@ -1,15 +1,15 @@
 """Pooling over windows of arrays, channels last."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from ._dtypes import real, wide
-from ._shapes import Padding, Pairs, flag, image, output_size, pad_pairs, sizes
+from ._shapes import Padding, Pairs, flag, image, less, output_size, pad_pairs, sizes
 from .max_windows import max_windows
 from .window_sums import window_sums
 from .windows import Windows
@@ -102,9 +102,7 @@ def avg_pool(
     x, windows = _windows(x, window_shape, strides, padding, ceil_mode)
     total = window_sums(x.astype(wide(x.dtype)), windows.of(x))
     include_pad = flag("count_include_pad", count_include_pad)
-    counts = windows.counts(x.shape[1:-1], include_pad)
-    mean = total / jnp.asarray(counts, total.dtype)[None, ..., None]
-    return mean.astype(x.dtype)
+    return _mean(total, windows, x.shape[1:-1], include_pad).astype(x.dtype)
 
 
 def global_avg_pool(x: ArrayLike) -> jax.Array:
@@ -144,17 +142,27 @@ class _Windows(NamedTuple):
             ((0, 0), *pads, (0, 0)),
         )
 
-    def counts(self, size: Sequence[int], include_pad: bool) -> np.ndarray:
+    def counts(self, size: Sequence[int], include_pad: bool) -> jax.Array:
         """How many values each window holds, [*out]: a product over the axes."""
-        counts = np.ones((), np.int64)
+        counts = jnp.ones((), jnp.int32)
         for n, k, s, (low, high), more in zip(
             size, self.shape, self.strides, self.pads, self.excess
         ):
-            start = np.arange(0, n + low + high + more - k + 1, s) - low
+            outputs = (n + low + high + more - k) // s + 1
+            start = jnp.arange(outputs, dtype=jnp.int32) * s - low
             first, last = (-low, n + high) if include_pad else (0, n)
-            inside = np.minimum(start + k, last) - np.maximum(start, first)
-            counts = counts[..., None] * inside
+            inside = jnp.minimum(start + k, last) - jnp.maximum(start, first)
+            counts = jnp.multiply.outer(counts, inside)
         return counts
+
+
+# As one program, so that no constant is moved to the device at each call.
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _mean(
+    total: jax.Array, windows: _Windows, size: tuple[int, ...], include_pad: bool
+) -> jax.Array:
+    counts = windows.counts(size, include_pad)
+    return total / counts.astype(total.dtype)[None, ..., None]
 
 
 def _windows(
@@ -171,7 +179,7 @@ def _windows(
     steps = shape if strides is None else sizes("strides", strides, rank)
     pads = pad_pairs(padding, size, shape, steps)
     for k, pair in zip(shape, pads):
-        if not all(0 <= p < k for p in pair):
+        if any(less(p, 0) or less(k - 1, p) for p in pair):
             raise ValueError(
                 "padding must be from 0 to the window less one, "
                 f"got {pair} for a window of {k}"

@@ -51,6 +51,12 @@ class Windows(NamedTuple):
         return prod(self.shape) <= MOST_TAPS
 
     @property
+    def by_taps(self) -> bool:
+        """Whether whole arrays serve: few, of sizes known where windows move."""
+        moved = (n for n, k in zip(self.size, self.shape) if k > 1)
+        return self.few_taps and all(isinstance(n, int) for n in moved)
+
+    @property
     def reach(self) -> tuple[int, ...]:
         """How many windows may see one pixel, along each axis."""
         return tuple(-(-k // s) for k, s in zip(self.shape, self.strides))
@@ -196,7 +202,7 @@ def define(
     Args:
       primitive: of operands of one size, the first of which gives the dtype.
       shape: of the result.
-      on_cpu: what it is on CPUs, for windows of few taps.
+      on_cpu: what it is on CPUs, for windows that are served `by_taps`.
       elsewhere: what it is else, and operation by operation: by operations of lax, so
         that who looks for NaN there sees none that lax has not.
     """
@@ -227,7 +233,7 @@ def define(
         return bind(primitive, *operands, windows=wider), 0
 
     def fast(*operands, windows):
-        compute = on_cpu if windows.few_taps else elsewhere
+        compute = on_cpu if windows.by_taps else elsewhere
         return compute(*operands, windows=windows)
 
     define_eager(primitive, elsewhere)

@@ -23,6 +23,7 @@ from jcnn import (
     avg_pool,
     conv,
     conv_transpose,
+    dense,
     depthwise_conv,
     global_max_pool,
     max_pool,
@@ -176,6 +177,42 @@ def test_export_of_any_batch(case, rng):
     for n in (1, 5):
         x = jnp.asarray(rng.normal(size=(n, *case.x[1:])))
         assert_same(exported.call(x, kernel), with_gradients(case.reference)(x, kernel))
+
+
+OF_ANY_SIZE = {
+    "strides": partial(conv, strides=(2, 3)),
+    "lower": partial(conv, strides=2, padding="SAME_LOWER"),
+    "valid": partial(conv, padding="VALID"),
+    "cropped and padded": partial(conv, padding=((-1, 4), (0, 1)), strides=2),
+    "dilation": partial(conv, kernel_dilation=2, strides=2),
+    "spread": partial(conv, strides=2, input_dilation=3),
+    "lax": partial(conv, strides=2, impl="lax"),
+    "transposed": partial(conv_transpose, strides=2),
+    "drop-in": partial(of_lax, strides=(2, 2), padding="SAME"),
+    "max": lambda x, _: max_pool(x, 3, strides=2, padding="SAME"),
+    "min": lambda x, _: min_pool(x, 2),
+    "mean": lambda x, _: avg_pool(x, 3, strides=2, padding="SAME"),
+    "mean with zeros": lambda x, _: avg_pool(x, 2, padding=1, count_include_pad=True),
+    "gradient of max": lambda x, _: jax.grad(
+        lambda x: jnp.sum(jnp.sin(max_pool(x, 3, strides=2, padding="SAME")))
+    )(x),
+    "gradient of mean": lambda x, _: jax.grad(
+        lambda x: jnp.sum(jnp.sin(avg_pool(x, 3, strides=2, padding="SAME")))
+    )(x),
+    "gradient": lambda x, kernel: jax.grad(loss(conv), (0, 1))(x, kernel),
+}
+
+
+@pytest.mark.parametrize("function", OF_ANY_SIZE.values(), ids=OF_ANY_SIZE)
+def test_export_of_any_size(function, rng):
+    """What it is for sizes that are known other tests say."""
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 2, 2)))
+    sizes = jax.export.symbolic_shape("b, h, w, 2", constraints=("h >= 4", "w >= 4"))
+    shape = jax.ShapeDtypeStruct(sizes, kernel.dtype)
+    exported = jax.export.export(jax.jit(lambda *a: function(*a)))(shape, kernel)
+    for size in ((2, 7, 8, 2), (1, 12, 9, 2), (3, 5, 4, 2)):
+        x = jnp.asarray(rng.normal(size=size))
+        assert_same(exported.call(x, kernel), function(x, kernel))
 
 
 # --- tools that have tables of primitives ---
@@ -477,6 +514,31 @@ def test_nans_are_found_where_they_arise_when_jax_looks_for_them(rng):
         for f in (conv, jax.jit(conv), jax.grad(lambda x, w: conv(x, w).sum(), 1)):
             with pytest.raises(FloatingPointError):
                 f(x, w)
+
+
+@pytest.mark.parametrize(
+    "function",
+    (
+        partial(conv, strides=2),
+        partial(conv_transpose, strides=2),
+        lambda x, w: depthwise_conv(x, w.reshape(3, 6, 1, 2)),
+        lambda x, w: dense(x, w.reshape(2, 18)),
+        lambda x, w: max_pool(x, 3, strides=2, padding="SAME"),
+        lambda x, w: min_pool(x, 2),
+        lambda x, w: avg_pool(x, 3, strides=2, padding="SAME"),
+        lambda x, w: global_max_pool(x),
+    ),
+)
+def test_nothing_is_moved_to_the_device_unasked(function, rng):
+    x, w = (jnp.asarray(rng.normal(size=size)) for size in ((2, 5, 6, 2), (3, 3, 2, 2)))
+
+    def with_tangent(x, w):
+        return jax.jvp(function, (x, w), (x, w))
+
+    for run in (function, with_tangent, jax.jit(with_tangent)):
+        expected = run(x, w)
+        with jax.transfer_guard("disallow"):
+            assert_same(run(x, w), expected)
 
 
 @pytest.mark.parametrize("pool", (max_pool, min_pool, avg_pool))

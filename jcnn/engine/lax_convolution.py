@@ -14,6 +14,7 @@ from itertools import permutations
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.interpreters import mlir
@@ -51,6 +52,14 @@ def conv_general_dilated(
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     size = [lhs.shape[axis] for axis in numbers.lhs_spec[2:]]
     taps = [rhs.shape[axis] for axis in numbers.rhs_spec[2:]]
+    if not all(isinstance(n, int) for pair in padding for n in pair):
+        # lax takes padding that depends on sizes not known yet by its name only.
+        around = [(0, 0, 0)] * lhs.ndim
+        for axis, (low, high), d in zip(numbers.lhs_spec[2:], padding, lhs_dilation):
+            around[axis] = (low, high, d - 1)
+        lhs = lax.pad(lhs, jnp.zeros((), lhs.dtype), around)
+        padding, lhs_dilation = ((0, 0),) * len(taps), (1,) * len(taps)
+        size = [lhs.shape[axis] for axis in numbers.lhs_spec[2:]]
     steps = list(map(Steps, lhs_dilation, rhs_dilation, window_strides))
     wrong = [misread(*axis) for axis in zip(size, taps, steps, padding)]
     with set_xla_metadata(**_MARK):
