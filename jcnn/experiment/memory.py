@@ -5,7 +5,7 @@ import ctypes
 # Numbers of <malloc.h>, and what they are set to.
 _SETTINGS = {
     -4: 0,  # M_MMAP_MAX: no buffer is mapped on its own and unmapped when it is freed
-    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: what is freed at the end is not handed back
+    -1: -1,  # M_TRIM_THRESHOLD: what is freed at the end is never handed back
     -2: 64 << 20,  # M_TOP_PAD: more is asked for than is needed
     -8: 1,  # M_ARENA_MAX: one pool for all threads, since the others' are of 64 MiB
 }
