@@ -8,6 +8,7 @@ become on a CPU is replaced, for as long as a handle is open.
 from collections.abc import Callable
 from functools import partial
 from math import prod
+from threading import Lock
 from typing import Any, NamedTuple
 
 import jax
@@ -279,15 +280,19 @@ class _Tables(NamedTuple):
         return self.for_cpus.get(primitive) or self.for_all[primitive]
 
 
+_LOCK = Lock()  # of the tables: handles may be opened and undone by many threads
+
+
 class _Rule:
     """A lowering rule for CPUs that stands in the place of lax's own."""
 
     def __init__(self, replacement: Replacement, impl: Impl, tables: _Tables):
         self.on, self.impl = True, impl
         self._replacement, self._tables = replacement, tables
-        self._before = tables.for_cpus.get(replacement.primitive)
-        self._next = tables.of(replacement.primitive)
-        mlir.register_lowering(replacement.primitive, self, platform="cpu")
+        with _LOCK:
+            self._before = tables.for_cpus.get(replacement.primitive)
+            self._next = tables.of(replacement.primitive)
+            mlir.register_lowering(replacement.primitive, self, platform="cpu")
 
     def __call__(self, context, *operands, **parameters):
         if self.on and not is_marked(context):
@@ -308,16 +313,17 @@ class _Rule:
 
     def undo(self) -> None:
         """Steps aside, and leaves the table if no other rule lies on top."""
-        self.on = False
-        primitive, rules = self._replacement.primitive, self._tables.for_cpus
-        while primitive in rules:
-            top = rules[primitive].rule
-            if not isinstance(top, _Rule) or top.on:
-                return
-            if top._before is None:
-                del rules[primitive]
-            else:
-                rules[primitive] = top._before
+        with _LOCK:
+            self.on = False
+            primitive, rules = self._replacement.primitive, self._tables.for_cpus
+            while primitive in rules:
+                top = rules[primitive].rule
+                if not isinstance(top, _Rule) or top.on:
+                    return
+                if top._before is None:
+                    del rules[primitive]
+                else:
+                    rules[primitive] = top._before
 
 
 def _tables() -> _Tables:

@@ -1,5 +1,6 @@
 """Unmodified JAX programs under `accelerate()`."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
@@ -87,6 +88,22 @@ def test_handles_may_be_undone_in_any_order(operands, order):
         assert not handles[place].on
     assert _by_lax(operands) == (3, 1) and impl_in_force() is None
     assert _cpu_rules() == before
+
+
+def test_threads_may_open_and_undo_handles_at_once(operands):
+    before = _cpu_rules()
+
+    def use(_):
+        for _ in range(50):
+            with accelerate() as handle:
+                assert handle.on
+            assert not handle.on
+        with accelerate():
+            return _by_lax(operands)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(use, range(8))) == {(0, 0)}
+    assert _cpu_rules() == before and _by_lax(operands) == (3, 1)
 
 
 def test_an_error_undoes_it(operands):
