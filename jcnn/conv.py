@@ -9,6 +9,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from ._dtypes import result_dtype, same, wide
+from ._eager import at_once
 from ._shapes import (
     Padding,
     Pairs,
@@ -102,12 +103,13 @@ def conv(
     size = dilated(x.shape[1:-1], input_dilation)
     pads = pad_pairs(padding, size, window, strides)
     output_size(size, window, strides, pads)
-    x, pads = _pad_by_mode(x, pads, padding_mode, input_dilation)
-    y = _convolve(
+    return _biased(
         x,
         kernel,
+        bias,
         strides=strides,
         pads=pads,
+        padding_mode=_mode(padding_mode),
         input_dilation=input_dilation,
         kernel_dilation=kernel_dilation,
         groups=feature_group_count,
@@ -115,6 +117,21 @@ def conv(
         preferred_element_type=dtype,
         impl=impl,
     )
+
+
+@at_once
+def _biased(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    *,
+    pads: Pairs,
+    padding_mode: str,
+    input_dilation: tuple[int, ...],
+    **settings: Any,
+) -> jax.Array:
+    x, pads = _pad_by_mode(x, pads, padding_mode, input_dilation)
+    y = _convolve(x, kernel, pads=pads, input_dilation=input_dilation, **settings)
     return add_bias(y, bias)
 
 
@@ -306,16 +323,20 @@ def _default_precision() -> lax.Precision | None:
         return None
 
 
-def _pad_by_mode(
-    x: jax.Array, pads: Pairs, padding_mode: str, input_dilation: tuple[int, ...]
-) -> tuple[jax.Array, Pairs]:
-    """Puts what is not zero round x; the padding that is left is of zeros."""
+def _mode(padding_mode: Any) -> str:
     mode = padding_mode.upper() if isinstance(padding_mode, str) else None
     if mode not in _MODES:
         raise ValueError(
             f"padding_mode must be one of {', '.join(_MODES)}, got {padding_mode!r}"
         )
-    if mode == "ZEROS":
+    return mode
+
+
+def _pad_by_mode(
+    x: jax.Array, pads: Pairs, padding_mode: str, input_dilation: tuple[int, ...]
+) -> tuple[jax.Array, Pairs]:
+    """Puts what is not zero round x; the padding that is left is of zeros."""
+    if padding_mode == "ZEROS":
         return x, pads
     if any(d > 1 for d in input_dilation):
         raise ValueError(
@@ -328,7 +349,7 @@ def _pad_by_mode(
         )
     around = [(max(low, 0), max(high, 0)) for low, high in pads]
     wider = x.astype(wide(x.dtype))  # edges are repeated: their gradients are sums
-    padded = jnp.pad(wider, ((0, 0), *around, (0, 0)), mode=_MODES[mode])
+    padded = jnp.pad(wider, ((0, 0), *around, (0, 0)), mode=_MODES[padding_mode])
     return padded.astype(x.dtype), tuple(
         (min(low, 0), min(high, 0)) for low, high in pads
     )

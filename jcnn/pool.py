@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from ._dtypes import real, wide
+from ._eager import at_once
 from ._shapes import Padding, Pairs, flag, image, less, output_size, pad_pairs, sizes
 from .max_windows import max_windows
 from .window_sums import window_sums
@@ -46,10 +47,7 @@ def max_pool(
            [13., 15.]], dtype=float32)
     """
     x, windows = _windows(real("x", x), window_shape, strides, padding, ceil_mode)
-    # Wide, since the gradients of windows that overlap are summed, and since not every
-    # short float has the infinity that stands outside.
-    maxima = max_windows(x.astype(wide(x.dtype)), windows.of(x))
-    return maxima.astype(x.dtype)
+    return _maxima(x, windows=windows)
 
 
 def min_pool(
@@ -100,9 +98,8 @@ def avg_pool(
     Array([0. , 1.5, 1.5], dtype=float32)
     """
     x, windows = _windows(x, window_shape, strides, padding, ceil_mode)
-    total = window_sums(x.astype(wide(x.dtype)), windows.of(x))
     include_pad = flag("count_include_pad", count_include_pad)
-    return _mean(total, windows, x.shape[1:-1], include_pad).astype(x.dtype)
+    return _means(x, windows=windows, include_pad=include_pad)
 
 
 def global_avg_pool(x: ArrayLike) -> jax.Array:
@@ -154,6 +151,19 @@ class _Windows(NamedTuple):
             inside = jnp.minimum(start + k, last) - jnp.maximum(start, first)
             counts = jnp.multiply.outer(counts, inside)
         return counts
+
+
+@at_once
+def _maxima(x: jax.Array, *, windows: _Windows) -> jax.Array:
+    # Wide, since the gradients of windows that overlap are summed, and since not every
+    # short float has the infinity that stands outside.
+    return max_windows(x.astype(wide(x.dtype)), windows.of(x)).astype(x.dtype)
+
+
+@at_once
+def _means(x: jax.Array, *, windows: _Windows, include_pad: bool) -> jax.Array:
+    total = window_sums(x.astype(wide(x.dtype)), windows.of(x))
+    return _mean(total, windows, x.shape[1:-1], include_pad).astype(x.dtype)
 
 
 # As one program, so that no constant is moved to the device at each call.
