@@ -22,7 +22,6 @@ from jcnn.experiment import (
     RunConfig,
     count_steps,
     main,
-    read_impl,
 )
 from jcnn.models import resnet20
 from jcnn.train import classification
@@ -61,7 +60,7 @@ def recipe(config: Config) -> Recipe:
     train, test = (
         load("cifar10", split, data_dir=config.data_dir) for split in ("train", "test")
     )
-    layer = resnet20(impl=read_impl(config.impl))
+    layer = resnet20(impl=config.impl)
     num_steps = count_steps(
         len(train.label), batch_size=config.batch_size, epochs=config.epochs
     )

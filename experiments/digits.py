@@ -23,7 +23,6 @@ from jcnn.experiment import (
     RunConfig,
     count_steps,
     main,
-    read_impl,
 )
 from jcnn.layers import Conv, Dense, Dropout, MaxPool
 from jcnn.train import classification
@@ -49,7 +48,7 @@ class Config(RunConfig):
 
 
 def model(config: Config) -> Layer:
-    impl = read_impl(config.impl)
+    impl = config.impl
     return serial(
         conv1=Conv(32, 3, impl=impl),
         relu1=jax.nn.relu,

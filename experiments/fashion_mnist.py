@@ -22,7 +22,6 @@ from jcnn.experiment import (
     RunConfig,
     count_steps,
     main,
-    read_impl,
 )
 from jcnn.models import small_cnn
 from jcnn.train import classification
@@ -59,7 +58,7 @@ def recipe(config: Config) -> Recipe:
         load("fashion_mnist", split, data_dir=config.data_dir)
         for split in ("train", "test")
     )
-    layer = small_cnn(dropout=config.dropout, impl=read_impl(config.impl))
+    layer = small_cnn(dropout=config.dropout, impl=config.impl)
     num_steps = count_steps(
         len(train.label), batch_size=config.batch_size, epochs=config.epochs
     )

@@ -32,11 +32,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from jcnn import tuning
 from jcnn.data import cache, from_arrays, prepared, tfrecord
 from jcnn.data.decode import decode
-from jcnn.engine.choices import Choices
-from jcnn.engine.problem import Problem
 from jcnn.experiment import (
     Count,
     OptionError,
@@ -418,25 +415,6 @@ def _read_weights(folder: Path) -> None:
     assert isinstance(params, dict) and isinstance(state, dict)
 
 
-def _write_choices(folder: Path) -> None:
-    problem = Problem(
-        face="y",
-        batch=2,
-        input_size=(6, 6),
-        output_size=(6, 6),
-        kernel_size=(3, 3),
-        in_channels=4,
-        out_channels=8,
-        strides=(1, 1),
-        padding=((1, 1), (1, 1)),
-        dilation=(1, 1),
-        groups=1,
-        dtype="float32",
-        output_dtype="float32",
-    )
-    tuning.save(Choices({problem: "im2col"}), folder / "tuned.json")
-
-
 def _write_checkpoints(folder: Path) -> None:
     record = _record(folder)
     with record:
@@ -571,12 +549,6 @@ READERS = {
     ),
     "weights": Reader(
         _write_journals, _read_weights, ("*.safetensors",), "params.safetensors"
-    ),
-    "choices": Reader(
-        _write_choices,
-        lambda folder: tuning.load(folder / "tuned.json"),
-        ("tuned.json",),
-        "tuned.json",
     ),
     "checkpoints": Reader(
         _write_checkpoints,

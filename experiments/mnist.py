@@ -20,7 +20,6 @@ from jcnn.experiment import (
     RunConfig,
     count_steps,
     main,
-    read_impl,
 )
 from jcnn.models import lenet5
 from jcnn.train import classification
@@ -54,7 +53,7 @@ def recipe(config: Config) -> Recipe:
     train, test = (
         load("mnist", split, data_dir=config.data_dir) for split in ("train", "test")
     )
-    layer = lenet5(impl=read_impl(config.impl))
+    layer = lenet5(impl=config.impl)
     num_steps = count_steps(
         len(train.label), batch_size=config.batch_size, epochs=config.epochs
     )

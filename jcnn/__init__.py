@@ -45,7 +45,6 @@ _MODULES = (
     "models",
     "order",
     "train",
-    "tuning",
 )
 
 

@@ -21,6 +21,16 @@ def instructions() -> frozenset[str]:
     )
 
 
+def lanes() -> int:
+    """How many float32 numbers a vector has.
+
+    >>> lanes() in (4, 8, 16)
+    True
+    """
+    found = instructions()
+    return 16 if "avx512f" in found else 8 if "avx2" in found else 4
+
+
 def signature() -> str:
     """Differs between processors: another one may lack instructions of this one's.
 

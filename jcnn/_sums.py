@@ -21,8 +21,8 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ._eager import define_eager
-from .engine.lowering import is_portable
 from .engine.meshes import sharded_by_type
+from .engine.portability import is_portable
 
 _ROWS, _LANES = 8, 128  # rows that are added at once, and the most side by side
 

@@ -18,12 +18,12 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from .engine.choices import Choices, Impl
 from .engine.general import Convolution, pose
 from .engine.lax_convolution import is_marked
-from .engine.lowering import is_portable, solve
+from .engine.lowering import solve
 from .engine.meshes import sharded_by_type
 from .engine.planner import plan
+from .engine.portability import is_portable
 from .max_windows import at_first_maximum, put_on_cpu
 from .window_sums import sum_of_taps
 from .windows import Windows, taps
@@ -36,9 +36,9 @@ Compute = Callable[..., jax.Array]  # of the primitive's operands
 class Acceleration:
     """What `accelerate` returns: it can be undone, and is a context manager."""
 
-    def __init__(self, impl: Impl):
-        replaced, tables = _checked(impl)
-        self._rules = [_Rule(replacement, impl, tables) for replacement in replaced]
+    def __init__(self):
+        replaced, tables = _checked()
+        self._rules = [_Rule(replacement, tables) for replacement in replaced]
 
     @property
     def on(self) -> bool:
@@ -67,7 +67,7 @@ class Acceleration:
         self.undo()
 
 
-def accelerate(*, impl: Impl = "auto") -> Acceleration:
+def accelerate() -> Acceleration:
     """Switches jcnn's algorithms on for JAX programs of this process, on CPUs.
 
     It replaces what four primitives of lax compute: `conv_general_dilated` (every
@@ -82,16 +82,10 @@ def accelerate(*, impl: Impl = "auto") -> Acceleration:
     `jax.jit`; functions compiled meanwhile stay fast after it is undone. Both until
     `jax.clear_caches()`.
 
-    Args:
-      impl: "auto" for the fastest algorithm known for the shapes of a convolution, or
-        the choices that `jcnn.tuning` measured, which are "auto" where they are silent.
-
     Returns:
-      A handle with `undo()`, which is a context manager too. Of several handles the
-      last one counts.
+      A handle with `undo()`, which is a context manager too.
 
     Raises:
-      ValueError: if `impl` is neither.
       RuntimeError: if this release of jax is not built as expected; nothing is changed.
 
     >>> with accelerate():
@@ -101,18 +95,16 @@ def accelerate(*, impl: Impl = "auto") -> Acceleration:
     >>> y
     Array([[[2., 2., 2.]]], dtype=float32)
     """
-    if not isinstance(impl, Choices) and impl != "auto":
-        raise ValueError(f"impl must be Choices or 'auto', got {impl!r}")
-    return Acceleration(impl)
+    return Acceleration()
 
 
-def impl_in_force() -> Impl | None:
-    """By what convolutions that are compiled now are chosen; None: they are lax's."""
+def in_force() -> bool:
+    """Whether what is compiled now is accelerated."""
     try:
         rule = _tables().of(lax.conv_general_dilated_p).rule
     except Exception:  # another release of jax, of which accelerate() knows nothing
-        return None
-    return rule.impl if isinstance(rule, _Rule) else None
+        return False
+    return isinstance(rule, _Rule)
 
 
 # --- what is replaced, by what ---
@@ -136,12 +128,12 @@ class Replacement(NamedTuple):
 
 
 def _faster_convolution(
-    lhs, rhs, *, impl: Impl, portable: bool = False, **parameters
+    lhs, rhs, *, portable: bool = False, **parameters
 ) -> Compute | None:
     if sharded_by_type(lhs, rhs):
         return None
     convolution = Convolution.of(parameters)
-    posed = pose(lhs, rhs, convolution, impl)
+    posed = pose(lhs, rhs, convolution)
     if posed is None or plan(posed.problem, portable=portable).name == "lax":
         if convolution.is_safe(lhs, rhs):
             return None
@@ -231,7 +223,7 @@ def _portable_anyway(faster: Callable[..., Compute | None]):
     return lambda *types, portable=False, **parameters: faster(*types, **parameters)
 
 
-def replacements(impl: Impl) -> tuple[Replacement, ...]:
+def replacements() -> tuple[Replacement, ...]:
     """All that `accelerate` replaces."""
 
     def pool(x, start=-jnp.inf, combine=lax.max):
@@ -244,7 +236,7 @@ def replacements(impl: Impl) -> tuple[Replacement, ...]:
             lax.conv_general_dilated_p,
             {*Convolution._fields, "out_sharding"},
             lambda x: lax.conv(x, x, (1,), "VALID"),
-            partial(_faster_convolution, impl=impl),
+            _faster_convolution,
         ),
         Replacement(
             lax.reduce_window_sum_p,
@@ -286,8 +278,8 @@ _LOCK = Lock()  # of the tables: handles may be opened and undone by many thread
 class _Rule:
     """A lowering rule for CPUs that stands in the place of lax's own."""
 
-    def __init__(self, replacement: Replacement, impl: Impl, tables: _Tables):
-        self.on, self.impl = True, impl
+    def __init__(self, replacement: Replacement, tables: _Tables):
+        self.on = True
         self._replacement, self._tables = replacement, tables
         with _LOCK:
             self._before = tables.for_cpus.get(replacement.primitive)
@@ -302,14 +294,7 @@ class _Rule:
             if compute is not None:
                 rule = mlir.lower_fun(compute, multiple_results=False)
                 return rule(context, *operands)
-            return self._not_ours(context, *operands, **parameters)
         return self._next.rule(context, *operands, **parameters)
-
-    @property
-    def _not_ours(self) -> Callable[..., Any]:
-        """The rule below, not of another handle: what is left to lax stays with it."""
-        rule = self._next.rule
-        return rule._not_ours if isinstance(rule, _Rule) else rule
 
     def undo(self) -> None:
         """Steps aside, and leaves the table if no other rule lies on top."""
@@ -332,10 +317,10 @@ def _tables() -> _Tables:
     return _Tables(_platform_specific_lowerings["cpu"], _lowerings)
 
 
-def _checked(impl: Impl) -> tuple[tuple[Replacement, ...], _Tables]:
+def _checked() -> tuple[tuple[Replacement, ...], _Tables]:
     """What is to be replaced and where, if all is as this file expects."""
     try:
-        found, tables = replacements(impl), _tables()
+        found, tables = replacements(), _tables()
         for replacement in found:
             _check(replacement, tables)
     except Exception as error:

@@ -22,7 +22,6 @@ from ._shapes import (
     sizes,
 )
 from .dense import add_bias, check_bias
-from .engine.choices import Choices, Impl
 from .engine.general import Convolution, convolve_general
 from .engine.mirror import turned
 from .engine.planner import ALGORITHMS
@@ -43,7 +42,7 @@ def conv(
     feature_group_count: int = 1,
     precision: Any = None,
     preferred_element_type: DTypeLike | None = None,
-    impl: Impl = "auto",
+    impl: str = "auto",
 ) -> jax.Array:
     """Convolution (cross-correlation) in 1 to 3 spatial dimensions.
 
@@ -73,9 +72,8 @@ def conv(
         one for x and one for kernel; None is JAX's `default_matmul_precision`.
       preferred_element_type: dtype of the result; None is x's.
       impl: "auto" for the fastest algorithm known for the shapes on a CPU, and lax's on
-        other platforms; "lax" for `lax.conv_general_dilated` everywhere; another
-        algorithm by name ("im2col", "winograd", …: `jcnn/engine/algorithms/`); or the
-        choices that `jcnn.tuning` measured, which are "auto" where they are silent.
+        other platforms; "lax" for `lax.conv_general_dilated` everywhere; or another
+        algorithm by name ("im2col", "winograd", …: `jcnn/engine/algorithms/`).
 
     Returns:
       [N, *out, O], out = floor((n + low + high - window) / stride) + 1.
@@ -147,7 +145,7 @@ def depthwise_conv(
     input_dilation: int | Sequence[int] = 1,
     precision: Any = None,
     preferred_element_type: DTypeLike | None = None,
-    impl: Impl = "auto",
+    impl: str = "auto",
 ) -> jax.Array:
     """Convolution of every channel with kernels of its own: `conv` in C groups.
 
@@ -197,7 +195,7 @@ def conv_transpose(
     transpose_kernel: bool = False,
     precision: Any = None,
     preferred_element_type: DTypeLike | None = None,
-    impl: Impl = "auto",
+    impl: str = "auto",
 ) -> jax.Array:
     """Transposed ("fractionally strided") convolution: enlarges x by the strides.
 
@@ -287,12 +285,10 @@ def _check_groups(x: jax.Array, kernel: jax.Array, feature_group_count: int) -> 
         )
 
 
-def _check_impl(impl: Impl) -> None:
+def _check_impl(impl: str) -> None:
     known = ("auto", *ALGORITHMS)
-    if not isinstance(impl, Choices) and impl not in known:
-        raise ValueError(
-            f"impl must be Choices or one of {', '.join(known)}, got {impl!r}"
-        )
+    if impl not in known:
+        raise ValueError(f"impl must be one of {', '.join(known)}, got {impl!r}")
 
 
 def _precision(precision: Any) -> Any:
@@ -366,7 +362,7 @@ def _convolve(
     groups: int,
     precision: Any,
     preferred_element_type: DTypeLike | None,
-    impl: Impl,
+    impl: str,
 ) -> jax.Array:
     spatial = "DHW"[-len(pads) :]
     layouts = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")

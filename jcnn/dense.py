@@ -9,6 +9,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from ._dtypes import beside, floating, result_dtype, same, wide
 from ._shapes import to_rank
+from ._sums import spread
 
 
 def dense(
@@ -69,7 +70,8 @@ def add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
     if bias is None:
         return y
     wider = wide(y.dtype)  # so is the gradient's sum over y, also over what vmap maps
-    return (y.astype(wider) + to_rank(y.ndim, bias.astype(wider))).astype(y.dtype)
+    shift = spread(to_rank(y.ndim, bias.astype(wider)), y.shape)
+    return (y.astype(wider) + shift).astype(y.dtype)
 
 
 def flatten(x: ArrayLike) -> jax.Array:

@@ -9,7 +9,6 @@ from jax import lax
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 
 from . import acceleration
-from .engine.choices import Impl
 from .engine.general import Convolution, pose
 from .engine.meshes import sharded_by_type
 from .engine.planner import plan
@@ -82,13 +81,12 @@ def operations(
     function: Callable[..., Any], *args: Any, accelerated: bool | None = None
 ) -> list[Operation]:
     """What `explain` prints, as values, in the order of the program."""
-    impl = None if accelerated is False else acceleration.impl_in_force()
-    if accelerated and impl is None:
-        impl = "auto"
+    if accelerated is None:
+        accelerated = acceleration.in_force()
     program = jax.make_jaxpr(function)(*args)
     found = []
     for eqn, times in equations(program.jaxpr):
-        operation = _operation(eqn, impl)
+        operation = _operation(eqn, accelerated)
         if operation is not None:
             found.append(operation._replace(times=times))
     return found
@@ -109,13 +107,11 @@ def equations(
             yield from equations(inner, inside)
 
 
-def _operation(eqn: JaxprEqn, impl: Impl | None) -> Operation | None:
-    """`impl` is `accelerate`'s, None without it."""
+def _operation(eqn: JaxprEqn, accelerated: bool) -> Operation | None:
     if eqn.primitive is convolution_p:
-        problem = eqn.params["problem"]
-        return _named(eqn, _convolution(problem), *plan(problem), _flops(problem))
+        return _planned(eqn, eqn.params["problem"])
     if eqn.primitive is lax.conv_general_dilated_p:
-        return _convolution_of_lax(eqn, impl)
+        return _convolution_of_lax(eqn, accelerated)
     what = _POOLS.get(eqn.primitive.name)
     if what is None:
         return None
@@ -124,7 +120,7 @@ def _operation(eqn: JaxprEqn, impl: Impl | None) -> Operation | None:
         return _named(eqn, what, *_BY_LAX)
     if "windows" in eqn.params:
         return _named(eqn, what, *_BY_TAPS)
-    for replacement in acceleration.replacements(impl) if impl is not None else ():
+    for replacement in acceleration.replacements() if accelerated else ():
         if replacement.primitive is eqn.primitive:
             served = replacement.faster(*_types(eqn), **eqn.params) is not None
             return _named(eqn, what, *(_BY_TAPS if served else _LEFT_TO_LAX))
@@ -136,20 +132,26 @@ _LEFT_TO_LAX = ("lax", "no fast algorithm serves it")
 _BY_TAPS = ("taps", "whole arrays, one for each pixel of a window")
 
 
-def _convolution_of_lax(eqn: JaxprEqn, impl: Impl | None) -> Operation:
+def _convolution_of_lax(eqn: JaxprEqn, accelerated: bool) -> Operation:
     lhs, rhs = _types(eqn)
-    posed = pose(lhs, rhs, Convolution.of(eqn.params), impl or "auto")
+    posed = pose(lhs, rhs, Convolution.of(eqn.params))
     if posed is None:
         kernel, features = rhs.shape, eqn.params["dimension_numbers"].rhs_spec[0]
         products = prod(_shape(eqn)) * prod(kernel) // max(kernel[features], 1)
-        plan_ = _BY_LAX if impl is None else _LEFT_TO_LAX
+        plan_ = _LEFT_TO_LAX if accelerated else _BY_LAX
         return _named(eqn, "convolution", *plan_, 2 * products)
     what, flops = _convolution(posed.problem), _flops(posed.problem)
-    if impl is None:
+    if not accelerated:
         return _named(eqn, what, *_BY_LAX, flops)
     if sharded_by_type(lhs, rhs):
         return _named(eqn, what, *_LEFT_TO_LAX, flops)
-    return _named(eqn, what, *plan(posed.problem), flops)
+    return _planned(eqn, posed.problem)
+
+
+def _planned(eqn: JaxprEqn, problem: Problem) -> Operation:
+    algorithm, reason = plan(problem)
+    what, flops = _convolution(problem), _flops(problem)
+    return _named(eqn, what, algorithm.name, reason, flops)
 
 
 def _convolution(problem: Problem) -> str:

@@ -34,7 +34,6 @@ from ._shapes import Padding, flag, integer, number, sizes, spatial_rank
 from .conv import conv, conv_transpose, depthwise_conv
 from .dense import dense
 from .dropout import check_rate, dropout
-from .engine.choices import Impl
 from .norm import batch_norm, check_epsilon, group_norm, layer_norm
 from .pool import avg_pool, max_pool
 
@@ -65,7 +64,7 @@ def Conv(
     kernel_init: Initializer = he_normal,
     bias_init: Initializer = zeros,
     param_dtype: DTypeLike = jnp.float32,
-    impl: Impl = "auto",
+    impl: str = "auto",
 ) -> Layer:
     """`jcnn.conv` with kernel [*size, C // feature_group_count, features] and bias.
 
@@ -106,7 +105,7 @@ def ConvTranspose(
     kernel_init: Initializer = he_normal,
     bias_init: Initializer = zeros,
     param_dtype: DTypeLike = jnp.float32,
-    impl: Impl = "auto",
+    impl: str = "auto",
 ) -> Layer:
     """`jcnn.conv_transpose` with kernel [*size, C, features] and bias.
 
@@ -140,7 +139,7 @@ def DepthwiseConv(
     kernel_init: Initializer = he_normal,
     bias_init: Initializer = zeros,
     param_dtype: DTypeLike = jnp.float32,
-    impl: Impl = "auto",
+    impl: str = "auto",
 ) -> Layer:
     """`jcnn.depthwise_conv` with kernel [*size, 1, C * multiplier] and bias.
 

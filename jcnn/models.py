@@ -11,12 +11,11 @@ import jax.numpy as jnp
 
 from .combine import Part, residual, serial
 from .dense import flatten
-from .engine.choices import Impl
 from .layers import AvgPool, BatchNorm, Conv, Dense, Dropout, Layer, MaxPool
 from .pool import global_avg_pool
 
 
-def lenet5(num_classes: int = 10, *, impl: Impl = "auto") -> Layer:
+def lenet5(num_classes: int = 10, *, impl: str = "auto") -> Layer:
     """LeNet-5 for [N, 28, 28, C]: LeCun et al., "Gradient-Based Learning" (1998), II.B.
 
     With the changes that have become usual: "SAME" padding instead of 32x32 images, all
@@ -48,7 +47,7 @@ def small_cnn(
     widths: tuple[int, int] = (32, 64),
     hidden: int = 256,
     dropout: float = 0.0,
-    impl: Impl = "auto",
+    impl: str = "auto",
 ) -> Layer:
     """Two 3x3 convolutions with max pools, then two dense layers.
 
@@ -75,7 +74,7 @@ def vgg(
     num_classes: int = 10,
     *,
     widths: Sequence[int] = (64, 128, 256),
-    impl: Impl = "auto",
+    impl: str = "auto",
 ) -> Layer:
     """Stages of two 3x3 convolutions with batch norm and a max pool; a global mean.
 
@@ -96,7 +95,7 @@ def vgg(
     return _of_images(**stages, mean=global_avg_pool, head=Dense(num_classes))
 
 
-def resnet20(num_classes: int = 10, *, impl: Impl = "auto") -> Layer:
+def resnet20(num_classes: int = 10, *, impl: str = "auto") -> Layer:
     """ResNet-20 for CIFAR: He et al., "Deep Residual Learning" (2015), section 4.2.
 
     Where a stage begins with half the size, the shortcut is a 1x1 convolution.
@@ -108,7 +107,7 @@ def resnet20(num_classes: int = 10, *, impl: Impl = "auto") -> Layer:
     return _resnet(num_classes, widths=(16, 32, 64), blocks=3, impl=impl)
 
 
-def resnet18(num_classes: int = 10, *, impl: Impl = "auto") -> Layer:
+def resnet18(num_classes: int = 10, *, impl: str = "auto") -> Layer:
     """ResNet-18 (He et al., 2015, table 1) in its form for CIFAR: a 3x3 stem, no pool.
 
     >>> params, _ = resnet18().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
@@ -119,7 +118,7 @@ def resnet18(num_classes: int = 10, *, impl: Impl = "auto") -> Layer:
 
 
 def _resnet(
-    num_classes: int, *, widths: Sequence[int], blocks: int, impl: Impl
+    num_classes: int, *, widths: Sequence[int], blocks: int, impl: str
 ) -> Layer:
     inputs, stages = widths[0], {}
     for i, width in enumerate(widths, 1):
@@ -135,7 +134,7 @@ def _resnet(
     )
 
 
-def _basic_block(inputs: int, width: int, strides: int, impl: Impl) -> Layer:
+def _basic_block(inputs: int, width: int, strides: int, impl: str) -> Layer:
     body = serial(
         conv1=Conv(width, 3, strides=strides, use_bias=False, impl=impl),
         norm1=BatchNorm(),
@@ -152,7 +151,7 @@ def _basic_block(inputs: int, width: int, strides: int, impl: Impl) -> Layer:
     return serial(sum=residual(body, shortcut), relu=jax.nn.relu)
 
 
-def _conv_norm_relu(width: int, impl: Impl) -> Layer:
+def _conv_norm_relu(width: int, impl: str) -> Layer:
     return serial(
         conv=Conv(width, 3, use_bias=False, impl=impl),
         norm=BatchNorm(),

@@ -13,9 +13,7 @@ from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
 from jcnn import acceleration, conv
-from jcnn.acceleration import accelerate, impl_in_force
-from jcnn.explanation import operations
-from jcnn.tuning import Choices, timing, tune
+from jcnn.acceleration import accelerate, in_force
 
 
 def _gradients():
@@ -53,12 +51,12 @@ def test_it_replaces_what_it_says_and_gives_the_same(operands):
     with jax.enable_x64(True):
         wide = [jnp.asarray(a.astype(np.float64)) for a in operands]
         expected = [np.asarray(a) for a in _gradients()(*wide)]
-    assert _by_lax(operands) == (3, 1) and impl_in_force() is None
+    assert _by_lax(operands) == (3, 1) and not in_force()
     with accelerate() as handle:
-        assert handle.on and impl_in_force() == "auto"
+        assert handle.on and in_force()
         assert _by_lax(operands) == (0, 0)
         got = _gradients()(*operands)
-    assert not handle.on and impl_in_force() is None
+    assert not handle.on and not in_force()
     assert _by_lax(operands) == (3, 1)
     for a, b in zip(got, expected):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
@@ -82,11 +80,11 @@ def test_handles_may_be_undone_in_any_order(operands, order):
     before = _cpu_rules()
     handles = [accelerate() for _ in order]
     for place in order:
-        assert impl_in_force() == "auto" and _by_lax(operands) == (0, 0)
+        assert in_force() and _by_lax(operands) == (0, 0)
         handles[place].undo()
         handles[place].undo()
         assert not handles[place].on
-    assert _by_lax(operands) == (3, 1) and impl_in_force() is None
+    assert _by_lax(operands) == (3, 1) and not in_force()
     assert _cpu_rules() == before
 
 
@@ -154,56 +152,9 @@ def test_an_unknown_release_of_jax_is_refused_and_left_alone(
         monkeypatch.delattr(lax, "select_and_gather_add_p")
     with pytest.raises(RuntimeError, match=f"{jax.__version__}.*nothing was changed"):
         accelerate()
-    assert impl_in_force() is None
+    assert not in_force()
     monkeypatch.undo()
     assert _by_lax(operands) == (3, 1)
-
-
-# --- by choices ---
-
-
-def _by_choice(name: str, operands) -> Choices:
-    """One algorithm for all three convolutions of `_gradients`, whatever is faster."""
-    problems = set(timing._convolutions(_gradients(), *operands, posed=True))
-    assert len(problems) == 3
-    return Choices(dict.fromkeys(problems, name))
-
-
-def test_choices_are_obeyed(operands):
-    expected = _gradients()(*operands)
-    for name, by_lax in (("im2col", 0), ("lax", 3)):
-        choices = _by_choice(name, operands)
-        with accelerate(impl=choices):
-            assert impl_in_force() is choices
-            rows = [row for row in operations(_gradients(), *operands) if row.flops]
-            assert _by_lax(operands) == (by_lax, 0)
-            got = _gradients()(*operands)
-        reason = "measured by the tuner"
-        assert [row[3:5] for row in rows] == [(name, reason)] * 3
-        for a, b in zip(got, expected):
-            np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
-
-
-def test_of_several_handles_the_last_one_counts(operands):
-    """Also in what it leaves to lax, which the others below do not get."""
-    choices = _by_choice("lax", operands)
-    with accelerate(), accelerate(impl=choices):
-        assert impl_in_force() is choices and _by_lax(operands) == (3, 0)
-        with accelerate():
-            assert impl_in_force() == "auto" and _by_lax(operands) == (0, 0)
-        assert _by_lax(operands) == (3, 0)
-
-
-def test_where_choices_are_silent_the_rules_hold(operands):
-    with accelerate(impl=Choices()):
-        assert _by_lax(operands) == (0, 0)
-
-
-@pytest.mark.parametrize("impl", ["lax", "im2col", "fast", None, 3, {}])
-def test_an_impl_that_it_does_not_take_is_refused(impl):
-    with pytest.raises(ValueError, match="impl must be Choices or 'auto', got"):
-        accelerate(impl=impl)
-    assert impl_in_force() is None
 
 
 # --- what stays with lax ---
@@ -454,10 +405,6 @@ def test_flax_trains_on_it(rng):
 
     gradient = jax.value_and_grad(loss, (0, 1))
     _assert_same(gradient, weights, x, exact=False)
-    choices = Choices(dict.fromkeys(tune(gradient, weights, x, seconds=1e-3), "im2col"))
-    with accelerate(impl=choices):
-        rows = [row for row in operations(gradient, weights, x) if row.flops]
-    assert {row.algorithm for row in rows} == {"im2col"} and len(rows) == 3
 
 
 def test_equinox_trains_on_it(rng):
@@ -490,4 +437,4 @@ def test_it_is_no_decorator_and_leaves_nothing_behind():
         def f(x):
             return x
 
-    assert impl_in_force() is None
+    assert not in_force()

@@ -262,11 +262,11 @@ NAMES = {
             f"impl='{name}' cannot serve this convolution: it .*{why}",
         )
         for name, why in (
-            ("matmul", r"kernel of size 1, not \(3, 2\)"),
+            ("matmul", "windows that do not overlap"),
             ("winograd", r"strides 1, not \(2, 2\)"),
             ("depthwise", "not 1 for 4 channels"),
             ("grouped", "more than 1 group"),
-            ("phases", "only the gradient"),
+            ("polyphase", "only the gradient"),
         )
     },
     # An error that is found late must not find padding done already.

@@ -3,6 +3,7 @@
 And whether that script finds what is wrong.
 """
 
+from dataclasses import replace
 from itertools import count, islice, product
 from types import NoneType
 
@@ -51,12 +52,13 @@ def fails(number: int) -> bool:
 
 def perturb(monkeypatch, name: str, factor: float) -> None:
     """Multiplies all that an algorithm computes."""
-    for face in ("forward", "input_gradient", "kernel_gradient"):
-        compute = getattr(ALGORITHMS[name], face, None)
-        if compute is not None:
-            monkeypatch.setattr(
-                ALGORITHMS[name], face, lambda *a, c=compute: factor * c(*a)
-            )
+    def scaled(compute):
+        return lambda *arguments: factor * compute(*arguments)
+
+    algorithm = ALGORITHMS[name]
+    operations = ("forward", "input_gradient", "kernel_gradient")
+    off = {o: scaled(getattr(algorithm, o)) for o in operations}
+    monkeypatch.setitem(ALGORITHMS, name, replace(algorithm, **off))
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 import jcnn
+from jcnn.engine.onednn_support import unavailable_reason
 from jcnn.explanation import operations
 
 X = jax.ShapeDtypeStruct((8, 16, 16, 32), jnp.float32)
@@ -52,28 +53,27 @@ def test_ours_and_laxs_own_have_the_same_parts():
     )
     by = {row.what: row.algorithm for row in ours}
     assert by["window maxima"] == "lax" != by["gradient of maxima"]
-    assert (by["convolution"], by["gradient to kernel"]) == ("lax", "im2col")
+    portable = unavailable_reason("float32") is not None
+    expected = ("lax", "im2col") if portable else ("onednn", "onednn")
+    assert (by["convolution"], by["gradient to kernel"]) == expected
 
 
 def test_models_of_a_vmap_are_planned_one_by_one():
-    """As they are computed: 16 of them together would be work enough for patches."""
-
-    def conv(x, w):
-        return jcnn.conv(x, w, strides=2)
-
-    x = jax.ShapeDtypeStruct((16, 8, 32, 32, 64), jnp.float32)
-    w = jax.ShapeDtypeStruct((16, 3, 3, 64, 64), jnp.float32)
+    """As they are computed: 16 of them together would be work enough for Winograd."""
+    x = jax.ShapeDtypeStruct((16, 2, 16, 16, 256), jnp.float32)
+    w = jax.ShapeDtypeStruct((16, 3, 3, 256, 256), jnp.float32)
+    conv = jcnn.conv
     (row,) = operations(jax.vmap(conv), x, w)
     (one,) = operations(
         conv, *(jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in (x, w))
     )
-    assert row.algorithm == one.algorithm == "lax"
+    assert row.algorithm == one.algorithm != "winograd"
     (wider,) = operations(
         conv,
-        jax.ShapeDtypeStruct((128, 32, 32, 64), jnp.float32),
+        jax.ShapeDtypeStruct((32, 16, 16, 256), jnp.float32),
         w.update(shape=w.shape[1:]),
     )
-    assert wider.algorithm == "im2col"
+    assert wider.algorithm == "winograd"
 
 
 def test_what_it_says_of_lax_under_accelerate_is_what_is_compiled():

@@ -74,7 +74,7 @@ def test_modules_are_there_and_imported_when_asked_for():
     _, alone, _, _ = (set(seen["modules"]) for seen in _seen())
     assert not {"jcnn.data", "jcnn.experiment", "jcnn.models"} & alone
     program = "import jcnn; jcnn.models.vgg, jcnn.train.create, jcnn.data.load; " + (
-        "jcnn.layers, jcnn.augment, jcnn.finite, jcnn.tuning, jcnn.experiment.main; "
+        "jcnn.layers, jcnn.augment, jcnn.finite, jcnn.experiment.main; "
         "from jcnn import models, data; assert models is jcnn.models; "
         "assert {'data', 'models', 'train', 'conv'} <= set(dir(jcnn)); jcnn.nothing"
     )

@@ -430,6 +430,12 @@ def test_what_was_not_an_option_yet_has_its_default():
         config_from_json(Many, values | {"speed": 3})
 
 
+def test_a_choice_that_there_is_not_is_refused_with_those_there_are():
+    wanted = "^impl: 'tuned.json' is not allowed: .*'auto', 'lax'"
+    with pytest.raises(ValueError, match=wanted):
+        config_from_json(RunConfig, {"impl": "tuned.json"})
+
+
 def test_paths_are_found_at_any_depth():
     config = Many(folder=Path("a"), other=Sgd())
     assert map_paths(lambda p: p / "b", config).folder == Path("a", "b")

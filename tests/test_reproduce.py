@@ -22,7 +22,6 @@ from jcnn.experiment import OptionError
 from jcnn.experiment.compare import Parting, describe_distance, find_parting
 from jcnn.experiment.journal import read_lines
 from jcnn.experiment.reproduce import reproduce
-from jcnn.tuning import Choices, save
 
 _ROOT = Path(__file__).parents[1]
 
@@ -213,15 +212,6 @@ def test_another_fault_at_the_same_step_parts(faulty, capsys):
     assert (status, lines[0]) == (1, "they part at step 1: not_finite")
     assert lines[1] == "  the recorded run ends: it was \\u001b[2Jtired"
     assert lines[2].startswith("  the new run ends: step 1 is not finite: loss")
-
-
-def test_a_run_with_measured_choices_uses_its_own_copy(run_dir, capsys):
-    save(Choices({}), "choices.json")
-    options = ["--impl=choices.json", "--run-dir=tuned"]
-    assert InThisProcess(["", "", "tiny", *options]).wait() == 0
-    Path("choices.json").unlink()
-    status, lines, _ = _verdict(capsys, "tuned")
-    assert (status, lines) == (0, ["identical to the bit: 6 steps"])
 
 
 # Not the same

@@ -36,7 +36,6 @@ from jcnn.experiment import (
     fit,
     main,
     read_config,
-    read_impl,
     read_metrics,
     read_weights,
 )
@@ -47,7 +46,6 @@ from jcnn.experiment.lock import Locked, lock
 from jcnn.experiment.loop import compile_steps
 from jcnn.layers import BatchNorm, Conv, Dense, Dropout
 from jcnn.train import classification, create
-from jcnn.tuning import Choices, save
 
 # The function of the same name hides the module.
 FIT = importlib.import_module("jcnn.experiment.loop")
@@ -74,7 +72,7 @@ def recipe(config: Config, *, shift=0) -> Recipe:
     pixels[0] += np.uint8(shift)
     data = from_arrays(pixels, rng.integers(0, 3, 85), 3)
     layer = serial(
-        conv1=Conv(4, 3, impl=read_impl(config.impl)),
+        conv1=Conv(4, 3, impl=config.impl),
         norm1=BatchNorm(),
         relu1=jax.nn.relu,
         flatten=flatten,
@@ -612,7 +610,7 @@ def test_a_folder_of_something_else_is_refused(content, tmp_path, capsys):
 
 
 def test_a_start_that_was_killed_is_no_obstacle(whole, tmp_path):
-    for name in (".lock", "environment.json", "tuned.json", ".config.json.123"):
+    for name in (".lock", "environment.json", "source.json", ".config.json.123"):
         (tmp_path / name).write_text("half")
     assert _run(tmp_path) == 0
     assert _result(tmp_path) == _result(whole)
@@ -657,21 +655,6 @@ def test_a_lock_ends_with_its_block(tmp_path):
 
 
 # What a run goes on with
-
-
-def test_choices_are_read_from_the_runs_own_copy(tmp_path, monkeypatch):
-    choices = tmp_path / "mine.json"
-    save(Choices(), choices)
-    _killed(tmp_path / "run", monkeypatch, 5, "--impl", choices)
-    choices.unlink()
-    read = []
-
-    def spy(config):
-        read.append(config.impl)
-        return recipe(config)
-
-    assert _run(tmp_path / "run", "--impl", choices, make_recipe=spy) == 0
-    assert read == [str(tmp_path / "run" / "tuned.json")]
 
 
 def test_another_environment_is_told_and_written(tmp_path, monkeypatch, capsys):

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jcnn import flatten, serial
 from jcnn.data import from_arrays
-from jcnn.experiment import Count, Recipe, RunConfig, main, read_impl
+from jcnn.experiment import Count, Recipe, RunConfig, main
 from jcnn.layers import Conv, Dense
 from jcnn.train import classification
 
@@ -30,9 +30,7 @@ class Config(RunConfig):
 
 def recipe(config):
     data = from_arrays(np.load("pixels.npy"), np.arange(20) % 3, 3)
-    layer = serial(
-        conv=Conv(2, 3, impl=read_impl(config.impl)), flatten=flatten, head=Dense(3)
-    )
+    layer = serial(conv=Conv(2, 3, impl=config.impl), flatten=flatten, head=Dense(3))
     losses = classification(layer, lambda images, key: images.astype("float32") / 255)
     rate = float(Path("rate.txt").read_text())
     return Recipe(layer, optax.adam(rate), *losses, train=data, test=data)

@@ -36,7 +36,7 @@ BOUNDS = {
     "winograd": WINOGRAD,
     # These may be made of Winograd's.
     "grouped": WINOGRAD,
-    "phases": WINOGRAD,
+    "polyphase": WINOGRAD,
     "auto": WINOGRAD,
 }
 

@@ -1,6 +1,7 @@
 """One example: its numbers, what is computed of them, and how far that is off."""
 
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -163,7 +164,8 @@ def _blocks_of(positions: int) -> ExitStack:
     def small(problem: Any, _: int):
         return blocks_of(problem, positions)
 
-    for module in ALGORITHMS.values():
+    for algorithm in ALGORITHMS.values():
+        module = sys.modules[algorithm.forward.__module__]
         if positions and hasattr(module, "blocks_of"):
             stack.enter_context(mock.patch.object(module, "blocks_of", small))
     return stack

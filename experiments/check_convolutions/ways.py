@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 
 from jcnn.engine.general import Convolution, Posed, convolve_general, pose
-from jcnn.engine.planner import ALGORITHMS, serves
+from jcnn.engine.planner import ALGORITHMS
 from jcnn.engine.primitive import convolve
 
 FACES = {"y": "f", "x": "gx", "w": "gw"}  # a problem's faces as functions of x and w
@@ -42,9 +42,9 @@ def ways_of(
     ways = {"auto": asked_for("auto"), "primitive": asked_for("lax")}
     if posed is None:  # not without making the holes first, as `impl` does
         return ways | {"im2col": asked_for("im2col")}
-    for name in ALGORITHMS:
+    for name, algorithm in ALGORITHMS.items():
         problem = replace(posed.problem, impl=name)
-        served = [serves(name, problem.for_face(face)) for face in names]
+        served = [algorithm.serves(problem.for_face(face)) for face in names]
         if any(served):
             function = partial(_posed, posed._replace(problem=problem))
             named = (f if ours else None for f, ours in zip(faces, served))

@@ -39,6 +39,15 @@ class Blocks:
         return self.batch_blocks * self.row_blocks
 
     @property
+    def bytes(self) -> int:
+        """What a block of x takes with its padding."""
+        p = self.problem
+        outputs = (self.rows, *p.output_size[1:])
+        axes = zip(outputs, p.strides, p.window)
+        pixels = self.images * prod((o - 1) * s + k for o, s, k in axes)
+        return pixels * p.in_channels * jnp.dtype(p.dtype).itemsize
+
+    @property
     def whole(self) -> bool:
         return self.number == 1
 
@@ -65,13 +74,20 @@ class Blocks:
         compute: Callable[[jax.Array, jax.Array], jax.Array],
         x: jax.Array,
         y: jax.Array,
+        *,
+        padded: bool = True,
     ) -> jax.Array:
-        """The sum of `compute(x_block, y_block)` over all blocks."""
+        """The sum of `compute(x_block, y_block)` over all blocks.
+
+        Without `padded` only rows that are cut come with their padding; `compute` sees
+        to that of the other axes (`pads`).
+        """
         if self.whole:
-            return compute(self._pad(x), y)
+            return compute(self._pad(x) if padded else x, y)
 
         def part(index):
-            return compute(self._input_block(x, index), self._output_block(y, index))
+            x_block = self._input_block(x, index, padded)
+            return compute(x_block, self._output_block(y, index))
 
         shape = jax.eval_shape(part, jnp.int32(0))
         zero, _, _ = vary_alike(jnp.zeros(shape.shape, shape.dtype), x, y)
@@ -104,13 +120,14 @@ class Blocks:
                 block = jnp.where(place >= number * length, block, 0)
         return block
 
-    def _input_block(self, x, index):
+    def _input_block(self, x, index, padded: bool = True):
         """A block of x with its padding: what the windows of a block of y see."""
         image, row = self._start(index)
         if self.row_blocks == 1:
-            return self._pad(lax.dynamic_slice_in_dim(x, image, self.images, axis=0))
+            x = lax.dynamic_slice_in_dim(x, image, self.images, axis=0)
+            return self._pad(x) if padded else x
         p = self.problem
-        (low, high), *others = self._pads()
+        (low, high), *others = self.pads
         needed = (self.rows - 1) * p.strides[0] + p.window[0]
         length = min(needed, p.input_size[0])
         # Rows from inside x, padded for the case that they lie at its edge, then cut.
@@ -120,12 +137,13 @@ class Blocks:
         rows = _padded(rows, [(low, max(high, 0) + needed - length)])
         start = _corner(x, jnp.int32(0), row * p.strides[0] - top)
         rows = lax.dynamic_slice(rows, start, (self.images, needed, *x.shape[2:]))
-        return _padded(rows, [(0, 0), *others])
+        return _padded(rows, [(0, 0), *others]) if padded else rows
 
     def _pad(self, x):
-        return _padded(x, self._pads())
+        return _padded(x, self.pads)
 
-    def _pads(self) -> list[tuple[int, int]]:
+    @property
+    def pads(self) -> list[tuple[int, int]]:
         """The padding, less the rest behind the last window."""
         p = self.problem
         return [
@@ -160,11 +178,11 @@ def blocks_of(problem: Problem, positions: int) -> Blocks:
     height, columns = problem.output_size[0], prod(problem.output_size[1:])
     if positions >= height * columns:
         images = positions // (height * columns)
-        return Blocks(problem, _even(problem.batch, images), height)
-    return Blocks(problem, 1, _even(height, max(positions // columns, 1)))
+        return Blocks(problem, even(problem.batch, images), height)
+    return Blocks(problem, 1, even(height, max(positions // columns, 1)))
 
 
-def _even(total: int, most: int) -> int:
+def even(total: int, most: int) -> int:
     """The size of parts of `total`: at most `most`, without a rest if that is near."""
     for size in range(min(most, total), most * 5 // 8, -1):
         if total % size == 0:

@@ -16,14 +16,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from .._shapes import Pairs, dilated
-from .choices import Impl
 from .lax_convolution import Steps, conv_general_dilated, endangered, misread
 from .meshes import compiled_as, sharded_by_type
 from .mirror import turned
 from .padding import pad_now, split
 from .planner import ALGORITHMS
 from .primitive import convolve
-from .problem import Problem, is_name
+from .problem import Problem
 
 
 class Convolution(NamedTuple):
@@ -118,7 +117,7 @@ def convolve_general(
     lhs: jax.Array,
     rhs: jax.Array,
     convolution: Convolution,
-    impl: Impl = "auto",
+    impl: str = "auto",
     sharding: NamedSharding | None = None,
 ) -> jax.Array:
     """The convolution by the algorithm named, or by the planner's choice.
@@ -145,7 +144,7 @@ def convolve_general(
 
 
 def pose(
-    lhs: Any, rhs: Any, convolution: Convolution, impl: Impl = "auto"
+    lhs: Any, rhs: Any, convolution: Convolution, impl: str = "auto"
 ) -> Posed | None:
     """The problem that a convolution is, from the shapes and dtypes of its operands.
 
@@ -175,7 +174,7 @@ def pose(
 
 
 def _convolve(
-    lhs: jax.Array, rhs: jax.Array, convolution: Convolution, impl: Impl
+    lhs: jax.Array, rhs: jax.Array, convolution: Convolution, impl: str
 ) -> jax.Array:
     """By jcnn's primitive if that can be."""
     posed = pose(lhs, rhs, convolution, impl)
@@ -332,8 +331,8 @@ def _padded(lhs: jax.Array, now: Pairs, dilation, axes) -> jax.Array:
     return lax.optimization_barrier(padded) if any(d > 1 for d in dilation) else padded
 
 
-def _refusal(impl: Impl, problem: Problem) -> str | None:
-    return ALGORITHMS[impl].refusal(problem) if is_name(impl) else None
+def _refusal(impl: str, problem: Problem) -> str | None:
+    return ALGORITHMS[impl].unsupported_reason(problem) if impl != "auto" else None
 
 
 def _sharding(lhs: jax.Array, rhs: jax.Array, c: Convolution) -> NamedSharding:

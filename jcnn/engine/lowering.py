@@ -5,7 +5,6 @@ An algorithm that is asked for by name is taken on every platform.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +13,12 @@ from jax.interpreters import mlir
 
 from .._dtypes import wide
 from .._eager import define_eager
+from .algorithm import Algorithm, Compute
 from .algorithms import lax as by_lax
 from .planner import plan
+from .portability import is_portable
 from .primitive import convolution_p
-from .problem import Problem, is_name
+from .problem import Face, Problem
 
 
 def solve(
@@ -27,7 +28,13 @@ def solve(
     if problem.models is not None:
         return _solve_models(first, second, problem=problem, portable=portable)
     algorithm = plan(problem, portable=portable).algorithm
-    return _by(getattr(algorithm, _FUNCTIONS[problem.face]), problem, first, second)
+    return _by(_function(algorithm, problem.face), problem, first, second)
+
+
+def _function(algorithm: Algorithm, face: Face) -> Compute:
+    if face == "y":
+        return algorithm.forward
+    return algorithm.input_gradient if face == "x" else algorithm.kernel_gradient
 
 
 def _solve_models(first, second, *, problem: Problem, portable: bool):
@@ -39,9 +46,8 @@ def _solve_models(first, second, *, problem: Problem, portable: bool):
         return jnp.zeros(problem.shape(problem.face), problem.face_dtype(problem.face))
     one = partial(solve, problem=problem.one_model(), portable=portable)
     axes = _model_axes(problem, first, second)
-    name = plan(problem, portable=portable).name
-    at_once = name == "depthwise" or (name == "matmul" and axes == (0, 0))
-    if at_once or problem.impl == "lax":
+    algorithm = plan(problem, portable=portable).algorithm
+    if problem.impl == "lax" or algorithm.joins_models and axes == (0, 0):
         return jax.vmap(one, axes)(first, second)
 
     def model(index):
@@ -52,7 +58,7 @@ def _solve_models(first, second, *, problem: Problem, portable: bool):
 
 
 def _solve_elsewhere(first, second, *, problem: Problem):
-    if is_name(problem.impl):
+    if problem.impl != "auto":
         return solve(first, second, problem=problem)
     if problem.models is not None:
         one = partial(_solve_elsewhere, problem=problem.one_model())
@@ -78,28 +84,11 @@ def _by(compute: Callable[..., jax.Array], problem: Problem, first, second):
     return result.astype(result_dtype)
 
 
-_FUNCTIONS = {"y": "forward", "x": "input_gradient", "w": "kernel_gradient"}
 _ELSEWHERE = {
     "y": by_lax.forward,
     "x": by_lax.input_gradient,
     "w": by_lax.kernel_gradient_elsewhere,
 }
-
-
-def is_portable(context: mlir.LoweringRuleContext) -> bool:
-    """Whether a program must be made of JAX's own operations: those that are exported,
-    and those of many devices, where XLA's partitioner gathers what others compute.
-    """
-    module = context.module_context
-    axes: Any = module.axis_context
-    if hasattr(axes, "num_devices"):
-        automatic = axes.num_devices != 1
-    else:  # shard_map, of all axes or only of some
-        mesh = getattr(axes, "mesh", None)
-        automatic = mesh is None or set(axes.manual_axes) != set(mesh.axis_names)
-    # Such programs cannot be kept: an error, if the user wants one (see `onednn`).
-    strict = jax.config.jax_raise_persistent_cache_errors  # pyright: ignore
-    return module.lowering_parameters.for_export or automatic or strict
 
 
 def _lower_on_cpu(context, first, second, *, problem: Problem):

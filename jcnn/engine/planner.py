@@ -1,57 +1,66 @@
-"""Which algorithm computes a problem, and why: from shapes, dtype and precision.
+"""Which algorithm computes a convolution on a CPU, and why; elsewhere lax's does.
 
-The rules hold for CPUs; elsewhere lax's convolution is taken. They are read from above,
-the first that fits decides. `experiments/benchmarks/conv.py` measures what they choose.
+The first rule that holds decides, among the algorithms that can compute it and keep to
+the bounds: a program grows by at most `MOST_OPERATIONS` operations a convolution, and
+needs at most `MOST_BYTES` more memory than with lax. What holds where is reasoned by
+the width of the processor's vectors; `experiments/benchmarks/conv.py` measures it.
 """
 
+from collections.abc import Callable
 from math import prod
-from types import ModuleType
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from .algorithms import (
-    depthwise,
-    grouped,
-    im2col,
-    lax,
-    matmul,
-    onednn,
-    phases,
-    winograd,
-)
+from .._processor import lanes
+from .algorithm import Algorithm
+from .algorithms.depthwise import DEPTHWISE
+from .algorithms.grouped import GROUPED
+from .algorithms.im2col import IM2COL
+from .algorithms.lax import LAX
+from .algorithms.matmul import MATMUL
+from .algorithms.onednn import ONEDNN
+from .algorithms.polyphase import POLYPHASE
+from .algorithms.winograd import WINOGRAD
 from .problem import Problem, highest
 
 ALGORITHMS = {
-    "lax": lax,
-    "im2col": im2col,
-    "onednn": onednn,
-    "winograd": winograd,
-    "matmul": matmul,
-    "depthwise": depthwise,
-    "grouped": grouped,
-    "phases": phases,
+    algorithm.name: algorithm
+    for algorithm in (
+        LAX,
+        IM2COL,
+        ONEDNN,
+        WINOGRAD,
+        MATMUL,
+        DEPTHWISE,
+        GROUPED,
+        POLYPHASE,
+    )
 }
 
-FULL_CHANNELS = 32  # fewer leave the vectors of a product half empty
-ENOUGH_CHANNELS = 24  # to sum over: there Winograd's patches are what costs
-LEAST_POSITIONS = 1024  # fewer do not pay for the transformed kernel
-MOST_TAPS = 256  # more take long to compile, each being an operation of its own
-LEAST_PHASES = 10**8  # multiply-adds; fewer do not pay for taking a product apart
-LEAST_STRIDED = 6 * 10**8  # multiply-adds; with fewer lax's operands stay in the cache
-STRIDED_TAPS = 9  # more take longer to gather than lax to multiply
-LINE_CHANNELS = 64  # read and written in one dimension, where lax is faster than in two
+MOST_OPERATIONS = 64
+MOST_BYTES = 64 << 20
+LEAST_POSITIONS = 1024  # fewer do not pay for Winograd's transformed kernel
+ENOUGH_CHANNELS = 24  # to sum over: from there on Winograd's gains on lax's
 
 
 class Plan(NamedTuple):
-    """An algorithm, by its name, and the reason for it."""
+    """An algorithm and the reason for it."""
 
-    name: str
+    algorithm: Algorithm
     reason: str
 
     @property
-    def algorithm(self) -> ModuleType:
-        return ALGORITHMS[self.name]
+    def name(self) -> str:
+        return self.algorithm.name
+
+
+class Rule(NamedTuple):
+    """An algorithm, the convolutions that it is for, and why."""
+
+    algorithm: Algorithm
+    holds: Callable[[Problem], bool]
+    reason: str
 
 
 def plan(problem: Problem, *, portable: bool = False) -> Plan:
@@ -64,100 +73,98 @@ def plan(problem: Problem, *, portable: bool = False) -> Plan:
     """
     problem = problem.one_model()
     if not _static(problem):
-        return Plan("lax", "a size is not known before the program runs")
+        return Plan(LAX, "a size is not known before the program runs")
     if problem.multiply_adds == 0:
-        return Plan("lax", "there is nothing to compute")
+        return Plan(LAX, "there is nothing to compute")
     if asked := _asked_for(problem, portable):
         return asked
     if jnp.dtype(problem.dtype) not in (jnp.float32, jnp.bfloat16, jnp.float64):
-        return Plan("lax", f"the dtype is {problem.dtype}")
-    if serves("matmul", problem):
-        return Plan("matmul", "a 1x1 kernel makes it one matrix product")
-    if problem.groups > 1 and serves("depthwise", problem):
-        return Plan("depthwise", "one channel a group leaves no matrix product")
-    if problem.rank == 1 and problem.face != "w" and problem.strides != (1,):
-        return Plan("lax", "in one dimension its strides are fast")
-    if serves("phases", problem) and (
-        problem.multiply_adds >= LEAST_PHASES or problem.rank == 3 or problem.groups > 1
-    ):
-        return Plan("phases", "no product with the zeros that the strides put in y")
-    if problem.groups > 1:
-        if serves("grouped", problem):
-            return Plan("grouped", "each group is a convolution of its own")
-        return Plan("lax", "there are too many groups")
-    if prod(problem.kernel_size) > MOST_TAPS:
-        return Plan("lax", "there are too many taps")
-    return _kernel_gradient(problem) if problem.face == "w" else _dense(problem)
+        return Plan(LAX, f"the dtype is {problem.dtype}")
+    for algorithm, holds, reason in RULES:
+        if (
+            (algorithm.portable or not portable)
+            and suits(algorithm, problem)
+            and holds(problem)
+            and algorithm.operations(problem) <= MOST_OPERATIONS
+            and algorithm.temporary_bytes(problem) <= MOST_BYTES
+        ):
+            return Plan(algorithm, reason)
+    return Plan(LAX, "no other algorithm computes it within the bounds")
 
 
-def serves(name: str, problem: Problem) -> bool:
-    return ALGORITHMS[name].refusal(problem) is None
-
-
-def suits(name: str, problem: Problem) -> bool:
+def suits(algorithm: Algorithm, problem: Problem) -> bool:
     """Whether it serves those too who have not asked for it by name.
 
     Winograd's does not where the highest precision is asked for: its errors are larger
     than lax's.
     """
-    exact = name != "winograd" or not highest(problem.precision)
-    return exact and serves(name, problem)
+    exact_enough = algorithm.exact or not highest(problem.precision)
+    return exact_enough and algorithm.serves(problem)
 
 
 def _asked_for(problem: Problem, portable: bool) -> Plan | None:
-    """What was named or measured, where it serves."""
-    if isinstance(problem.impl, str):
-        asked = Plan(problem.impl, "asked for by name")
-    else:
-        asked = Plan(problem.impl.get(problem, "auto"), "measured by the tuner")
-    left_open = asked.name == "auto" or not serves(asked.name, problem)
-    left_open = left_open or (portable and asked.name == "onednn")
-    return None if left_open else asked
+    """What was named, where it serves."""
+    algorithm = ALGORITHMS.get(problem.impl)
+    if algorithm is None or not algorithm.serves(problem):
+        return None
+    if portable and not algorithm.portable:
+        return None
+    return Plan(algorithm, "asked for by name")
 
 
-def _kernel_gradient(problem: Problem) -> Plan:
-    if (
-        (problem.in_channels >= ENOUGH_CHANNELS or problem.rank == 3)
-        and problem.rank > 1
-        and _positions(problem) >= LEAST_POSITIONS
-        and suits("winograd", problem)
-    ):
-        return Plan("winograd", "half the products, summed over all positions")
-    return Plan("im2col", "one product for all taps")
+# --- which convolutions a rule is for ---
 
 
-def _dense(problem: Problem) -> Plan:
-    """Dense convolutions and their input gradients that no rule above has taken."""
-    channels, written = problem.in_channels, problem.out_channels
-    if problem.face == "x":
-        channels, written = written, channels
-    if written == 1:
-        return Plan("lax", "one channel does not fill a product")
-    if problem.rank == 1 and (
-        problem.kernel_size[0] < 4 or min(channels, written) < LINE_CHANNELS
-    ):
-        return Plan("lax", "in one dimension few taps or channels are fast")
-    if suits("winograd", problem) and _positions(problem) >= LEAST_POSITIONS:
-        if channels >= FULL_CHANNELS:
-            return Plan("winograd", "half the products, with full channels")
-        if problem.rank == 3:
-            return Plan("winograd", "half the products; lax is slow in 3 dimensions")
-    if problem.rank == 3:
-        return Plan("im2col", "one product for all taps; lax is slow in 3 dimensions")
-    if channels < FULL_CHANNELS:
-        return Plan("lax", f"{channels} channels do not fill a product")
-    if (
-        problem.face == "y"
-        and max(problem.strides) > 1
-        and prod(problem.kernel_size) <= STRIDED_TAPS
-        and problem.multiply_adds >= LEAST_STRIDED
-    ):
-        return Plan("im2col", "one product for all taps")
-    return Plan("lax", "no other algorithm is known to be faster")
+def _any(problem: Problem) -> bool:
+    return True
 
 
-def _positions(problem: Problem) -> int:
-    return problem.batch * prod(problem.output_size)
+def _pointwise(problem: Problem) -> bool:
+    return prod(problem.kernel_size) == 1
+
+
+def _many_channels(problem: Problem) -> bool:
+    """Whether products take longer than what Winograd's transforms take.
+
+    A position takes in_channels * out_channels products a tap, and the transforms pass
+    over in_channels + out_channels values; the wider the vectors, the cheaper are the
+    products. To the kernel's gradient oneDNN has to transpose, so less is enough.
+    """
+    vectors = 2 if problem.face == "w" else 5
+    products = problem.in_channels * problem.out_channels
+    values = problem.in_channels + problem.out_channels
+    return products >= vectors * lanes() * values and _large(problem)
+
+
+def _large(problem: Problem) -> bool:
+    return problem.batch * prod(problem.output_size) >= LEAST_POSITIONS
+
+
+def _more_than_1_channel(problem: Problem) -> bool:
+    """The patches of one channel are as small as the output."""
+    return problem.face != "w" or problem.in_channels > 1
+
+
+def _without_onednn(problem: Problem) -> bool:
+    read = problem.out_channels if problem.face == "x" else problem.in_channels
+    return _large(problem) and (read >= ENOUGH_CHANNELS or problem.rank == 3)
+
+
+def _slow_by_lax(problem: Problem) -> bool:
+    return problem.face == "w" or problem.rank == 3
+
+
+RULES = (
+    Rule(MATMUL, _pointwise, "a 1x1 kernel makes it one matrix product"),
+    Rule(WINOGRAD, _many_channels, "half the products, which are most of the work"),
+    Rule(ONEDNN, _more_than_1_channel, "oneDNN's kernels fit the processor"),
+    Rule(MATMUL, _any, "windows that do not overlap make it one matrix product"),
+    Rule(DEPTHWISE, _any, "one channel a group leaves no matrix product"),
+    Rule(POLYPHASE, _any, "no products with the zeros that strides put into y"),
+    Rule(GROUPED, _any, "each group is a convolution of its own"),
+    Rule(WINOGRAD, _without_onednn, "half the products"),
+    Rule(IM2COL, _slow_by_lax, "one matrix product for all taps"),
+)
 
 
 def _static(problem: Problem) -> bool:

@@ -9,10 +9,9 @@ missing: "y" is the convolution itself, "x" its gradient to the input (a transpo
 convolution), "w" its gradient to the kernel. Differentiating a face gives another one.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 from jax import lax
 from jax.typing import DTypeLike
@@ -29,7 +28,7 @@ class Problem:
     `padding` lies between 0 and the dilated kernel less one on every side, and the
     input is not dilated: callers bring other problems to this form.
     `dtype` is that of x and w, `output_dtype` that of y.
-    `impl` is an algorithm's name, "auto", or a name for every problem (`Choices`).
+    `impl` is an algorithm's name or "auto".
     `models` is None, or the length of a leading axis that counts convolutions of equal
     shape (what `jax.vmap` makes of kernels). The face has it, and its operands have it;
     one of these may come without: then all models share it.
@@ -49,7 +48,7 @@ class Problem:
     dtype: DTypeLike
     output_dtype: DTypeLike
     precision: Any = None
-    impl: str | Mapping["Problem", str] = "auto"
+    impl: str = "auto"
     models: int | None = None
 
     @property
@@ -103,11 +102,6 @@ class Problem:
 
     def one_model(self) -> "Problem":
         return replace(self, models=None)
-
-
-def is_name(impl: str | Mapping[Problem, str]) -> TypeGuard[str]:
-    """Whether it asks for one algorithm, whatever the problem."""
-    return isinstance(impl, str) and impl != "auto"
 
 
 def precisions(precision: Any) -> tuple[lax.Precision, lax.Precision] | None:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from .config import Rate as Rate
     from .config import RunConfig as RunConfig
     from .config import check_config as check_config
-    from .impl import read_impl as read_impl
     from .loop import Result as Result
     from .loop import fit as fit
     from .memory import keep_memory as keep_memory
@@ -37,7 +36,6 @@ _MODULE_OF = {
     **dict.fromkeys(("main", "refuses"), "command"),
     **dict.fromkeys(("Count", "NonNegative", "OptionError", "Positive"), "config"),
     **dict.fromkeys(("Range", "Rate", "RunConfig", "check_config"), "config"),
-    "read_impl": "impl",
     **dict.fromkeys(("Result", "fit"), "loop"),
     "keep_memory": "memory",
     **dict.fromkeys(("Recipe", "check_recipe"), "recipe"),

@@ -26,7 +26,6 @@ from .config import (
     map_paths,
 )
 from .environment import describe_environment, hide_from_git
-from .impl import keep_choices, kept_impl
 from .initial import KEPT, read_initial
 from .lock import Locked, lock
 from .loop import fit
@@ -236,7 +235,6 @@ def _begin(
     hide_from_git(run_dir)
     if read_record(run_dir) is not None:
         raise Locked(f"--run-dir: another process has just begun a run in {run_dir}")
-    keep_choices(run_dir, config.impl)
     if weights is not None:
         write_weights(run_dir / KEPT, *weights)
     write_json(run_dir / "source.json", source)
@@ -263,7 +261,6 @@ def _go_on(
     if not accept_source:
         refuse_other_source(run_dir, program)
     held.enter_context(lock(run_dir))
-    config = dataclasses.replace(config, impl=kept_impl(run_dir, config.impl))
     recipe, total = _checked(config, make_recipe)
     options, environment = _surroundings(config, program)
     weights = None

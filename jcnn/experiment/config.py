@@ -94,8 +94,8 @@ class RunConfig:
     """End after so many steps if the epochs have more; schedules stay as they are."""
     batch_size: Count = 128
     """Images per training step."""
-    impl: str = "auto"
-    """Who computes convolutions: auto, lax, or a file written by experiments.tune."""
+    impl: Literal["auto", "lax"] = "auto"
+    """Who computes convolutions: jcnn by the fastest algorithm known, or lax."""
     threads: Annotated[int, Range(1, 1024)] | None = None
     """Threads that CPUs compute with, which the bits depend on; by default one a core.
     A run that goes on keeps them."""
@@ -312,11 +312,8 @@ def _from_json(annotation: Any, value: Any) -> Any:
             return Path(value)
     if annotation is float and type(value) is int:
         return float(value)
-    if origin is Literal:
-        annotation, allowed = type(value), value in kinds
-    else:
-        allowed = annotation in (bool, int, float, str, type(None))
-    if allowed and type(value) is annotation:
+    plain = annotation in (bool, int, float, str, type(None))
+    if value in kinds if origin is Literal else plain and type(value) is annotation:
         return value
     raise TypeError(f"not allowed: {annotation}")
 

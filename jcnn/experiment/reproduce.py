@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .._untrusted import MOST_JSON, open_file
+from .._untrusted import open_file
 from .checkpoints import checkpoint_path, refuse_links, saved_steps
 from .compare import (
     Parting,
@@ -17,6 +17,7 @@ from .compare import (
     read_certificate,
 )
 from .config import OptionError
+from .initial import KEPT
 from .journal import iterate_lines, read_lines
 from .restart import Start, find_start, run, with_source
 from .resume import last_step
@@ -203,10 +204,9 @@ def _begin(
     ends = [end for end in record["lengthened"] if end["step"] <= step]
     config = record["config"] | end
     write_json(target / "config.json", record | {"config": config, "lengthened": ends})
-    for name, most in (("tuned.json", MOST_JSON), ("init.safetensors", MOST_BYTES)):
-        if (run_dir / name).is_file():
-            with open_file(run_dir / name, most) as file:
-                (target / name).write_bytes(file.read())
+    if (run_dir / KEPT).is_file():
+        with open_file(run_dir / KEPT, MOST_BYTES) as file:
+            (target / KEPT).write_bytes(file.read())
     # Nothing after the checkpoint, so that all that is there in the end was computed.
     for name in ("certificate.jsonl", "metrics.jsonl"):
         if (run_dir / name).is_file():

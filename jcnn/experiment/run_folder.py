@@ -23,7 +23,6 @@ _FIRST_FILES = {
     "environment.json",
     "init.safetensors",
     "source.json",
-    "tuned.json",
 }
 
 

@@ -4,6 +4,7 @@ With one channel a group there is no matrix product to be had. What is left are 
 element by element, which XLA fuses into one pass over memory.
 """
 
+from collections.abc import Callable
 from functools import reduce
 from math import prod
 from operator import add
@@ -13,16 +14,20 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..._dtypes import wide
+from ..._sums import total
 from ...im2col import window_taps
-from ..blocks import blocks_of
+from ..algorithm import Algorithm
+from ..blocks import Blocks, blocks_of
+from ..meshes import vary_alike
 from ..mirror import mirrored
 from ..padding import pad_now
 from ..problem import Problem
 
-BLOCK_LINES = 28  # rows of all images of a block: what is added up in one pass
+BLOCK_BYTES = 2 << 20  # of y: what stays in the cache while all taps see it
+FEW_TAPS = 25  # more are a loop over the rows of the kernel
 
 
-def refusal(problem: Problem) -> str | None:
+def unsupported_reason(problem: Problem) -> str | None:
     if problem.groups != problem.in_channels:
         return (
             "it needs as many groups as channels, "
@@ -35,16 +40,14 @@ def refusal(problem: Problem) -> str | None:
 
 def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
     x = lax.optimization_barrier(pad_now(_repeated(problem, x), problem.padding))
-    taps = window_taps(x, problem.kernel_size, problem.strides, problem.dilation)
-    return _weighted_sum(taps, w)
+    return _tap_sum(problem, x, w)
 
 
 def input_gradient(problem: Problem, w: jax.Array, y: jax.Array) -> jax.Array:
     """The tap sum of y with the turned kernel, feature by feature; then channels."""
     mirror = mirrored(problem)
     y = lax.optimization_barrier(pad_now(y, mirror.padding))
-    taps = window_taps(y, problem.kernel_size, mirror.strides, problem.dilation)
-    x = _weighted_sum(taps, lax.rev(w, range(problem.rank)))
+    x = _tap_sum(mirror, y, lax.rev(w, range(problem.rank)))
     multiplier = problem.out_channels // problem.in_channels
     if multiplier == 1:
         return x
@@ -52,19 +55,79 @@ def input_gradient(problem: Problem, w: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
-    blocks = blocks_of(problem, BLOCK_LINES * prod(problem.output_size[1:]))
+    blocks, axes = _blocks(problem), tuple(range(problem.rank + 1))
 
     def block(x, y):
-        taps = window_taps(x, problem.kernel_size, problem.strides, problem.dilation)
-        lines = [divmod(i, blocks.rows) for i in range(blocks.images * blocks.rows)]
-        # Written out line by line, so that XLA adds whole lines and not single values.
-        return jnp.stack(
-            [reduce(add, (_wide(tap[i]) * _wide(y[i]) for i in lines)) for tap in taps]
-        )
+        x, y = lax.optimization_barrier((x, _wide(y)))
 
-    total = blocks.sum(block, _repeated(problem, x), y)
-    w = total.sum(axis=tuple(range(1, problem.rank)))
+        def sums(row):
+            taps = _taps_of_row(problem, x, row)
+            return jnp.concatenate([total(_wide(tap) * y, axes) for tap in taps])
+
+        return _over_rows(problem, sums)
+
+    w = blocks.sum(block, _repeated(problem, x), y)
     return w.reshape(problem.shape("w"))
+
+
+def _tap_sum(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
+    """Each tap's view of a padded image times its weight, all added up."""
+
+    def row_sum(row):
+        kernel_row = lax.dynamic_index_in_dim(w, row, keepdims=False)
+        weights = kernel_row.reshape(-1, *[1] * (x.ndim - 1), w.shape[-1])
+        taps = _taps_of_row(problem, x, row)
+        products = (_wide(tap) * _wide(v) for tap, v in zip(taps, weights))
+        return reduce(add, products)
+
+    if _unrolled(problem):
+        return reduce(add, map(row_sum, range(problem.kernel_size[0])))
+    zero = jnp.zeros_like(jax.eval_shape(row_sum, jnp.int32(0)))
+    return lax.fori_loop(
+        0, problem.kernel_size[0], lambda i, t: t + row_sum(i), vary_alike(zero, x)[0]
+    )
+
+
+def _over_rows(problem: Problem, compute: Callable[..., jax.Array]) -> jax.Array:
+    """The results for every row of the kernel, along a new first axis."""
+    rows = problem.kernel_size[0]
+    if _unrolled(problem):
+        return jnp.stack([compute(row) for row in range(rows)])
+    return lax.map(compute, jnp.arange(rows, dtype=jnp.int32))
+
+
+def _taps_of_row(problem: Problem, x: jax.Array, row) -> list[jax.Array]:
+    """What the taps of a row of the kernel see at all positions."""
+    positions = (x.shape[1] - problem.window[0]) // problem.strides[0] + 1
+    seen = (positions - 1) * problem.strides[0] + 1
+    x = lax.dynamic_slice_in_dim(x, row * problem.dilation[0], seen, axis=1)
+    return window_taps(
+        x, (1, *problem.kernel_size[1:]), problem.strides, problem.dilation
+    )
+
+
+def _unrolled(problem: Problem) -> bool:
+    """Whether all taps are operations of their own, which XLA makes one pass of."""
+    return prod(problem.kernel_size) <= FEW_TAPS
+
+
+def _operations(problem: Problem) -> int:
+    taps = prod(problem.kernel_size)
+    return taps if _unrolled(problem) else taps // problem.kernel_size[0]
+
+
+def _temporary_bytes(problem: Problem) -> int:
+    if problem.face == "w":
+        blocks = _blocks(problem)
+    else:
+        problem = mirrored(problem) if problem.face == "x" else problem
+        blocks = Blocks(problem, problem.batch, problem.output_size[0])
+    return blocks.bytes * (problem.out_channels // problem.in_channels or 1)
+
+
+def _blocks(problem: Problem) -> Blocks:
+    position = problem.out_channels * jnp.dtype(problem.dtype).itemsize
+    return blocks_of(problem, max(BLOCK_BYTES // position, 1))
 
 
 def _repeated(problem: Problem, x):
@@ -73,12 +136,18 @@ def _repeated(problem: Problem, x):
     return x if multiplier == 1 else jnp.repeat(x, multiplier, axis=-1)
 
 
-def _weighted_sum(taps: list[jax.Array], w: jax.Array) -> jax.Array:
-    weights = w.reshape(len(taps), *[1] * (taps[0].ndim - 1), w.shape[-1])
-    products = (_wide(tap) * _wide(weight) for tap, weight in zip(taps, weights))
-    return reduce(add, products)
-
-
 def _wide(a):
     """Short floats are summed in float32."""
     return a.astype(wide(a.dtype))
+
+
+DEPTHWISE = Algorithm(
+    "depthwise",
+    unsupported_reason,
+    forward,
+    input_gradient,
+    kernel_gradient,
+    operations=_operations,
+    temporary_bytes=_temporary_bytes,
+    joins_models=True,
+)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
+from ..algorithm import Algorithm
 from ..primitive import convolve
 from ..problem import Problem
 
@@ -16,7 +17,7 @@ FULL_CHANNELS = 32  # fewer do not fill a vector product
 MOST_PARTS = 16  # more make a long program
 
 
-def refusal(problem: Problem) -> str | None:
+def unsupported_reason(problem: Problem) -> str | None:
     if problem.groups == 1:
         return "it needs more than 1 group"
     parts = problem.groups // _joined(problem)
@@ -100,3 +101,13 @@ def _diagonal_blocks(w, join: int):
     w = w.reshape(*size, join, inputs // join, join, outputs // join)
     blocks = [w[..., i, :, i, :] for i in range(join)]
     return jnp.concatenate(blocks, axis=-1)
+
+
+GROUPED = Algorithm(
+    "grouped",
+    unsupported_reason,
+    forward,
+    input_gradient,
+    kernel_gradient,
+    operations=lambda problem: problem.groups // _joined(problem),
+)

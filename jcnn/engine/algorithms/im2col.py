@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ..._dtypes import wide
 from ...im2col import window_patches
+from ..algorithm import Algorithm
 from ..blocks import Blocks, blocks_of
 from ..mirror import mirrored, spread, turned
 from ..problem import Problem
@@ -18,7 +19,7 @@ from ..problem import Problem
 PATCH_BYTES = 4 << 20  # of one block: more does not stay in a core's cache
 
 
-def refusal(problem: Problem) -> str | None:
+def unsupported_reason(problem: Problem) -> str | None:
     """It serves everything."""
     return None
 
@@ -92,6 +93,24 @@ def _dot(equation: str, problem: Problem, a, b):
     )
 
 
+def _temporary_bytes(problem: Problem) -> int:
+    blocks = _blocks(problem, jnp.dtype(problem.dtype))
+    positions = blocks.images * blocks.rows * prod(problem.output_size[1:])
+    patch = prod(problem.kernel_size) * problem.in_channels
+    return blocks.bytes + positions * patch * jnp.dtype(problem.dtype).itemsize
+
+
 def _blocks(problem: Problem, dtype) -> Blocks:
     patch = prod(problem.kernel_size) * problem.in_channels * dtype.itemsize
     return blocks_of(problem, PATCH_BYTES // max(patch, 1))
+
+
+IM2COL = Algorithm(
+    "im2col",
+    unsupported_reason,
+    forward,
+    input_gradient,
+    kernel_gradient,
+    operations=lambda problem: prod(problem.kernel_size),
+    temporary_bytes=_temporary_bytes,
+)

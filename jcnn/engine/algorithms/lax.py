@@ -3,12 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from ..algorithm import Algorithm
 from ..lax_convolution import conv_general_dilated
 from ..mirror import mirrored, turned
 from ..problem import Problem
 
 
-def refusal(problem: Problem) -> str | None:
+def unsupported_reason(problem: Problem) -> str | None:
     """It serves everything."""
     return None
 
@@ -96,3 +97,12 @@ def _numbers(problem: Problem, x: str, w: str, y: str) -> tuple[str, str, str]:
     """Dimension numbers with the spatial letters in place of the star."""
     spatial = "DHW"[-problem.rank :]
     return x.replace("*", spatial), w.replace("*", spatial), y.replace("*", spatial)
+
+
+LAX = Algorithm(
+    "lax",
+    unsupported_reason,
+    forward,
+    input_gradient,
+    kernel_gradient,
+)

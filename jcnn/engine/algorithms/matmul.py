@@ -1,4 +1,8 @@
-"""1x1 convolution as what it is: one matrix product over the channels."""
+"""Convolution whose windows do not overlap as what it is: one matrix product.
+
+So are 1x1 kernels, the patches of a vision transformer, and windows as large as the
+whole image.
+"""
 
 from math import prod
 
@@ -7,55 +11,102 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..._dtypes import wide
-from ..mirror import turned
+from ..algorithm import Algorithm
 from ..problem import Problem
 
 
-def refusal(problem: Problem) -> str | None:
-    if prod(problem.kernel_size) != 1:
-        return f"it needs a kernel of size 1, not {problem.kernel_size}"
+def unsupported_reason(problem: Problem) -> str | None:
     if problem.groups != 1:
         return f"it needs 1 group, not {problem.groups}"
+    axes = zip(
+        problem.kernel_size, problem.dilation, problem.strides, problem.output_size
+    )
+    if any(k > 1 and (d > 1 or (k > s and o > 1)) for k, d, s, o in axes):
+        return "it needs windows that do not overlap, without dilation"
     return None
 
 
 def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
-    x = _seen(problem, x)
-    return _dot(problem, x, w.reshape(w.shape[-2:]), (x.ndim - 1, 0))
+    y = _dot(problem, _patches(problem, x), _matrix(w), (1, 0))
+    return y.reshape(problem.shape("y"))
 
 
 def input_gradient(problem: Problem, w: jax.Array, y: jax.Array) -> jax.Array:
-    w = turned(w, 1)
-    x = _dot(problem, y, w.reshape(w.shape[-2:]), (y.ndim - 1, 0))
-    holes = [
-        (0, n - ((o - 1) * s + 1), s - 1)
-        for n, o, s in zip(problem.input_size, problem.output_size, problem.strides)
-    ]
-    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *holes, (0, 0, 0)))
+    patches = _dot(problem, y.reshape(-1, y.shape[-1]), _matrix(w), (1, 1))
+    return _image(problem, patches)
 
 
 def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
-    positions = prod(y.shape[:-1])
-    x = _seen(problem, x).reshape(positions, x.shape[-1])
-    y = y.reshape(positions, y.shape[-1])
+    x, y = _patches(problem, x), y.reshape(-1, y.shape[-1])
     # The wider matrix comes second: the product walks along its rows.
     w = (
         _dot(problem, x, y, (0, 0))
-        if problem.in_channels <= problem.out_channels
+        if x.shape[1] <= y.shape[1]
         else _dot(problem, y, x, (0, 0)).T
     )
     return w.reshape(problem.shape("w"))
 
 
-def _seen(problem: Problem, x):
-    """The pixels that the strides do not jump over."""
-    if all(s == 1 for s in problem.strides):
-        return x
-    stop = [(o - 1) * s + 1 for o, s in zip(problem.output_size, problem.strides)]
-    zeros = [0] * x.ndim
-    return lax.slice(
-        x, zeros, (x.shape[0], *stop, x.shape[-1]), (1, *problem.strides, 1)
+def _patches(problem: Problem, x: jax.Array) -> jax.Array:
+    """[positions, taps * C] of an image [N, *size, C]."""
+    rank, steps = problem.rank, _steps(problem)
+    x = _padded(x, _pads(problem))
+    split = [n for pair in zip(problem.output_size, steps) for n in pair]
+    x = x.reshape(x.shape[0], *split, x.shape[-1])
+    for axis, (step, taps) in enumerate(zip(steps, problem.kernel_size)):
+        if taps < step:
+            x = lax.slice_in_dim(x, 0, taps, axis=2 + 2 * axis)
+    x = x.transpose(0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), x.ndim - 1)
+    return x.reshape(-1, prod(problem.kernel_size) * x.shape[-1])
+
+
+def _image(problem: Problem, patches: jax.Array) -> jax.Array:
+    """The image that has these patches, and zeros between them."""
+    rank, steps = problem.rank, _steps(problem)
+    x = patches.reshape(
+        -1, *problem.output_size, *problem.kernel_size, problem.in_channels
     )
+    x = _padded(
+        x,
+        [(0, 0)] * rank + [(0, s - k) for s, k in zip(steps, problem.kernel_size)],
+    )
+    x = x.transpose(
+        0, *(i for a in range(1, rank + 1) for i in (a, a + rank)), x.ndim - 1
+    )
+    size = [o * s for o, s in zip(problem.output_size, steps)]
+    x = x.reshape(-1, *size, problem.in_channels)
+    return _padded(x, [(-low, -high) for low, high in _pads(problem)])
+
+
+def _steps(problem: Problem) -> list[int]:
+    """From one window to the next; if there is one alone, its size."""
+    axes = zip(problem.strides, problem.kernel_size, problem.output_size)
+    return [k if o == 1 else s for s, k, o in axes]
+
+
+def _pads(problem: Problem) -> list[tuple[int, int]]:
+    """What makes the image as large as all windows and the gaps between them."""
+    sizes = zip(problem.input_size, problem.output_size, _steps(problem))
+    lows = (low for low, _ in problem.padding)
+    return [(low, o * s - low - n) for (n, o, s), low in zip(sizes, lows)]
+
+
+def _padded(x: jax.Array, pads: list[tuple[int, int]]) -> jax.Array:
+    around = [(0, 0, 0), *((*pair, 0) for pair in pads), (0, 0, 0)]
+    return lax.pad(x, jnp.zeros((), x.dtype), around)
+
+
+def _matrix(w: jax.Array) -> jax.Array:
+    """The kernel as [taps * C, O]."""
+    return w.reshape(-1, w.shape[-1])
+
+
+def _temporary_bytes(problem: Problem) -> int:
+    """Patches, of which 1x1 kernels have none."""
+    if prod(problem.kernel_size) == 1:
+        return 0
+    patches = problem.batch * prod(problem.output_size) * prod(problem.kernel_size)
+    return patches * problem.in_channels * jnp.dtype(problem.dtype).itemsize
 
 
 def _dot(problem: Problem, a, b, contracted: tuple[int, int]):
@@ -66,3 +117,14 @@ def _dot(problem: Problem, a, b, contracted: tuple[int, int]):
         precision=problem.precision,
         preferred_element_type=wide(a.dtype),
     )
+
+
+MATMUL = Algorithm(
+    "matmul",
+    unsupported_reason,
+    forward,
+    input_gradient,
+    kernel_gradient,
+    temporary_bytes=_temporary_bytes,
+    joins_models=True,
+)

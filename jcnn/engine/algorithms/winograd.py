@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ...im2col import window_patches
+from ..algorithm import Algorithm
 from ..blocks import Blocks, blocks_of
 from ..mirror import mirrored, turned
 from ..problem import Problem
@@ -25,7 +26,7 @@ TILE_BYTES = 10 << 20  # of a block's transformed and unrolled tiles
 LEAST_POSITIONS = 2048  # shorter products do not reach full speed
 
 
-def refusal(problem: Problem) -> str | None:
+def unsupported_reason(problem: Problem) -> str | None:
     if any(s != 1 for s in problem.strides):
         return f"it needs strides 1, not {problem.strides}"
     if problem.groups != 1:
@@ -166,8 +167,25 @@ def _float32(a):
     return a.astype(jnp.float32)
 
 
+def _operations(problem: Problem) -> int:
+    """For every row of a transformed tile the other taps."""
+    return (OUTPUTS + problem.kernel_size[0]) * prod(problem.kernel_size[1:])
+
+
 def _blocks(problem: Problem) -> Blocks:
     taps = problem.kernel_size[0]
     unrolled = prod(problem.kernel_size[1:]) * problem.in_channels
     tile = 4 * unrolled * (taps + OUTPUTS - 1) // OUTPUTS
     return blocks_of(problem, max(TILE_BYTES // max(tile, 1), LEAST_POSITIONS))
+
+
+WINOGRAD = Algorithm(
+    "winograd",
+    unsupported_reason,
+    forward,
+    input_gradient,
+    kernel_gradient,
+    operations=_operations,
+    temporary_bytes=lambda problem: 3 * _blocks(problem).bytes,
+    exact=False,
+)

@@ -8,20 +8,21 @@ together.
 
 from dataclasses import replace
 from itertools import product
-from math import gcd
+from math import gcd, prod
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ..._shapes import dilated
+from ..algorithm import Algorithm
 from ..mirror import turned
 from ..padding import pad_now, split
 from ..primitive import convolve
 from ..problem import Problem
 
 
-def refusal(problem: Problem) -> str | None:
+def unsupported_reason(problem: Problem) -> str | None:
     if problem.face != "x":
         return "it computes only the gradient to the input"
     if all(s == 1 for s in problem.strides):
@@ -72,6 +73,9 @@ def _convolved(problem: Problem, phases: tuple[_Phase, ...], w, y):
     )
     now, left = split(pads, window)
     y = pad_now(y, now)
+    impl = "auto" if problem.impl == "polyphase" else problem.impl
+    if 1 < problem.groups == problem.in_channels == problem.out_channels:
+        impl = "depthwise"
     part = replace(
         problem,
         face="y",
@@ -85,7 +89,8 @@ def _convolved(problem: Problem, phases: tuple[_Phase, ...], w, y):
         dilation=tuple(p.dilation for p in phases),
         dtype=y.dtype,
         output_dtype=problem.dtype,
-        impl="auto" if problem.impl == "phases" else problem.impl,
+        # XLA makes one pass of element-wise phases and their weaving.
+        impl=impl,
     )
     return convolve(part, y, w[tuple(p.taps for p in phases)])
 
@@ -102,3 +107,17 @@ def _woven(problem: Problem, parts: list[jax.Array]) -> jax.Array:
     sizes = [x.shape[1 + 2 * i] * s for i, s in enumerate(strides)]
     x = x.reshape(x.shape[0], *sizes, x.shape[-1])
     return x[(slice(None), *map(slice, problem.input_size))]
+
+
+def _refused(problem: Problem, *operands: jax.Array) -> jax.Array:
+    raise ValueError(unsupported_reason(problem))
+
+
+POLYPHASE = Algorithm(
+    "polyphase",
+    unsupported_reason,
+    _refused,
+    input_gradient,
+    _refused,
+    operations=lambda problem: 4 * prod(problem.strides),
+)
