@@ -21,6 +21,7 @@ from .._processor import instructions, signature
 # Versions of jaxlib, and whether the processor has AVX-512, for which thousands of
 # configurations were drawn (experiments/draw_onednn.py).
 TRIED = {("0.10.2", False)}
+_IN_TRIAL = "JCNN_ONEDNN_TRIAL"  # set in the process that tries it
 PATIENCE = 120  # seconds that a trial may take
 # What oneDNN needs of the processor for its compiled convolutions. Without them it
 # takes those that may wait for ever (see `onednn`) or none, which ends the process.
@@ -44,7 +45,7 @@ def unavailable_reason(dtype: str) -> str | None:
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         if name in os.environ:
             return f"{name} may leave oneDNN without what it needs"
-    if is_tried() or _passed():
+    if is_tried() or _IN_TRIAL in os.environ or _passed():
         return None
     return f"a trial of it failed with jaxlib {JAXLIB} on this processor"
 
@@ -75,6 +76,7 @@ def _try() -> bool:
     path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
     variables = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": path}
     variables["ONEDNN_VERBOSE"] = "1"  # it names what it computes by
+    variables[_IN_TRIAL] = "1"
     try:
         done = subprocess.run(
             command,
