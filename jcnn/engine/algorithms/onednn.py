@@ -36,7 +36,8 @@ def unsupported_reason(problem: Problem) -> str | None:
             return "it computes gradients to the kernel of 1 group and up to 2 axes"
         blocks = _blocks(problem)
         _, pads = _pads(problem, blocks)
-        dtype = jnp.promote_types(problem.dtype, problem.output_dtype)
+        dtypes = map(jnp.dtype, (problem.dtype, problem.output_dtype))
+        dtype = max(dtypes, key=lambda dtype: dtype.itemsize)  # what both come in
         return onednn.unsupported_reason(_of_block(problem, blocks, pads, dtype))
     if problem.face == "x" and any(s > 1 for s in problem.strides):
         return "it computes gradients to the input only without strides"
