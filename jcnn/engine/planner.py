@@ -150,6 +150,10 @@ def _without_onednn(problem: Problem) -> bool:
     return _large(problem) and (read >= ENOUGH_CHANNELS or problem.rank == 3)
 
 
+def _grouped(problem: Problem) -> bool:
+    return problem.groups > 1
+
+
 def _slow_by_lax(problem: Problem) -> bool:
     return problem.face == "w" or problem.rank == 3
 
@@ -159,7 +163,7 @@ RULES = (
     Rule(WINOGRAD, _many_channels, "half the products, which are most of the work"),
     Rule(ONEDNN, _more_than_1_channel, "oneDNN's kernels fit the processor"),
     Rule(MATMUL, _any, "windows that do not overlap make it one matrix product"),
-    Rule(DEPTHWISE, _any, "one channel a group leaves no matrix product"),
+    Rule(DEPTHWISE, _grouped, "one channel a group leaves no matrix product"),
     Rule(POLYPHASE, _any, "no products with the zeros that strides put into y"),
     Rule(GROUPED, _any, "each group is a convolution of its own"),
     Rule(WINOGRAD, _without_onednn, "half the products"),
