@@ -102,8 +102,8 @@ def main(
         args=arguments,
         **recorded,
     )
-    if config.keep_memory and not keep_memory():
-        print("--keep-memory changes nothing here: it needs glibc", file=sys.stderr)
+    if config.keep_memory:
+        keep_memory()
     keep_programs()
     with ExitStack() as held:
         try:
