@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ._eager import define_eager
 from .engine.meshes import sharded_by_type
-from .engine.portability import is_portable
+from .engine.portability import is_divided
 
 _ROWS, _LANES = 8, 128  # rows that are added at once, and the most side by side
 
@@ -130,7 +130,7 @@ def _spread_batched(operands, mapped, *, shape):
 
 def _lower_sum_on_cpu(context, x, *, axes):
     # What is added among devices has to be a sum that XLA knows as one.
-    compute = _sum if is_portable(context) else _sum_on_cpu
+    compute = _sum if is_divided(context) else _sum_on_cpu
     return mlir.lower_fun(compute, multiple_results=False)(context, x, axes=axes)
 
 

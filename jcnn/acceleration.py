@@ -20,10 +20,9 @@ from jax.interpreters import mlir
 
 from .engine.general import Convolution, pose
 from .engine.lax_convolution import is_marked
-from .engine.lowering import solve
 from .engine.meshes import sharded_by_type
 from .engine.planner import plan
-from .engine.portability import is_portable
+from .engine.primitive import convolve
 from .max_windows import at_first_maximum, put_on_cpu
 from .window_sums import sum_of_taps
 from .windows import Windows, taps
@@ -117,8 +116,7 @@ class Replacement(NamedTuple):
       primitive: lax's.
       parameters: the names of its parameters.
       example: a program that has it.
-      faster: from the types of its operands, its parameters, and whether the program
-        must be `portable` (see `jcnn.engine.planner.plan`); None if lax's is.
+      faster: from the types of its operands and its parameters; None if lax's is.
     """
 
     primitive: Primitive
@@ -127,18 +125,16 @@ class Replacement(NamedTuple):
     faster: Callable[..., Compute | None]
 
 
-def _faster_convolution(
-    lhs, rhs, *, portable: bool = False, **parameters
-) -> Compute | None:
+def _faster_convolution(lhs, rhs, **parameters) -> Compute | None:
     if sharded_by_type(lhs, rhs):
         return None
     convolution = Convolution.of(parameters)
     posed = pose(lhs, rhs, convolution)
-    if posed is None or plan(posed.problem, portable=portable).name == "lax":
+    if posed is None or plan(posed.problem).name == "lax":
         if convolution.is_safe(lhs, rhs):
             return None
         return partial(convolution.by_lax, out_sharding=parameters["out_sharding"])
-    by_plan = partial(solve, problem=posed.problem, portable=portable)
+    by_plan = partial(convolve, posed.problem)
     return lambda x, w: posed.result(by_plan(*posed.operands(x, w)))
 
 
@@ -218,11 +214,6 @@ def _above_1(values: tuple[int, ...]) -> bool:
     return any(value > 1 for value in values)
 
 
-def _portable_anyway(faster: Callable[..., Compute | None]):
-    """As `Replacement.faster`, of what is computed by JAX's own operations."""
-    return lambda *types, portable=False, **parameters: faster(*types, **parameters)
-
-
 def replacements() -> tuple[Replacement, ...]:
     """All that `accelerate` replaces."""
 
@@ -242,19 +233,19 @@ def replacements() -> tuple[Replacement, ...]:
             lax.reduce_window_sum_p,
             windows | dilations,
             lambda x: pool(x, 0.0, lax.add),
-            _portable_anyway(_faster_sum),
+            _faster_sum,
         ),
         Replacement(
             lax.select_and_scatter_add_p,
             windows | {"select_prim"},
             lambda x: jax.vjp(pool, x)[1](x[..., :1]),
-            _portable_anyway(_faster_scatter),
+            _faster_scatter,
         ),
         Replacement(
             lax.select_and_gather_add_p,
             windows | dilations | {"select_prim"},
             lambda x: jax.jvp(pool, (x,), (x,)),
-            _portable_anyway(_faster_gather),
+            _faster_gather,
         ),
     )
 
@@ -288,9 +279,7 @@ class _Rule:
 
     def __call__(self, context, *operands, **parameters):
         if self.on and not is_marked(context):
-            portable = is_portable(context)
-            faster = self._replacement.faster
-            compute = faster(*context.avals_in, portable=portable, **parameters)
+            compute = self._replacement.faster(*context.avals_in, **parameters)
             if compute is not None:
                 rule = mlir.lower_fun(compute, multiple_results=False)
                 return rule(context, *operands)

@@ -1,6 +1,7 @@
 """What the primitive computes: the plan's choice on a CPU, lax's convolution elsewhere.
 
-An algorithm that is asked for by name is taken on every platform.
+Elsewhere is also where XLA divides a program among devices. A portable algorithm that
+is asked for by name is taken everywhere.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from .._eager import define_eager
 from .algorithm import Algorithm, Compute
 from .algorithms import lax as by_lax
 from .planner import plan
-from .portability import is_portable
+from .portability import is_divided, is_portable
 from .primitive import convolution_p
 from .problem import Face, Problem
 
@@ -59,7 +60,7 @@ def _solve_models(first, second, *, problem: Problem, portable: bool):
 
 def _solve_elsewhere(first, second, *, problem: Problem):
     if problem.impl != "auto":
-        return solve(first, second, problem=problem)
+        return solve(first, second, problem=problem, portable=True)
     if problem.models is not None:
         one = partial(_solve_elsewhere, problem=problem.one_model())
         return jax.vmap(one, _model_axes(problem, first, second))(first, second)
@@ -93,6 +94,8 @@ _ELSEWHERE = {
 
 def _lower_on_cpu(context, first, second, *, problem: Problem):
     compute = partial(solve, problem=problem, portable=is_portable(context))
+    if is_divided(context):
+        compute = partial(_solve_elsewhere, problem=problem)
     return mlir.lower_fun(compute, multiple_results=False)(context, first, second)
 
 

@@ -1,4 +1,4 @@
-"""Whether a program has to be made of JAX's own operations."""
+"""What a program that is being lowered may be made of."""
 
 from typing import Any
 
@@ -6,17 +6,23 @@ import jax
 from jax.interpreters import mlir
 
 
-def is_portable(context: mlir.LoweringRuleContext) -> bool:
-    """Whether a program must be made of JAX's own operations: those that are exported,
-    and those of many devices, where XLA's partitioner gathers what others compute.
+def is_divided(context: mlir.LoweringRuleContext) -> bool:
+    """Whether XLA divides the program among devices.
+
+    It knows how to divide its own convolution, and gathers what others compute.
     """
-    module = context.module_context
-    axes: Any = module.axis_context
+    axes: Any = context.module_context.axis_context
     if hasattr(axes, "num_devices"):
-        automatic = axes.num_devices != 1
-    else:  # shard_map, of all axes or only of some
-        mesh = getattr(axes, "mesh", None)
-        automatic = mesh is None or set(axes.manual_axes) != set(mesh.axis_names)
-    # Such programs cannot be kept: an error, if the user wants one (see `onednn`).
-    strict = jax.config.jax_raise_persistent_cache_errors  # pyright: ignore
-    return module.lowering_parameters.for_export or automatic or strict
+        return axes.num_devices != 1
+    mesh = getattr(axes, "mesh", None)  # of shard_map, of all axes or only of some
+    return mesh is None or set(axes.manual_axes) != set(mesh.axis_names)
+
+
+def is_portable(context: mlir.LoweringRuleContext) -> bool:
+    """Whether a program must be made of JAX's own operations, since it is exported.
+
+    So must be what cannot be kept otherwise (see `onednn`) where JAX is told that
+    this is an error.
+    """
+    exported = context.module_context.lowering_parameters.for_export
+    return exported or jax.config.jax_raise_persistent_cache_errors  # pyright: ignore
