@@ -119,6 +119,10 @@ def _any(problem: Problem) -> bool:
     return True
 
 
+def _short(problem: Problem) -> bool:
+    return jnp.dtype(problem.dtype).itemsize < 4
+
+
 def _pointwise(problem: Problem) -> bool:
     return prod(problem.kernel_size) == 1
 
@@ -159,6 +163,7 @@ def _slow_by_lax(problem: Problem) -> bool:
 
 
 RULES = (
+    Rule(ONEDNN, _short, "the processor multiplies short floats faster than float32"),
     Rule(MATMUL, _pointwise, "a 1x1 kernel makes it one matrix product"),
     Rule(WINOGRAD, _many_channels, "half the products, which are most of the work"),
     Rule(ONEDNN, _more_than_1_channel, "oneDNN's kernels fit the processor"),

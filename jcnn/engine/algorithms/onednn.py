@@ -25,7 +25,8 @@ from ..padding import pad_now
 from ..problem import Problem
 
 BLOCK_BYTES = 3 << 19  # of x and y: what stays in a core's cache while it is summed
-LEAST_IMAGES, MOST_IMAGES = 16, 64  # of a block: over them a product sums
+LEAST_TERMS = 64  # bytes, a line of the cache, of what a product sums over
+MOST_IMAGES = 64  # of a block: over them it sums
 FULL_ROWS = 8  # of a product's left side: fewer channels are joined by taps
 
 
@@ -130,7 +131,8 @@ def _blocks(problem: Problem) -> Blocks:
     x_row = row_bytes * problem.in_channels * prod(problem.strides[1:])
     y_row = row_bytes * problem.out_channels
     image = problem.output_size[0] * (problem.strides[0] * x_row + y_row)
-    images = min(max(BLOCK_BYTES // image, LEAST_IMAGES), MOST_IMAGES, problem.batch)
+    least = LEAST_TERMS // jnp.dtype(problem.dtype).itemsize
+    images = min(max(BLOCK_BYTES // image, least), MOST_IMAGES, problem.batch)
     left = BLOCK_BYTES // images - (problem.window[0] - 1) * x_row
     rows = max(left // (problem.strides[0] * x_row + y_row), problem.window[0])
     height = problem.output_size[0]
