@@ -18,7 +18,8 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from .engine.general import Convolution, pose
+from .engine.canonical import pose
+from .engine.lax_arguments import Convolution
 from .engine.lax_convolution import is_marked
 from .engine.meshes import sharded_by_type
 from .engine.planner import plan

@@ -22,7 +22,8 @@ from ._shapes import (
     sizes,
 )
 from .dense import add_bias, check_bias
-from .engine.general import Convolution, convolve_general
+from .engine.general import convolve_general
+from .engine.lax_arguments import Convolution
 from .engine.mirror import turned
 from .engine.planner import ALGORITHMS
 

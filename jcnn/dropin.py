@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .engine.general import Convolution, convolve_general
+from .engine.general import convolve_general
+from .engine.lax_arguments import Convolution
 from .engine.lax_convolution import of_lax
 
 

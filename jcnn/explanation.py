@@ -9,7 +9,8 @@ from jax import lax
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 
 from . import acceleration
-from .engine.general import Convolution, pose
+from .engine.canonical import pose
+from .engine.lax_arguments import Convolution
 from .engine.meshes import sharded_by_type
 from .engine.planner import plan
 from .engine.primitive import convolution_p

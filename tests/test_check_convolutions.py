@@ -26,7 +26,7 @@ from experiments.check_convolutions.drawing import (
 from experiments.check_convolutions.ways import ways_of
 from jcnn.engine import lowering
 from jcnn.engine.blocks import Blocks, blocks_of
-from jcnn.engine.general import pose
+from jcnn.engine.canonical import pose
 from jcnn.engine.planner import ALGORITHMS
 
 EXAMPLES, PART = 200, 50  # the script's docstring names the former
@@ -52,6 +52,7 @@ def fails(number: int) -> bool:
 
 def perturb(monkeypatch, name: str, factor: float) -> None:
     """Multiplies all that an algorithm computes."""
+
     def scaled(compute):
         return lambda *arguments: factor * compute(*arguments)
 

@@ -7,7 +7,9 @@ import pytest
 from jax import lax
 
 from jcnn.dropin import conv_general_dilated
-from jcnn.engine.general import Convolution, convolve_general, pose
+from jcnn.engine.canonical import pose
+from jcnn.engine.general import convolve_general
+from jcnn.engine.lax_arguments import Convolution
 
 TOLERANCE = 1e-5  # of the largest value, which covers Winograd's errors too
 
@@ -150,16 +152,22 @@ def test_sums_are_as_wide_as_the_result_that_is_asked_for(
 def test_a_window_that_is_large_may_have_a_wider_result():
     """As a kernel's gradient it could not, and no algorithm named would compute it."""
     lhs, rhs = (
-        jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((2, 9, 3), (7, 3, 4))
+        jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((3, 9, 3), (7, 3, 4))
     )
-    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, ("NHC", "HIO", "NHC"))
-    plain = Convolution((1,), ((0, 0),), (1,), (1,), numbers)
-    faces = []
-    for preferred in (None, jnp.float32):
-        posed = pose(lhs, rhs, plain._replace(preferred_element_type=preferred))
-        assert posed is not None
-        faces.append((posed.problem.face, posed.problem.output_dtype))
-    assert faces == [("w", jnp.bfloat16), ("y", jnp.float32)]
+
+    def posed(image: str, preferred):
+        layouts = (image, "HIO", "NHC")
+        numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, layouts)
+        convolution = Convolution((1,), ((0, 0),), (1,), (1,), numbers)
+        convolution = convolution._replace(preferred_element_type=preferred)
+        found = pose(lhs, rhs, convolution)
+        assert found is not None
+        return found.problem.face, found.problem.output_dtype
+
+    # JAX exchanges batch and channels in the gradients that it makes.
+    assert posed("CHN", None) == ("w", jnp.bfloat16)
+    assert posed("CHN", jnp.float32) == ("y", jnp.float32)
+    assert posed("NHC", None) == ("y", jnp.bfloat16)  # patches, or a whole image
 
 
 def test_drop_in_has_laxs_errors():

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jcnn.engine.general import Convolution
+from jcnn.engine.lax_arguments import Convolution
 
 
 class Faces(NamedTuple):

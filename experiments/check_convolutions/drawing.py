@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jcnn.engine.general import Convolution
+from jcnn.engine.lax_arguments import Convolution
 from jcnn.engine.problem import highest
 
 from .models import Models

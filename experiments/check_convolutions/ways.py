@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import jax
 
-from jcnn.engine.general import Convolution, Posed, convolve_general, pose
+from jcnn.engine.canonical import Posed, pose
+from jcnn.engine.general import convolve_general
+from jcnn.engine.lax_arguments import Convolution
 from jcnn.engine.planner import ALGORITHMS
 from jcnn.engine.primitive import convolve
 

@@ -1,8 +1,15 @@
 """Convolution as an engine: one problem, one plan, one algorithm.
 
-Reading order: `problem` (what is to be computed), `general` (which problem it is that
-arguments of lax describe), `primitive` (how JAX sees it), `lowering` (what becomes of
-it), `planner` (who computes it), `algorithms/` (how); `policies` (what is saved).
+In the order of reading: `lax_arguments` (what is asked for), `canonical` (which problem
+that is), `problem` (what is to be computed), `primitive` (how JAX sees it), `lowering`
+(what becomes of it), `planner` (who computes it), `algorithm` and `algorithms/` (how).
+
+Words: x is the input, w the kernel, y the output. A *face* is one of three operations
+on them, named by what it gives: "y" is the forward convolution (fprop), "x" the input
+gradient (dgrad), "w" the kernel gradient (wgrad). A kernel is *turned* if it is flipped
+in space and its inputs and outputs are exchanged, as the input gradient has it. *Phases*
+are a polyphase decomposition by the strides; *blocks* are tiles of images and rows; a
+*product* is a matrix product (GEMM); *models* are a batch of kernels (`jax.vmap`).
 """
 
 from . import lowering as lowering

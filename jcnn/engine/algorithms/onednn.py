@@ -37,7 +37,7 @@ def unsupported_reason(problem: Problem) -> str | None:
             return "it computes gradients to the kernel of 1 group and up to 2 axes"
         blocks = _blocks(problem)
         _, pads = _pads(problem, blocks)
-        dtypes = map(jnp.dtype, (problem.dtype, problem.output_dtype))
+        dtypes = [jnp.dtype(d) for d in (problem.dtype, problem.output_dtype)]
         dtype = max(dtypes, key=lambda dtype: dtype.itemsize)  # what both come in
         return onednn.unsupported_reason(_of_block(problem, blocks, pads, dtype))
     if problem.face == "x" and any(s > 1 for s in problem.strides):

@@ -1,0 +1,113 @@
+"""The arguments of `lax.conv_general_dilated`, and that convolution itself."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+from .._shapes import Pairs, dilated
+from .lax_convolution import Steps, conv_general_dilated, endangered, misread
+from .padding import pad_now, split
+
+
+class Convolution(NamedTuple):
+    """The arguments of `lax.conv_general_dilated` but for its operands, in full."""
+
+    window_strides: tuple[int, ...]
+    padding: Pairs
+    lhs_dilation: tuple[int, ...]
+    rhs_dilation: tuple[int, ...]
+    dimension_numbers: lax.ConvDimensionNumbers
+    feature_group_count: int = 1
+    batch_group_count: int = 1
+    precision: Any = None
+    preferred_element_type: DTypeLike | None = None
+
+    @classmethod
+    def of(cls, params: dict[str, Any]) -> "Convolution":
+        """From the parameters of lax's primitive."""
+        fields = {name: params[name] for name in cls._fields}
+        if isinstance(fields["precision"], lax.DotAlgorithm | lax.DotAlgorithmPreset):
+            fields["precision"] = None  # lax's convolution takes no notice of them
+        return cls(**fields)
+
+    def by_lax(
+        self, lhs: jax.Array, rhs: jax.Array, out_sharding: Any = None
+    ) -> jax.Array:
+        """lax's own convolution, kept from what XLA gets wrong."""
+        if jnp.iscomplexobj(lhs) and self.widens(lhs):
+            # lax adds real to imaginary parts before it widens either.
+            lhs, rhs = (a.astype(self.preferred_element_type) for a in (lhs, rhs))
+        lhs, convolution = self.padded(lhs, rhs)
+        settings = convolution._asdict()
+        return conv_general_dilated(lhs, rhs, **settings, out_sharding=out_sharding)
+
+    def padded(self, lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, "Convolution"]:
+        """The same, with padding done that would read outside of a buffer."""
+        spatial = self.dimension_numbers.lhs_spec[2:]
+        now, left = split(self.padding, self.window(rhs))
+        if not any(map(any, now)):
+            return lhs, self
+        lhs = _padded(lhs, now, self.lhs_dilation, spatial)
+        return lhs, self._replace(padding=left, lhs_dilation=(1,) * len(spatial))
+
+    def widens(self, lhs: Any) -> bool:
+        """Whether the result is to have another dtype than the operands."""
+        preferred = self.preferred_element_type
+        # Not `preferred in (None, ...)`: NumPy's dtype float64 is equal to None.
+        return preferred is not None and jnp.dtype(preferred) != lhs.dtype
+
+    def spread(self, lhs: jax.Array) -> tuple[jax.Array, "Convolution"]:
+        """The same convolution with the holes in its input made."""
+        axes = self.dimension_numbers.lhs_spec[2:]
+        lhs = _padded(lhs, ((0, 0),) * len(axes), self.lhs_dilation, axes)
+        return lhs, self._replace(lhs_dilation=(1,) * len(axes))
+
+    def is_safe(self, lhs: Any, rhs: Any) -> bool:
+        """Whether XLA gets it right just as it is."""
+        axes = zip(self.sizes(lhs, rhs), self.steps, self.padding)
+        return not any(
+            pads[0] < 0 or misread(n, k, step, pads) for (n, k, _), step, pads in axes
+        )
+
+    def endangered(self, lhs: Any, rhs: Any) -> bool:
+        """Whether XLA might not survive the derivatives that JAX would make of it."""
+        return endangered(self.sizes(lhs, rhs), self.steps)
+
+    @property
+    def steps(self) -> list[Steps]:
+        return list(
+            map(Steps, self.lhs_dilation, self.rhs_dilation, self.window_strides)
+        )
+
+    def window(self, rhs: Any) -> tuple[int, ...]:
+        """The size of the window, after dilation."""
+        taps = [rhs.shape[axis] for axis in self.dimension_numbers.rhs_spec[2:]]
+        return dilated(taps, self.rhs_dilation)
+
+    def sizes(self, lhs: Any, rhs: Any) -> list[tuple[int, int, int]]:
+        """Along each axis the number of pixels, taps and outputs (or less than 1)."""
+        numbers = self.dimension_numbers
+        pixels = [lhs.shape[axis] for axis in numbers.lhs_spec[2:]]
+        taps = [rhs.shape[axis] for axis in numbers.rhs_spec[2:]]
+        outputs = [
+            (n + low + high - k) // s + 1
+            for n, k, s, (low, high) in zip(
+                dilated(pixels, self.lhs_dilation),
+                self.window(rhs),
+                self.window_strides,
+                self.padding,
+            )
+        ]
+        return list(zip(pixels, taps, outputs))
+
+
+def _padded(lhs: jax.Array, now: Pairs, dilation, axes) -> jax.Array:
+    """As `pad_now`; XLA may not take the holes into the window, where it misreads them.
+
+    (FoldConvInputPad in algebraic_simplifier.cc, and then see `lax_convolution`.)
+    """
+    padded = pad_now(lhs, now, dilation, axes)
+    return lax.optimization_barrier(padded) if any(d > 1 for d in dilation) else padded
