@@ -25,6 +25,7 @@ from .engine.meshes import sharded_by_type
 from .engine.portability import is_divided
 
 _ROWS, _LANES = 8, 128  # rows that are added at once, and the most side by side
+_FEW = 64  # of both together: so few would leave most of the sum to one core
 
 
 def total(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
@@ -78,6 +79,12 @@ def _sum_on_cpu(x: jax.Array, *, axes: tuple[int, ...]) -> jax.Array:
     count = prod(x.shape) // prod(kept)
     rows = max(n for n in range(1, _ROWS + 1) if count % n == 0)
     lanes = max(n for n in range(1, _LANES + 1) if count // rows % n == 0)
+    x = x.reshape(*before, count, *after)
+    if rows * lanes < min(_FEW, count):  # zeros make the count one that divides well
+        rows, lanes = _ROWS, min(_LANES, -(-count // _ROWS))
+        pads = [(0, 0, 0)] * x.ndim
+        pads[axes[0]] = (0, -count % (rows * lanes), 0)
+        x = lax.pad(x, jnp.zeros((), x.dtype), pads)
     x = x.reshape(*before, -1, rows, lanes, *after)
     # XLA would make one sum of both.
     x = lax.optimization_barrier(_added(x, axes[0] + 1))

@@ -7,9 +7,9 @@ that is), `problem` (what is to be computed), `primitive` (how JAX sees it), `lo
 Words: x is the input, w the kernel, y the output. A *face* is one of three operations
 on them, named by what it gives: "y" is the forward convolution (fprop), "x" the input
 gradient (dgrad), "w" the kernel gradient (wgrad). A kernel is *turned* if it is flipped
-in space and its inputs and outputs are exchanged, as the input gradient has it. *Phases*
-are a polyphase decomposition by the strides; *blocks* are tiles of images and rows; a
-*product* is a matrix product (GEMM); *models* are a batch of kernels (`jax.vmap`).
+in space and its inputs and outputs are exchanged, as the input gradient has it.
+*Phases* are a polyphase decomposition by the strides; *blocks* are tiles of images and
+rows; a *product* is a matrix product (GEMM); *models* are a batch of kernels.
 """
 
 from . import lowering as lowering

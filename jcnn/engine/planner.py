@@ -41,6 +41,7 @@ ALGORITHMS = {
 MOST_OPERATIONS = 64
 MOST_BYTES = 64 << 20
 LEAST_POSITIONS = 1024  # fewer do not pay for Winograd's transformed kernel
+LONG_FILTER = 16  # taps a channel, from which on lax's filters of signals are faster
 ENOUGH_CHANNELS = 24  # to sum over: from there on Winograd's gains on lax's
 
 
@@ -124,7 +125,8 @@ def _short(problem: Problem) -> bool:
 
 
 def _pointwise(problem: Problem) -> bool:
-    return prod(problem.kernel_size) == 1
+    """A pixel, or the whole image, is a patch as it lies."""
+    return prod(problem.kernel_size) == 1 or prod(problem.output_size) == 1
 
 
 def _many_channels(problem: Problem) -> bool:
@@ -144,9 +146,12 @@ def _large(problem: Problem) -> bool:
     return problem.batch * prod(problem.output_size) >= LEAST_POSITIONS
 
 
-def _more_than_1_channel(problem: Problem) -> bool:
-    """The patches of one channel are as small as the output."""
-    return problem.face != "w" or problem.in_channels > 1
+def _fills_vectors(problem: Problem) -> bool:
+    """Not long filters of signals of few channels, and not patches of one channel."""
+    if problem.face == "w":
+        return problem.in_channels > 1
+    fewest = min(problem.in_channels, problem.out_channels)
+    return problem.rank > 1 or problem.kernel_size[0] <= LONG_FILTER * fewest
 
 
 def _without_onednn(problem: Problem) -> bool:
@@ -166,7 +171,7 @@ RULES = (
     Rule(ONEDNN, _short, "the processor multiplies short floats faster than float32"),
     Rule(MATMUL, _pointwise, "a 1x1 kernel makes it one matrix product"),
     Rule(WINOGRAD, _many_channels, "half the products, which are most of the work"),
-    Rule(ONEDNN, _more_than_1_channel, "oneDNN's kernels fit the processor"),
+    Rule(ONEDNN, _fills_vectors, "oneDNN's kernels fit the processor"),
     Rule(MATMUL, _any, "windows that do not overlap make it one matrix product"),
     Rule(DEPTHWISE, _grouped, "one channel a group leaves no matrix product"),
     Rule(POLYPHASE, _any, "no products with the zeros that strides put into y"),

@@ -24,7 +24,7 @@ from ..padding import pad_now
 from ..problem import Problem
 
 BLOCK_BYTES = 2 << 20  # of y: what stays in the cache while all taps see it
-FEW_TAPS = 25  # more are a loop over the rows of the kernel
+MOST_UNROLLED = 27  # operations; more are a loop over the rows of the kernel
 
 
 def unsupported_reason(problem: Problem) -> str | None:
@@ -108,12 +108,17 @@ def _taps_of_row(problem: Problem, x: jax.Array, row) -> list[jax.Array]:
 
 def _unrolled(problem: Problem) -> bool:
     """Whether all taps are operations of their own, which XLA makes one pass of."""
-    return prod(problem.kernel_size) <= FEW_TAPS
+    return _of_taps(problem) <= MOST_UNROLLED
+
+
+def _of_taps(problem: Problem) -> int:
+    """Operations, if all are unrolled: a sum over positions is three."""
+    return prod(problem.kernel_size) * (3 if problem.face == "w" else 1)
 
 
 def _operations(problem: Problem) -> int:
-    taps = prod(problem.kernel_size)
-    return taps if _unrolled(problem) else taps // problem.kernel_size[0]
+    operations = _of_taps(problem)
+    return operations if _unrolled(problem) else operations // problem.kernel_size[0]
 
 
 def _temporary_bytes(problem: Problem) -> int:

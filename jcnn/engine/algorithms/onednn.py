@@ -26,7 +26,7 @@ from ..problem import Problem
 
 BLOCK_BYTES = 3 << 19  # of x and y: what stays in a core's cache while it is summed
 LEAST_TERMS = 64  # bytes, a line of the cache, of what a product sums over
-MOST_IMAGES = 64  # of a block: over them it sums
+MOST_IMAGES = 4096  # of a block: over them it sums
 FULL_ROWS = 8  # of a product's left side: fewer channels are joined by taps
 
 

@@ -172,6 +172,15 @@ def _operations(problem: Problem) -> int:
     return (OUTPUTS + problem.kernel_size[0]) * prod(problem.kernel_size[1:])
 
 
+def _temporary_bytes(problem: Problem) -> int:
+    """Tiles of a block, and the transformed kernel, of whose gradient there are two."""
+    taps = problem.kernel_size[0]
+    kernel = 4 * prod(problem.shape("w")[-problem.rank - 2 :])
+    transformed = kernel * (taps + OUTPUTS - 1) // taps
+    copies = 2 if problem.face == "w" else 1
+    return 3 * _blocks(problem).bytes + copies * transformed
+
+
 def _blocks(problem: Problem) -> Blocks:
     taps = problem.kernel_size[0]
     unrolled = prod(problem.kernel_size[1:]) * problem.in_channels
@@ -186,6 +195,6 @@ WINOGRAD = Algorithm(
     input_gradient,
     kernel_gradient,
     operations=_operations,
-    temporary_bytes=lambda problem: 3 * _blocks(problem).bytes,
+    temporary_bytes=_temporary_bytes,
     exact=False,
 )
