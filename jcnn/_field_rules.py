@@ -93,6 +93,13 @@ def _rule(
         return lambda f: chained(f, padded, pads)
     if name in REDUCTIONS and "axes" in params:
         return lambda f: without(over(f, params["axes"]), params["axes"])
+    if name == "jcnn_sum":  # as one that drops its axes, which then come back
+        kept = [axis for axis in axes if axis not in params["axes"]]
+        return lambda f: placed(
+            without(over(f, params["axes"]), params["axes"]), kept, out
+        )
+    if name == "jcnn_spread":
+        return lambda f: placed(f, axes, out)
     if name in SCANS:
         return lambda f: accumulated(f, params["axis"], params["reverse"])
     if name == "sort":
