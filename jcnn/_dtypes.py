@@ -26,6 +26,11 @@ def wide(dtype: DTypeLike) -> jnp.dtype:
     return jnp.dtype(jnp.float32 if short else dtype)
 
 
+def widest(*dtypes: DTypeLike) -> jnp.dtype:
+    """The one of most bytes; of equal ones the first."""
+    return max((jnp.dtype(d) for d in dtypes), key=lambda dtype: dtype.itemsize)
+
+
 def floating(name: str, value: ArrayLike) -> jax.Array:
     """`value` as an array of floating-point (or complex) numbers."""
     array = jnp.asarray(value)

@@ -14,14 +14,12 @@ from math import prod
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import ShapedArray
 from jax.experimental import jet
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import NamedSharding, PartitionSpec
 
 from ._eager import define_eager
-from .engine.meshes import sharded_by_type
+from .engine.meshes import sharded_by_type, type_like
 from .engine.portability import is_divided
 
 _ROWS, _LANES = 8, 128  # rows that are added at once, and the most side by side
@@ -107,22 +105,13 @@ sum_p, spread_p = Primitive("jcnn_sum"), Primitive("jcnn_spread")
 
 @sum_p.def_abstract_eval
 def _sum_type(x, *, axes):
-    return _type_of(x, tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
+    kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+    return type_like(x, kept, x.dtype)
 
 
 @spread_p.def_abstract_eval
 def _spread_type(a, *, shape):
-    return _type_of(a, shape)
-
-
-def _type_of(x, shape: tuple[int, ...]) -> ShapedArray:
-    replicated = PartitionSpec(*[None] * len(shape))
-    return ShapedArray(
-        shape,
-        x.dtype,
-        sharding=NamedSharding(x.sharding.mesh, replicated),
-        manual_axis_type=x.manual_axis_type,
-    )
+    return type_like(a, shape, a.dtype)
 
 
 def _sum_batched(operands, mapped, *, axes):

@@ -15,15 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import NamedSharding, PartitionSpec
 
 from ._eager import define_eager
 from ._shapes import Pairs
 from ._tools import define_nan_check, define_taylor
-from .engine.meshes import vary_alike
+from .engine.meshes import type_like, vary_alike
 
 MOST_TAPS = 64  # of a window: programs grow with them
 
@@ -208,13 +206,7 @@ def define(
     """
 
     def abstract(a, *others, windows):
-        replicated = PartitionSpec(*[None] * a.ndim)
-        return ShapedArray(
-            shape(windows),
-            a.dtype,
-            sharding=NamedSharding(a.sharding.mesh, replicated),
-            manual_axis_type=a.manual_axis_type,
-        )
+        return type_like(a, shape(windows), a.dtype)
 
     def batched(operands, axes, *, windows):
         length = next(

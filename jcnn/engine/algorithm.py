@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import jax
 
-from .problem import Problem
+from .problem import Face, Problem
 
 Compute = Callable[[Problem, jax.Array, jax.Array], jax.Array]
 
@@ -48,6 +48,12 @@ class Algorithm:
     exact: bool = True
     portable: bool = True
     joins_models: bool = False
+
+    def of(self, face: Face) -> Compute:
+        """The function that gives a face."""
+        if face == "y":
+            return self.forward
+        return self.input_gradient if face == "x" else self.kernel_gradient
 
     def serves(self, problem: Problem) -> bool:
         return self.unsupported_reason(problem) is None

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .meshes import vary_alike
+from .padding import pad_now
 from .problem import Problem
 
 
@@ -134,13 +135,13 @@ class Blocks:
         top = jnp.clip(row * p.strides[0] - low, 0, p.input_size[0] - length)
         size = (self.images, length, *x.shape[2:])
         rows = lax.dynamic_slice(x, _corner(x, image, top), size)
-        rows = _padded(rows, [(low, max(high, 0) + needed - length)])
+        rows = pad_now(rows, [(low, max(high, 0) + needed - length)])
         start = _corner(x, jnp.int32(0), row * p.strides[0] - top)
         rows = lax.dynamic_slice(rows, start, (self.images, needed, *x.shape[2:]))
-        return _padded(rows, [(0, 0), *others]) if padded else rows
+        return pad_now(rows, [(0, 0), *others]) if padded else rows
 
     def _pad(self, x):
-        return _padded(x, self.pads)
+        return pad_now(x, self.pads)
 
     @property
     def pads(self) -> list[tuple[int, int]]:
@@ -152,12 +153,6 @@ class Blocks:
                 p.input_size, p.output_size, p.strides, p.window, p.padding
             )
         ]
-
-
-def _padded(x, pads: list[tuple[int, int]]):
-    around = [(low, high, 0) for low, high in pads]
-    around += [(0, 0, 0)] * (x.ndim - 1 - len(pads))
-    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *around))
 
 
 def _within(number, length: int, total: int):

@@ -4,7 +4,6 @@ Elsewhere is also where XLA divides a program among devices. A portable algorith
 is asked for by name is taken everywhere.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -12,14 +11,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import mlir
 
-from .._dtypes import wide
+from .._dtypes import wide, widest
 from .._eager import define_eager
-from .algorithm import Algorithm, Compute
-from .algorithms import lax as by_lax
+from .algorithm import Compute
+from .algorithms.lax import ELSEWHERE
 from .planner import plan
 from .portability import is_divided, is_portable
 from .primitive import convolution_p
-from .problem import Face, Problem
+from .problem import Problem
 
 
 def solve(
@@ -29,13 +28,7 @@ def solve(
     if problem.models is not None:
         return _solve_models(first, second, problem=problem, portable=portable)
     algorithm = plan(problem, portable=portable).algorithm
-    return _by(_function(algorithm, problem.face), problem, first, second)
-
-
-def _function(algorithm: Algorithm, face: Face) -> Compute:
-    if face == "y":
-        return algorithm.forward
-    return algorithm.input_gradient if face == "x" else algorithm.kernel_gradient
+    return _by(algorithm.of(problem.face), problem, first, second)
 
 
 def _solve_models(first, second, *, problem: Problem, portable: bool):
@@ -46,7 +39,7 @@ def _solve_models(first, second, *, problem: Problem, portable: bool):
     if problem.models == 0:
         return jnp.zeros(problem.shape(problem.face), problem.face_dtype(problem.face))
     one = partial(solve, problem=problem.one_model(), portable=portable)
-    axes = _model_axes(problem, first, second)
+    axes = problem.model_axes(first, second)
     algorithm = plan(problem, portable=portable).algorithm
     if problem.impl == "lax" or algorithm.joins_models and axes == (0, 0):
         return jax.vmap(one, axes)(first, second)
@@ -63,33 +56,21 @@ def _solve_elsewhere(first, second, *, problem: Problem):
         return solve(first, second, problem=problem, portable=True)
     if problem.models is not None:
         one = partial(_solve_elsewhere, problem=problem.one_model())
-        return jax.vmap(one, _model_axes(problem, first, second))(first, second)
-    return _by(_ELSEWHERE[problem.face], problem, first, second)
-
-
-def _model_axes(problem: Problem, *operands: jax.Array) -> tuple[int | None, ...]:
-    """For each operand the axis that counts models; None if they share it."""
-    return tuple(None if problem.shared(a) else 0 for a in operands)
+        return jax.vmap(one, problem.model_axes(first, second))(first, second)
+    return _by(ELSEWHERE.of(problem.face), problem, first, second)
 
 
 def _at(index: jax.Array, a: jax.Array) -> jax.Array:
     return lax.dynamic_index_in_dim(a, index, keepdims=False)
 
 
-def _by(compute: Callable[..., jax.Array], problem: Problem, first, second):
+def _by(compute: Compute, problem: Problem, first, second):
     result_dtype = jnp.dtype(problem.face_dtype(problem.face))
-    dtype = max(first.dtype, second.dtype, key=lambda dtype: dtype.itemsize)
+    dtype = widest(first.dtype, second.dtype)
     if result_dtype.itemsize > wide(dtype).itemsize:  # sums are not taken that wide
         dtype = result_dtype
     result = compute(problem, first.astype(dtype), second.astype(dtype))
     return result.astype(result_dtype)
-
-
-_ELSEWHERE = {
-    "y": by_lax.forward,
-    "x": by_lax.input_gradient,
-    "w": by_lax.kernel_gradient_elsewhere,
-}
 
 
 def _lower_on_cpu(context, first, second, *, problem: Problem):

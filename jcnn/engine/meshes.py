@@ -5,7 +5,9 @@ from typing import Any
 
 import jax
 from jax import lax
-from jax.sharding import NamedSharding
+from jax.core import ShapedArray
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 
 def vary_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
@@ -19,6 +21,19 @@ def vary_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     return tuple(
         lax.pcast(a, tuple(every - axes), to="varying") if every - axes else a
         for a, axes in zip(arrays, varying)
+    )
+
+
+def type_like(
+    operand: ShapedArray, shape: tuple[int, ...], dtype: DTypeLike
+) -> ShapedArray:
+    """The type of what a primitive makes of an operand: no axis of it is sharded."""
+    replicated = PartitionSpec(*[None] * len(shape))
+    return ShapedArray(
+        shape,
+        dtype,
+        sharding=NamedSharding(operand.sharding.mesh, replicated),
+        manual_axis_type=operand.manual_axis_type,
     )
 
 

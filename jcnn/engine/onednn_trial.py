@@ -65,13 +65,8 @@ def errors(problems: list[Problem], rng: np.random.Generator) -> list[float]:
 
     @partial(jax.jit, static_argnums=0)
     def computed(algorithm, operands):
-        operations = {
-            "y": algorithm.forward,
-            "x": algorithm.input_gradient,
-            "w": algorithm.kernel_gradient,
-        }
         pairs = zip(problems, operands, strict=True)
-        return [operations[p.face](p, *pair) for p, pair in pairs]
+        return [algorithm.of(p.face)(p, *pair) for p, pair in pairs]
 
     found = computed(ONEDNN, operands)
     wide = jax.tree.map(lambda a: a.astype("float32"), operands)

@@ -29,11 +29,14 @@ def split(pads: Pairs, window: Sequence[int]) -> tuple[Pairs, Pairs]:
 
 def pad_now(
     x: jax.Array,
-    now: Pairs,
+    now: Sequence[tuple[int, int]],
     dilation: Sequence[int] | None = None,
     axes: Sequence[int] | None = None,
 ) -> jax.Array:
-    """x padded, after spreading it by `dilation`; by default in the axes of NHWC."""
+    """x padded, after spreading it by `dilation`.
+
+    By default in the axes behind the first, as many as `now` has pairs.
+    """
     dilation = [1] * len(now) if dilation is None else dilation
     axes = range(1, x.ndim - 1) if axes is None else axes
     if all(pair == (0, 0) for pair in now) and all(d == 1 for d in dilation):

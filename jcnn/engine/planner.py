@@ -70,7 +70,7 @@ def plan(problem: Problem, *, portable: bool = False) -> Plan:
     Args:
       problem: what is to be computed.
       portable: whether it must be made of JAX's own operations, even where another
-        algorithm was named or measured.
+        algorithm was named.
     """
     problem = problem.one_model()
     if not _static(problem):

@@ -14,7 +14,8 @@ from jax.extend.core import JaxprEqn, Var
 from jax.extend.core.primitives import closed_call_p
 from jax.interpreters.partial_eval import partial_eval_jaxpr_custom_rules as rules
 
-from .algorithms import lax as by_lax
+from .._dtypes import widest
+from .algorithms.lax import LAX
 from .primitive import convolution_p, convolve
 from .problem import Problem
 
@@ -61,18 +62,11 @@ def _asked(policy, *types, problem: Problem) -> Any:
 def _by_lax(first, second, *, problem: Problem):
     if problem.models is not None:
         one = partial(_by_lax, problem=problem.one_model())
-        axes = [None if problem.shared(a) else 0 for a in (first, second)]
+        axes = problem.model_axes(first, second)
         return jax.vmap(one, axes, axis_size=problem.models)(first, second)
-    dtype = max(first.dtype, second.dtype, key=lambda dtype: dtype.itemsize)
+    dtype = widest(first.dtype, second.dtype)
     operands = first.astype(dtype), second.astype(dtype)
-    return _OF_FACES[problem.face](problem, *operands)
-
-
-_OF_FACES = {
-    "y": by_lax.forward,
-    "x": by_lax.input_gradient,
-    "w": by_lax.kernel_gradient,
-}
+    return LAX.of(problem.face)(problem, *operands)
 
 
 _NAME = "jcnn_convolution"

@@ -14,13 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 from jax.sharding import NamedSharding, PartitionSpec
 
 from .._tools import define_nan_check, define_taylor
-from .meshes import compiled_as, vary_alike
+from .meshes import compiled_as, type_like, vary_alike
 from .problem import Face, Problem
 
 
@@ -35,14 +34,8 @@ convolution_p = Primitive("jcnn_convolution")
 
 @convolution_p.def_abstract_eval
 def _abstract(first, second, *, problem: Problem):
-    shape = problem.shape(problem.face)
-    replicated = PartitionSpec(*[None] * len(shape))
-    return ShapedArray(
-        shape,
-        problem.face_dtype(problem.face),
-        sharding=NamedSharding(first.sharding.mesh, replicated),
-        manual_axis_type=first.manual_axis_type,
-    )
+    face = problem.face
+    return type_like(first, problem.shape(face), problem.face_dtype(face))
 
 
 # --- how it differentiates ---

@@ -94,6 +94,10 @@ class Problem:
         """Whether an operand is the same one for all models."""
         return self.models is not None and operand.ndim == self.rank + 2
 
+    def model_axes(self, *operands: Any) -> tuple[int | None, ...]:
+        """For each operand the axis that counts models; None if they share it."""
+        return tuple(None if self.shared(operand) else 0 for operand in operands)
+
     def face_dtype(self, face: Face) -> DTypeLike:
         return self.output_dtype if face == "y" else self.dtype
 

@@ -1,8 +1,11 @@
 """`lax.conv_general_dilated` as it is, each face written as one call of it."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 
+from ..._dtypes import widest
 from ..algorithm import Algorithm
 from ..lax_convolution import conv_general_dilated
 from ..mirror import mirrored, turned
@@ -89,8 +92,7 @@ def _kernel_gradient(problem: Problem, x, y, layouts: tuple[str, str, str]):
 
 def _result_dtype(problem: Problem, operand: jax.Array) -> jnp.dtype:
     """The face's where that is the wider one: sums are not rounded to the operands'."""
-    dtype = jnp.dtype(problem.face_dtype(problem.face))
-    return max(operand.dtype, dtype, key=lambda dtype: dtype.itemsize)
+    return widest(operand.dtype, problem.face_dtype(problem.face))
 
 
 def _numbers(problem: Problem, x: str, w: str, y: str) -> tuple[str, str, str]:
@@ -106,3 +108,4 @@ LAX = Algorithm(
     input_gradient,
     kernel_gradient,
 )
+ELSEWHERE = replace(LAX, kernel_gradient=kernel_gradient_elsewhere)

@@ -12,6 +12,7 @@ from jax import lax
 
 from ..._dtypes import wide
 from ..algorithm import Algorithm
+from ..padding import pad_now
 from ..problem import Problem
 
 
@@ -50,7 +51,7 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
 def _patches(problem: Problem, x: jax.Array) -> jax.Array:
     """[positions, taps * C] of an image [N, *size, C]."""
     rank, steps = problem.rank, _steps(problem)
-    x = _padded(x, _pads(problem))
+    x = pad_now(x, _pads(problem))
     split = [n for pair in zip(problem.output_size, steps) for n in pair]
     x = x.reshape(x.shape[0], *split, x.shape[-1])
     for axis, (step, taps) in enumerate(zip(steps, problem.kernel_size)):
@@ -66,7 +67,7 @@ def _image(problem: Problem, patches: jax.Array) -> jax.Array:
     x = patches.reshape(
         -1, *problem.output_size, *problem.kernel_size, problem.in_channels
     )
-    x = _padded(
+    x = pad_now(
         x,
         [(0, 0)] * rank + [(0, s - k) for s, k in zip(steps, problem.kernel_size)],
     )
@@ -75,7 +76,7 @@ def _image(problem: Problem, patches: jax.Array) -> jax.Array:
     )
     size = [o * s for o, s in zip(problem.output_size, steps)]
     x = x.reshape(-1, *size, problem.in_channels)
-    return _padded(x, [(-low, -high) for low, high in _pads(problem)])
+    return pad_now(x, [(-low, -high) for low, high in _pads(problem)])
 
 
 def _steps(problem: Problem) -> list[int]:
@@ -89,11 +90,6 @@ def _pads(problem: Problem) -> list[tuple[int, int]]:
     sizes = zip(problem.input_size, problem.output_size, _steps(problem))
     lows = (low for low, _ in problem.padding)
     return [(low, o * s - low - n) for (n, o, s), low in zip(sizes, lows)]
-
-
-def _padded(x: jax.Array, pads: list[tuple[int, int]]) -> jax.Array:
-    around = [(0, 0, 0), *((*pair, 0) for pair in pads), (0, 0, 0)]
-    return lax.pad(x, jnp.zeros((), x.dtype), around)
 
 
 def _matrix(w: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from ..._dtypes import wide
+from ..._dtypes import wide, widest
 from ..._shapes import Pairs
 from ...im2col import window_patches
 from .. import onednn
@@ -37,8 +37,7 @@ def unsupported_reason(problem: Problem) -> str | None:
             return "it computes gradients to the kernel of 1 group and up to 2 axes"
         blocks = _blocks(problem)
         _, pads = _pads(problem, blocks)
-        dtypes = [jnp.dtype(d) for d in (problem.dtype, problem.output_dtype)]
-        dtype = max(dtypes, key=lambda dtype: dtype.itemsize)  # what both come in
+        dtype = widest(problem.dtype, problem.output_dtype)  # what both come in
         return onednn.unsupported_reason(_of_block(problem, blocks, pads, dtype))
     if problem.face == "x" and any(s > 1 for s in problem.strides):
         return "it computes gradients to the input only without strides"

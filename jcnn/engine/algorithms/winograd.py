@@ -18,6 +18,7 @@ from ...im2col import window_patches
 from ..algorithm import Algorithm
 from ..blocks import Blocks, blocks_of
 from ..mirror import mirrored, turned
+from ..padding import pad_now
 from ..problem import Problem
 from ..toom import Matrix, transforms
 
@@ -96,7 +97,7 @@ def _transformed(problem: Problem, x, rows: int, matrix: Matrix) -> list[jax.Arr
     taps, dilation = problem.kernel_size[0], problem.dilation[0]
     tiles = _tiles(problem, rows)
     more = (tiles * OUTPUTS + taps - 1) * dilation - x.shape[1]
-    x = lax.optimization_barrier(_pad_end(x, more))
+    x = lax.optimization_barrier(pad_now(x, ((0, more),)))
     x = x.reshape(x.shape[0], -1, dilation, *x.shape[2:])
     step = (tiles - 1) * OUTPUTS + 1
     rows_of_tile = [
@@ -120,7 +121,7 @@ def _unrolled(problem: Problem, tiles):
 def _tiles_of(problem: Problem, y) -> list[jax.Array]:
     """A block of y as its outputs 0 to 3 of all tiles, each [positions, O]."""
     dilation, tiles = problem.dilation[0], _tiles(problem, y.shape[1])
-    y = _pad_end(y, tiles * OUTPUTS * dilation - y.shape[1])
+    y = pad_now(y, ((0, tiles * OUTPUTS * dilation - y.shape[1]),))
     y = y.reshape(y.shape[0], tiles, OUTPUTS, dilation, *y.shape[2:])
     return [y[:, :, i].reshape(-1, y.shape[-1]) for i in range(OUTPUTS)]
 
@@ -136,13 +137,6 @@ def _rows_of(problem: Problem, outputs, images: int, rows: int):
 
 def _tiles(problem: Problem, rows: int) -> int:
     return -(-rows // (OUTPUTS * problem.dilation[0]))
-
-
-def _pad_end(x, rows: int):
-    nothing = (0, 0, 0)
-    return lax.pad(
-        x, jnp.float32(0), (nothing, (0, rows, 0), *[nothing] * (x.ndim - 2))
-    )
 
 
 def _combined(matrix: Matrix, arrays: list[jax.Array]) -> list[jax.Array]:
