@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from jcnn.engine.algorithms.onednn import ONEDNN
-from jcnn.engine.onednn_trial import draw, errors
+from jcnn.engine.onednn.trial import draw, errors
 from jcnn.experiment import Count, refuses
 
 
@@ -34,7 +34,7 @@ def main(config: Config) -> int:
         if ONEDNN.serves(problem):
             computed += 1
             (share,) = errors([problem], rng)
-            if share > 1:
+            if not share <= 1:
                 print(f"{number}: {share:.2f} of the error that is allowed: {problem}")
                 return 1
     print(f"{config.examples} drawn, {computed} of them computed, all right")

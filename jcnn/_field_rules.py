@@ -194,11 +194,11 @@ def _lax_rule(
 def _jcnn_rule(
     problem: Any, number: int, shapes: list[Shape], out: Shape
 ) -> Rule | None:
-    if problem.face == "w" or problem.operands[number] == "w":
+    if "kernel" in (problem.result, problem.operands[number]):
         return None
     windows = []
     for k, s, (low, _) in zip(problem.window, problem.strides, problem.padding):
-        transposed = problem.face == "x"  # its input has holes
+        transposed = problem.op == "input_gradient"  # its input has holes
         windows.append((k, 1, s, k - 1 - low) if transposed else (k, s, 1, low))
     channels = len(shapes[number]) - 1
     batch = channels - 1 - problem.rank

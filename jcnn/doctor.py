@@ -24,7 +24,7 @@ from ._children import Ended, run
 from ._faults import FAULTS, Fault, program, verdict
 from ._processor import instructions
 from ._speed import KERNEL, X
-from .engine.onednn_support import unavailable_reason
+from .engine.onednn.support import unavailable_reason
 from .experiment.output import printable
 from .experiment.threads import usable_cores
 

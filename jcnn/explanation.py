@@ -17,12 +17,6 @@ from .engine.primitive import convolution_p
 from .engine.problem import Problem
 from .max_windows import max_windows_p
 
-_FACES = {
-    "y": "convolution",
-    "x": "gradient to input",
-    "w": "gradient to kernel",
-}
-
 _POOLS = {  # by the names of primitives
     "reduce_window_max": "window maxima",
     "reduce_window_min": "window minima",
@@ -156,8 +150,10 @@ def _planned(eqn: JaxprEqn, problem: Problem) -> Operation:
 
 
 def _convolution(problem: Problem) -> str:
-    face = _FACES[problem.face]
-    return face if problem.models is None else f"{face}, {problem.models} models"
+    op = "convolution" if problem.rank else "dense"
+    if problem.op != "forward":
+        op = problem.op.replace("_", " ")
+    return op if problem.models is None else f"{op}, {problem.models} models"
 
 
 def _flops(problem: Problem) -> int:

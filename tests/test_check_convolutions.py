@@ -16,7 +16,7 @@ from jax.lax import Precision
 from experiments.check_convolutions import __main__ as script
 from experiments.check_convolutions.bounds import BOUNDS
 from experiments.check_convolutions.checking import check, drawn, errors
-from experiments.check_convolutions.definition import Faces, by_pytorch, defined
+from experiments.check_convolutions.definition import Results, by_pytorch, defined
 from experiments.check_convolutions.drawing import (
     FOR_ALL,
     WIDER,
@@ -114,7 +114,7 @@ def test_sums_that_are_not_as_wide_as_the_result_are_found(monkeypatch):
     def widened(e: Example) -> bool:
         if e.way in FOR_ALL or (e.dtype, e.result_dtype) != ("float32", "float64"):
             return False
-        return ways_of(*e.arguments, e.convolution)[e.way].faces[0] == "f"
+        return ways_of(*e.arguments, e.convolution)[e.way].results[0] == "f"
 
     def as_narrow(*args):
         result = computed(*args)
@@ -139,18 +139,18 @@ def exact(rng):
     return example, operands, defined(operands, example.convolution)
 
 
-@pytest.mark.parametrize("face", Faces._fields)
-def test_gradients_that_are_no_adjoints_are_found(face, rng):
+@pytest.mark.parametrize("name", Results._fields)
+def test_gradients_that_are_no_adjoints_are_found(name, rng):
     example, operands, expected = exact(rng)
     sums = defined(list(map(np.abs, operands)), example.convolution)
     way = ways_of(*example.arguments, example.convolution)["lax"]
 
-    def adjoint(actual: Faces) -> float:
+    def adjoint(actual: Results) -> float:
         found = errors(example, way, operands, list(actual), expected, sums)
         return next(error.share for error in found if error.what == "adjoint")
 
     assert adjoint(expected) < 1
-    assert adjoint(expected._replace(**{face: getattr(expected, face) * 1.001})) > 1
+    assert adjoint(expected._replace(**{name: getattr(expected, name) * 1.001})) > 1
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])

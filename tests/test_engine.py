@@ -149,6 +149,9 @@ def test_gradients(case, rng):
     assert_same(grads, case, *case.operands(rng))
 
 
+TENSORS = ("y", "x", "kernel")
+OPS = ("forward", "input_gradient", "kernel_gradient")
+
 SMALL = Case((1, 4, 1), (2, 1, 2), (2,), ((1, 1),), (2,))
 
 
@@ -169,14 +172,14 @@ def test_higher_orders(derivative, rng):
 
 
 def convolutions(function, *operands):
-    """The faces that a function computes, and its other products."""
+    """The tensors that a function's convolutions give, and its other products."""
     jaxpr = jax.make_jaxpr(function)(*operands)
-    names, faces = set(), []
+    names, results = set(), []
     for eqn in jaxpr.eqns:
         names.add(eqn.primitive.name)
         if eqn.primitive.name == "jcnn_convolution":
-            faces.append(eqn.params["problem"].face)
-    return faces, names & {"conv_general_dilated", "dot_general"}
+            results.append(eqn.params["problem"].result)
+    return results, names & {"conv_general_dilated", "dot_general"}
 
 
 @ANY_IMPL
@@ -184,9 +187,9 @@ def convolutions(function, *operands):
 def test_only_what_is_asked_for_is_computed(case, impl, rng):
     x, w = case.operands(rng)
     function = loss(case.conv(impl))
-    for wanted, faces in ((0, "yx"), (1, "yw"), ((0, 1), "yxw")):
+    for wanted, results in ((0, "yx"), (1, ("y", "kernel")), ((0, 1), TENSORS)):
         computed, others = convolutions(jax.grad(function, wanted), x, w)
-        assert sorted(computed) == sorted(faces) and not others
+        assert sorted(computed) == sorted(results) and not others
 
 
 @ANY_IMPL
@@ -197,7 +200,7 @@ def test_derivatives_of_all_orders_are_the_primitive(impl, rng):
         return jax.grad(lambda w: jnp.sum(jax.hessian(function, 0)(x, w)))(w)
 
     computed, others = convolutions(third, *SMALL.operands(rng))
-    assert set(computed) == {"x", "y", "w"} and not others
+    assert set(computed) == set(TENSORS) and not others
 
 
 @ANY_CASE
@@ -493,10 +496,10 @@ def test_export_of_any_batch(case, impl, rng):
         assert_close(a, b, "float64")
 
 
-# --- every algorithm, face by face ---
+# --- every algorithm, operation by operation ---
 
 
-def problem_of(case: Case, face="y", impl="auto", dtype="float32", models=None):
+def problem_of(case: Case, op="forward", impl="auto", dtype="float32", models=None):
     rank = len(case.strides)
     outputs, _ = oracle.conv_links(
         case.x[1:-1],
@@ -506,7 +509,7 @@ def problem_of(case: Case, face="y", impl="auto", dtype="float32", models=None):
         kernel_dilation=case.dilation,
     )
     return Problem(
-        face=face,
+        op=op,
         batch=case.x[0],
         input_size=case.x[1:-1],
         output_size=outputs,
@@ -524,7 +527,7 @@ def problem_of(case: Case, face="y", impl="auto", dtype="float32", models=None):
     )
 
 
-FACES = {
+ALL_CASES = {
     **CASES,
     "cube": Case(
         (1, 4, 3, 5, 2), (2, 2, 3, 2, 3), (1, 2, 1), ((1, 0), (0, 1), (2, 2)), (1, 1, 2)
@@ -544,9 +547,9 @@ FACES = {
 }
 SHORT = ("tall", "spread", "point", "depthwise", "groups")
 SERVED = {
-    (algorithm.name, case): faces
-    for algorithm, case in product(ALGORITHMS.values(), FACES)
-    if (faces := [f for f in "yxw" if algorithm.serves(problem_of(FACES[case], f))])
+    (algorithm.name, case): ops
+    for algorithm, case in product(ALGORITHMS.values(), ALL_CASES)
+    if (ops := [op for op in OPS if algorithm.serves(problem_of(ALL_CASES[case], op))])
 }
 
 
@@ -557,44 +560,46 @@ SERVED = {
     + [(name, case, "bfloat16", True) for name, case in SERVED if case in SHORT]
     + [(name, case, "float32", True) for name, case in SERVED if case in SHORT[:3]],
 )
-def test_faces_of_every_algorithm(name, case, dtype, x64, rng):
-    faces, case = SERVED[name, case], FACES[case]
-    problems = [problem_of(case, face, name, dtype) for face in faces]
+def test_operations_of_every_algorithm(name, case, dtype, x64, rng):
+    ops, case = SERVED[name, case], ALL_CASES[case]
+    problems = [problem_of(case, op, name, dtype) for op in ops]
     settings = dict(
         strides=case.strides,
         padding=case.padding,
         kernel_dilation=case.dilation,
         groups=case.groups,
     )
-    tensors = {f: rng.normal(size=problems[0].shape(f)) for f in "xwy"}
+    tensors = {f: rng.normal(size=problems[0].shape(f)) for f in TENSORS}
     tensors = {f: a.astype(jnp.dtype(dtype)) for f, a in tensors.items()}
 
-    def loops(x, w, y):
-        gx, gw = oracle.conv_gradients(x, w, y, **settings)
-        return {"y": oracle.conv(x, w, **settings), "x": gx, "w": gw}
+    def loops(x, kernel, y):
+        gx, gw = oracle.conv_gradients(x, kernel, y, **settings)
+        return {
+            "forward": oracle.conv(x, kernel, **settings),
+            "input_gradient": gx,
+            "kernel_gradient": gw,
+        }
 
     @jax.jit
     def run(tensors):
         return [convolve(p, *(tensors[f] for f in p.operands)) for p in problems]
 
     with jax.enable_x64(x64):
-        actual = dict(zip(faces, run(tensors), strict=True))
+        actual = dict(zip(ops, run(tensors), strict=True))
     expected = loops(**tensors)
     scales = loops(**{f: np.abs(a) for f, a in tensors.items()})
-    for face in faces:
-        assert_close(actual[face], expected[face], dtype, scales[face])
+    for op in ops:
+        assert_close(actual[op], expected[op], dtype, scales[op])
 
 
-def test_every_algorithm_serves_every_face_it_should():
-    faces = {
-        name: {
-            face for (n, _), served in SERVED.items() if n == name for face in served
-        }
+def test_every_algorithm_serves_every_operation_it_should():
+    ops = {
+        name: {op for (n, _), served in SERVED.items() if n == name for op in served}
         for name in ALGORITHMS
     }
-    assert faces.pop("polyphase") == {"x"}
-    assert faces.pop("onednn") in ({"x", "y", "w"}, set())  # as jaxlib has it or not
-    assert all(served == {"x", "y", "w"} for served in faces.values()), faces
+    assert ops.pop("polyphase") == {"input_gradient"}
+    assert ops.pop("onednn") in (set(OPS), set())  # as jaxlib has it or not
+    assert all(served == set(OPS) for served in ops.values()), ops
 
 
 @ANY_CASE
@@ -645,25 +650,25 @@ def test_blocks_change_nothing(case, positions, rng, monkeypatch):
     x, w = case.operands(rng)
     y = case.reference(x, w)
     g = jnp.asarray(rng.normal(size=y.shape))
-    problems = {face: problem_of(case, face, dtype="float64") for face in "yxw"}
+    problems = [problem_of(case, op, dtype="float64") for op in OPS]
 
-    def faces(x, w, g):
+    def computed(x, w, g):
         return (
-            im2col.forward(problems["y"], x, w),
-            im2col.input_gradient(problems["x"], w, g),
-            im2col.kernel_gradient(problems["w"], x, g),
+            im2col.forward(problems[0], x, w),
+            im2col.input_gradient(problems[1], w, g),
+            im2col.kernel_gradient(problems[2], x, g),
         )
 
-    actual = jax.jit(faces)(x, w, g)
+    actual = jax.jit(computed)(x, w, g)
     expected = (y, *jax.vjp(case.reference, x, w)[1](g))
     for a, b in zip(actual, expected, strict=True):
         assert_close(a, b, "float64")
-    # As many loops as there are faces whose patches do not fit; those of the gradient
-    # to x are patches of the spread output.
+    # As many loops as there are operations whose patches do not fit; those of the input
+    # gradient are patches of the spread output.
     of_x, of_y = (prod(case.w[:-2]) * a.shape[-1] * 8 for a in (x, y))
     patches = (prod(y.shape[:-1]) * of_x, prod(x.shape[:-1]) * of_y)
     blocked = [size > im2col.PATCH_BYTES for size in (*patches, patches[0])]
-    assert len(loops_of(jax.make_jaxpr(faces)(x, w, g).jaxpr)) == sum(blocked)
+    assert len(loops_of(jax.make_jaxpr(computed)(x, w, g).jaxpr)) == sum(blocked)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

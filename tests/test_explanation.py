@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 import jcnn
-from jcnn.engine.onednn_support import unavailable_reason
+from jcnn.engine.onednn.support import unavailable_reason
 from jcnn.explanation import operations
 
 X = jax.ShapeDtypeStruct((8, 16, 16, 32), jnp.float32)
@@ -31,15 +31,15 @@ def test_it_names_the_parts_of_a_gradient_their_sizes_and_their_work():
     rows = {row.what: row for row in operations(GRADIENT, X, W)}
     assert set(rows) == {
         "convolution",
-        "gradient to input",
-        "gradient to kernel",
+        "input gradient",
+        "kernel gradient",
         "window maxima",
         "gradient of maxima",
     }
     assert rows["convolution"].operands == (X.shape, W.shape)
     assert rows["convolution"].result == (8, 8, 8, 48)
-    assert rows["gradient to input"].result == X.shape
-    assert rows["gradient to kernel"].result == W.shape
+    assert rows["input gradient"].result == X.shape
+    assert rows["kernel gradient"].result == W.shape
     assert rows["gradient of maxima"].result == (8, 8, 8, 48)
     flops = [rows[name].flops for name in rows if "maxima" not in name]
     assert flops == [2 * 8 * 8 * 8 * 48 * 9 * 32] * 3
@@ -55,7 +55,7 @@ def test_ours_and_laxs_own_have_the_same_parts():
     assert by["window maxima"] == "lax" != by["gradient of maxima"]
     portable = unavailable_reason("float32") is not None
     expected = ("lax", "im2col") if portable else ("onednn", "onednn")
-    assert (by["convolution"], by["gradient to kernel"]) == expected
+    assert (by["convolution"], by["kernel gradient"]) == expected
 
 
 def test_models_of_a_vmap_are_planned_one_by_one():

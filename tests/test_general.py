@@ -72,7 +72,7 @@ def test_engine_is_lax_in_float64(seed, impl):
 
 
 def test_gradients_that_lax_writes_are_recognised(rng):
-    """Gradients of a strided convolution are posed as faces x and w, not as y."""
+    """Gradients of a strided convolution are not posed as forward convolutions."""
     x = rng.standard_normal((4, 9, 11, 3)).astype(np.float32)
     w = rng.standard_normal((3, 3, 3, 5)).astype(np.float32)
 
@@ -82,16 +82,16 @@ def test_gradients_that_lax_writes_are_recognised(rng):
         return jnp.sum(jnp.sin(y))
 
     program = jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, w)
-    faces = []
+    ops = []
     for eqn in program.eqns:
         if eqn.primitive is lax.conv_general_dilated_p:
             posed = pose(*(v.aval for v in eqn.invars), Convolution.of(eqn.params))
             assert posed is not None
-            faces.append(posed.problem.face)
-            if posed.problem.face != "y":
+            ops.append(posed.problem.op)
+            if posed.problem.op != "forward":
                 assert posed.problem.strides == (2, 2)
                 assert posed.problem.kernel_size == (3, 3)
-    assert sorted(faces) == ["w", "x", "y"]
+    assert sorted(ops) == ["forward", "input_gradient", "kernel_gradient"]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_window_that_is_large_may_have_a_wider_result():
         convolution = convolution._replace(preferred_element_type=preferred)
         found = pose(lhs, rhs, convolution)
         assert found is not None
-        return found.problem.face, found.problem.output_dtype
+        return found.problem.op, found.problem.output_dtype
 
     # JAX exchanges batch and channels in the gradients that it makes.
     assert posed("CHN", None) == ("w", jnp.bfloat16)

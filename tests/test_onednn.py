@@ -17,8 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 import jcnn
-from jcnn.engine import onednn, onednn_support, onednn_trial
-from jcnn.engine.onednn_support import is_tried, unavailable_reason
+from jcnn.engine.onednn import calls, support, trial
+from jcnn.engine.onednn.support import is_tried, unavailable_reason
 from jcnn.engine.planner import ALGORITHMS
 from jcnn.engine.problem import Problem
 
@@ -28,7 +28,7 @@ NEEDS_IT = pytest.mark.skipif(
 )
 CALL = "__onednn$convolution"
 PROBLEM = Problem(
-    face="y",
+    op="forward",
     batch=2,
     input_size=(9, 9),
     output_size=(7, 7),
@@ -42,12 +42,12 @@ PROBLEM = Problem(
     dtype="float32",
     output_dtype="float32",
 )
-DRAWN = [onednn_trial.draw(np.random.default_rng([1, number])) for number in range(150)]
-DRAWN = [p for p in DRAWN if p.face == "y" and p.dtype == "float32"]
+DRAWN = [trial.draw(np.random.default_rng([1, number])) for number in range(150)]
+DRAWN = [p for p in DRAWN if p.op == "forward" and p.dtype == "float32"]
 
 
 def _arrays(problem, rng, dtype="float32"):
-    shapes = (problem.shape(face) for face in ("x", "w"))
+    shapes = (problem.shape(name) for name in ("x", "kernel"))
     return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
 
 
@@ -56,7 +56,7 @@ def _arrays(problem, rng, dtype="float32"):
 def test_every_kind_is_what_is_defined(number, rng):
     problem = DRAWN[number]
     x, w = _arrays(problem, rng)
-    if reason := onednn.unsupported_reason(problem):
+    if reason := calls.unsupported_reason(problem):
         pytest.skip(reason)
     settings = {
         "strides": problem.strides,
@@ -64,7 +64,7 @@ def test_every_kind_is_what_is_defined(number, rng):
         "kernel_dilation": problem.dilation,
     }
     expected = oracle.conv(x, w, groups=problem.groups, **settings)
-    actual = jax.jit(lambda x, w: onednn.convolution(problem, x, w))(x, w)
+    actual = jax.jit(lambda x, w: calls.convolution(problem, x, w))(x, w)
     oracle.assert_close(actual, expected, "float32")
 
 
@@ -138,9 +138,9 @@ def test_the_bits_are_those_of_a_call_outside_of_a_loop(rng):
 @NEEDS_IT
 def test_what_was_not_tried_is_not_asked_for(changes, words, rng):
     problem = replace(PROBLEM, **changes)
-    assert words in (onednn.unsupported_reason(problem) or "")
+    assert words in (calls.unsupported_reason(problem) or "")
     with pytest.raises(ValueError, match="oneDNN must not be asked for"):
-        onednn.convolution(problem, *_arrays(PROBLEM, rng))
+        calls.convolution(problem, *_arrays(PROBLEM, rng))
 
 
 @NEEDS_IT
@@ -148,25 +148,25 @@ def test_operands_must_be_those_of_the_problem(rng):
     x, w = _arrays(PROBLEM, rng)
     for operands in ((x[:1], w), (x, w[..., :8]), (x.astype("bfloat16"), w)):
         with pytest.raises(ValueError, match="oneDNN must not be given"):
-            onednn.convolution(PROBLEM, *operands)
+            calls.convolution(PROBLEM, *operands)
 
 
 @NEEDS_IT
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_short_floats_are_right_or_refused_by_the_processor(dtype, rng):
     problem = replace(PROBLEM, dtype=dtype, output_dtype=dtype)
-    reason = onednn.unsupported_reason(problem)
+    reason = calls.unsupported_reason(problem)
     if reason is not None:
         assert f"oneDNN takes {dtype} only with avx512" in reason
         assert not ALGORITHMS["onednn"].serves(problem)
         return
     x, w = _arrays(problem, rng, dtype)
-    oracle.assert_close(onednn.convolution(problem, x, w), oracle.conv(x, w), dtype)
+    oracle.assert_close(calls.convolution(problem, x, w), oracle.conv(x, w), dtype)
 
 
 def test_a_limit_on_instructions_is_one_on_dtypes(monkeypatch):
     words = {"avx2", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_fp16"}
-    monkeypatch.setattr(onednn_support, "instructions", lambda: frozenset(words))
+    monkeypatch.setattr(support, "instructions", lambda: frozenset(words))
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
@@ -176,7 +176,7 @@ def test_a_limit_on_instructions_is_one_on_dtypes(monkeypatch):
     )
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
     assert find("float32") is find("bfloat16") is find("float16") is None
-    monkeypatch.setattr(onednn_support, "instructions", frozenset)
+    monkeypatch.setattr(support, "instructions", frozenset)
     assert "oneDNN takes float16 only with avx512_fp16" in find("float16")
     assert "oneDNN takes float32 only with avx2" in find("float32")
     monkeypatch.setattr(sys, "platform", "darwin")
@@ -186,7 +186,7 @@ def test_a_limit_on_instructions_is_one_on_dtypes(monkeypatch):
 @NEEDS_IT
 def test_an_unknown_jaxlib_is_tried_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(onednn_support, "TRIED", set())
+    monkeypatch.setattr(support, "TRIED", set())
     find = unavailable_reason.__wrapped__
     assert find("float32") is None
     (kept,) = (tmp_path / "jcnn" / "onednn").iterdir()
@@ -206,13 +206,13 @@ def test_a_trial_makes_no_trial_of_its_own(monkeypatch, capsys):
     def refuse():
         raise AssertionError("a trial in a trial")
 
-    monkeypatch.setattr(onednn_support, "TRIED", set())
-    monkeypatch.setattr(onednn_support, "_try", refuse)
+    monkeypatch.setattr(support, "TRIED", set())
+    monkeypatch.setattr(support, "_try", refuse)
     monkeypatch.setenv("JCNN_ONEDNN_TRIAL", "1")
     assert unavailable_reason.__wrapped__("float32") is None
     unavailable_reason.cache_clear()
-    monkeypatch.setattr(onednn_trial, "DRAWS", 10)
-    assert onednn_trial.main() == 0
+    monkeypatch.setattr(trial, "DRAWS", 10)
+    assert trial.main() == 0
     assert capsys.readouterr().out == "passed\n"
     unavailable_reason.cache_clear()
 
@@ -227,7 +227,7 @@ def test_a_trial_that_dies_or_fails_is_believed(status, said, tmp_path, monkeypa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     done = subprocess.CompletedProcess([], status, said, b"")
     monkeypatch.setattr(subprocess, "run", lambda *args, **options: done)
-    assert not onednn_support._passed()
+    assert not support._passed()
 
 
 @NEEDS_IT

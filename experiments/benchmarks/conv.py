@@ -20,7 +20,7 @@ import tyro
 from jcnn.compilation import default_options
 from jcnn.experiment import keep_memory
 
-from .faces import FACES, face, operands
+from .operations import OPERATIONS, operands, operation
 from .report import table
 from .shapes import CHECKED_ON, CHOSEN_ON, Shape
 from .timing import Times, interleaved
@@ -29,7 +29,7 @@ NAMES = ("jcnn", "jcnn+", "lax", "lax+", "torch")
 SETS = {"chosen": CHOSEN_ON, "checked": CHECKED_ON}
 
 
-# Of others' medians to jcnn's, by kind of shape and face, by whose they are.
+# Of others' medians to jcnn's, by kind of shape and operation, by whose they are.
 Ratios = dict[tuple[str, str], dict[str, list[float]]]
 
 
@@ -40,7 +40,7 @@ class Config:
     seconds: float = 2.0
     """Time for each row."""
     only: str = ""
-    """Only rows of this text in shape, face or kind: "g4", "1000", "depthwise"."""
+    """Only rows of this text in shape, operation or kind: "g4", "1000", "depthwise"."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of inputs and kernels."""
     keep_memory: bool = False
@@ -56,7 +56,7 @@ def main(config: Config) -> None:
         print(f"| {name} | {' | '.join(NAMES)} | of peak |")
         print("|---|" + "---|" * (len(NAMES) + 1))
         ratios: Ratios = {}
-        for shape, part in product(SETS[name], FACES):
+        for shape, part in product(SETS[name], OPERATIONS):
             if config.only in f"{shape} {part} {shape.kind}":
                 functions = candidates(shape, part, config.dtype)
                 times = interleaved(functions, seconds=config.seconds)
@@ -72,13 +72,15 @@ def main(config: Config) -> None:
 def means(ratios: Ratios) -> str:
     """Geometric means over the shapes of a kind of the others' medians to jcnn's."""
     rows = [
-        [kind, face, *(geometric_mean(by_name.get(n, [])) for n in NAMES[1:])]
-        for (kind, face), by_name in sorted(ratios.items())
+        [kind, operation, *(geometric_mean(by_name.get(n, [])) for n in NAMES[1:])]
+        for (kind, operation), by_name in sorted(ratios.items())
     ]
-    return table(["geometric means", "face", *(f"{n} / jcnn" for n in NAMES[1:])], rows)
+    return table(
+        ["geometric means", "operation", *(f"{n} / jcnn" for n in NAMES[1:])], rows
+    )
 
 
-def row(shape: Shape, face: str, times: dict[str, Times], peak: float) -> str:
+def row(shape: Shape, operation: str, times: dict[str, Times], peak: float) -> str:
     cells = []
     for name in NAMES:
         if name not in times:
@@ -89,7 +91,7 @@ def row(shape: Shape, face: str, times: dict[str, Times], peak: float) -> str:
         if name != "jcnn":
             cells[-1] += f" ({ratio:.2f})"
     share = work(shape) / times["jcnn"].minimum / 1e6 / peak
-    return f"| {shape} {face} | {' | '.join(cells)} | {share:.0%} |"
+    return f"| {shape} {operation} | {' | '.join(cells)} | {share:.0%} |"
 
 
 def geometric_mean(values: list[float]) -> str:
@@ -109,7 +111,7 @@ def candidates(shape: Shape, name: str, dtype: str) -> dict[str, Callable[[], ob
         ("lax", "lax", None),
         ("lax+", "lax", default_options()),
     ):
-        function = jax.jit(face(shape, name, impl), compiler_options=options)
+        function = jax.jit(operation(shape, name, impl), compiler_options=options)
         functions[whose] = _blocking(function.lower(x, w, y).compile(), x, w, y)
     if dtype == "float32":
         arrays = np.asarray(x), np.asarray(w), np.asarray(y)
@@ -122,7 +124,7 @@ def _blocking(function: Callable[..., object], *args: jax.Array):
     return lambda: jax.block_until_ready(function(*args))
 
 
-def _torch(shape: Shape, face: str, x, w, y) -> Callable[[], object] | None:
+def _torch(shape: Shape, operation: str, x, w, y) -> Callable[[], object] | None:
     """PyTorch's channels_last convolution with the same padding; None without it."""
     try:
         import torch
@@ -145,7 +147,7 @@ def _torch(shape: Shape, face: str, x, w, y) -> Callable[[], object] | None:
         for n in shape.size
     ]
     strides, dilation = [shape.strides] * rank, [shape.dilation] * rank
-    if face == "f":
+    if operation == "f":
         functions = {2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}
 
         def forward():
@@ -155,7 +157,7 @@ def _torch(shape: Shape, face: str, x, w, y) -> Callable[[], object] | None:
                 )
 
         return forward
-    mask = [face == "gx", face == "gw", False]
+    mask = [operation == "gx", operation == "gw", False]
     zeros = [0] * rank
     return lambda: torch.ops.aten.convolution_backward(
         ty, tx, tw, None, strides, pads, dilation, False, zeros, shape.groups, mask

@@ -22,7 +22,7 @@ from jcnn import flatten, serial, train
 from jcnn.experiment import keep_memory
 from jcnn.layers import Conv, Dense, Layer, MaxPool
 
-from .faces import convolution, operands
+from .operations import convolution, operands
 from .report import environment, ratio, table
 from .shapes import Shape
 from .timing import interleaved

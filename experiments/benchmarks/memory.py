@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import jax
 import tyro
 
-from .faces import FACES, face, operands
+from .operations import OPERATIONS, operands, operation
 from .report import environment, table
 from .shapes import CHECKED_ON, CHOSEN_ON, Shape
 
@@ -28,7 +28,7 @@ def main(config: Config) -> int:
     print(environment(), end="\n\n")
     rows, above = [], []
     for shape in (*CHOSEN_ON, *CHECKED_ON):
-        for name in FACES:
+        for name in OPERATIONS:
             row = f"{shape} {name}"
             if config.only in row:
                 jcnn, lax = (temporary(shape, name, impl) for impl in ("auto", "lax"))
@@ -48,7 +48,7 @@ def temporary(shape: Shape, name: str, impl: str) -> float:
     >>> temporary(Shape(1, (8,), 2, 2, kernel=3), "f", "lax") < 1
     True
     """
-    function = jax.jit(face(shape, name, impl))
+    function = jax.jit(operation(shape, name, impl))
     analysis = function.lower(*operands(shape)).compile().memory_analysis()
     if analysis is None:
         raise RuntimeError(f"{jax.default_backend()} does not tell a program's memory")

@@ -15,7 +15,7 @@ from jcnn.engine.blocks import blocks_of
 from jcnn.engine.planner import ALGORITHMS
 
 from .bounds import BOUNDS, MANY_RESULTS, allowed
-from .definition import Faces, by_pytorch, defined
+from .definition import Results, by_pytorch, defined
 from .drawing import Example, draw
 from .ways import Way, ways_of
 
@@ -65,10 +65,10 @@ def errors(
     way: Way,
     operands: list[np.ndarray],
     actual: list[np.ndarray | None],
-    expected: Faces,
-    sums: Faces,
+    expected: Results,
+    sums: Results,
 ) -> Iterator[Error]:
-    """Of each face that the way computes, and of the identities between them.
+    """Of each result that the way computes, and of the identities between them.
 
     Args:
       operands: the convolution's, and the cotangent of its result.
@@ -80,8 +80,8 @@ def errors(
     *gradients, result = example.dtypes
     summed = example.models.summed if example.models else (False,) * 3
     exact, units = [], []
-    for face, a, b, s, dtype, parts in zip(
-        way.faces, actual, expected, sums, (result, *gradients), summed
+    for name, a, b, s, dtype, parts in zip(
+        way.results, actual, expected, sums, (result, *gradients), summed
     ):
         if a is None:
             continue
@@ -97,10 +97,10 @@ def errors(
             )
         )
         off = np.abs(exact[-1] - b).max()
-        yield _error(example, str(face), off, units[-1] * s.max())
+        yield _error(example, str(name), off, units[-1] * s.max())
         if of_largest and dtype == result == "float32" and b.size >= MANY_RESULTS:
             largest = of_largest * np.abs(b).max()
-            yield _error(example, f"{face} of largest", off, largest)
+            yield _error(example, f"{name} of largest", off, largest)
     if len(exact) == 3:
         # <f, g> = <x, gx> = <w, gw>: all are the sum of all products.
         x, w, g = (a.astype(b.dtype) for a, b in zip(operands, (exact * 2)[1:]))
@@ -126,17 +126,17 @@ def _program(way: Way, example: Example):
     def compute(lhs, rhs, g) -> list[jax.Array | None]:
         f, pull_back = jax.vjp(function, lhs, rhs)
         results = (f, *pull_back(g))
-        return [a if face else None for a, face in zip(results, way.faces)]
+        return [a if name else None for a, name in zip(results, way.results)]
 
     if models and not models.together:
         compute = models.mapped(compute)
     return jax.jit(compute, compiler_options={} if example.as_usual else IN_HASTE)
 
 
-def _for_models(define: Callable, example: Example, operands) -> Faces:
+def _for_models(define: Callable, example: Example, operands) -> Results:
     """What is defined, of models as the program gives it."""
 
-    def one(operands) -> Faces:
+    def one(operands) -> Results:
         return define(operands, example.convolution)
 
     if example.models is None:
@@ -151,10 +151,10 @@ def _normal(random: np.random.Generator, shape: tuple[int, ...], dtype) -> np.nd
     return values.astype(jnp.dtype(dtype))
 
 
-def _assert_same(ours: Faces, theirs: Faces) -> None:
-    for face, a, b in zip(Faces._fields, ours, theirs):
+def _assert_same(ours: Results, theirs: Results) -> None:
+    for name, a, b in zip(Results._fields, ours, theirs):
         most = 1e-12 * max(np.abs(a).max(), 1)
-        assert np.abs(a - b).max() <= most, f"the oracles of {face} differ"
+        assert np.abs(a - b).max() <= most, f"the oracles of {name} differ"
 
 
 def _blocks_of(positions: int) -> ExitStack:

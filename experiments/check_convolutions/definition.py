@@ -13,7 +13,7 @@ import numpy as np
 from jcnn.engine.lax_arguments import Convolution
 
 
-class Faces(NamedTuple):
+class Results(NamedTuple):
     """A convolution f, and the gradients of <f, g> to what it is of."""
 
     f: np.ndarray
@@ -21,7 +21,7 @@ class Faces(NamedTuple):
     gw: np.ndarray
 
 
-def defined(operands: Sequence[np.ndarray], convolution: Convolution) -> Faces:
+def defined(operands: Sequence[np.ndarray], convolution: Convolution) -> Results:
     """Of lhs, rhs and g: output o gets the product of tap k with pixel i where
 
         o * stride + k * rhs_dilation = i * lhs_dilation + low.
@@ -31,12 +31,12 @@ def defined(operands: Sequence[np.ndarray], convolution: Convolution) -> Faces:
     return _in_groups(_by_links, operands, convolution)
 
 
-def by_pytorch(operands: Sequence[np.ndarray], convolution: Convolution) -> Faces:
+def by_pytorch(operands: Sequence[np.ndarray], convolution: Convolution) -> Results:
     """By PyTorch, the padding and the holes in the input by operations of their own."""
     return _in_groups(_by_pytorch, operands, convolution)
 
 
-def _in_groups(compute: Callable, operands, c: Convolution) -> Faces:
+def _in_groups(compute: Callable, operands, c: Convolution) -> Results:
     lhs_spec, rhs_spec, out_spec = c.dimension_numbers
     dtype = np.complex128 if np.iscomplexobj(operands[0]) else np.float64
     x, w, y = (
@@ -59,7 +59,7 @@ def _in_groups(compute: Callable, operands, c: Convolution) -> Faces:
     )
     if by_batch:
         gx = gx.swapaxes(0, 1)
-    return Faces(
+    return Results(
         f.reshape(y.shape).transpose(np.argsort(out_spec)),
         gx.reshape(x.shape).transpose(np.argsort(lhs_spec)),
         gw.reshape(w.shape).transpose(np.argsort(rhs_spec)),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .definition import Faces
+from .definition import Results
 
 
 class Models(NamedTuple):
@@ -47,9 +47,9 @@ class Models(NamedTuple):
 
     def defined(
         self,
-        define: Callable[[list[np.ndarray]], Faces],
+        define: Callable[[list[np.ndarray]], Results],
         operands: Sequence[np.ndarray],
-    ) -> Faces:
+    ) -> Results:
         """From the definition of one model."""
         each = [
             define(
@@ -57,8 +57,8 @@ class Models(NamedTuple):
             )
             for i in range(self.number)
         ]
-        faces = map(np.stack, zip(*each))
-        return Faces(*(a.sum(0) if s else a for a, s in zip(faces, self.summed)))
+        results = map(np.stack, zip(*each))
+        return Results(*(a.sum(0) if s else a for a, s in zip(results, self.summed)))
 
     @property
     def summed(self) -> tuple[bool, bool, bool]:

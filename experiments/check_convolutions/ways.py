@@ -13,7 +13,7 @@ from jcnn.engine.lax_arguments import Convolution
 from jcnn.engine.planner import ALGORITHMS
 from jcnn.engine.primitive import convolve
 
-FACES = {"y": "f", "x": "gx", "w": "gw"}  # a problem's faces as functions of x and w
+NAMES = {"y": "f", "x": "gx", "kernel": "gw"}  # of what gives each tensor
 
 
 class Way(NamedTuple):
@@ -24,7 +24,7 @@ class Way(NamedTuple):
     """
 
     function: Callable[[jax.Array, jax.Array], jax.Array]
-    faces: tuple[str | None, ...]
+    results: tuple[str | None, ...]
 
 
 def ways_of(
@@ -32,24 +32,24 @@ def ways_of(
 ) -> dict[str, Way]:
     """By name: "auto" and lax's primitive as users ask for them, then algorithms."""
     posed = pose(lhs, rhs, convolution)
-    names = ("y", "x", "w")
+    tensors = ("y", "x", "kernel")
     if posed is not None:
-        names = (posed.problem.face, *posed.problem.operands)
-    faces = tuple(FACES[name] for name in names)
+        tensors = (posed.problem.result, *posed.problem.operands)
+    names = tuple(NAMES[tensor] for tensor in tensors)
 
     def asked_for(impl: str) -> Way:
         function = partial(convolve_general, convolution=convolution, impl=impl)
-        return Way(function, faces)
+        return Way(function, names)
 
     ways = {"auto": asked_for("auto"), "primitive": asked_for("lax")}
     if posed is None:  # not without making the holes first, as `impl` does
         return ways | {"im2col": asked_for("im2col")}
     for name, algorithm in ALGORITHMS.items():
         problem = replace(posed.problem, impl=name)
-        served = [algorithm.serves(problem.for_face(face)) for face in names]
+        served = [algorithm.serves(problem.giving(tensor)) for tensor in tensors]
         if any(served):
             function = partial(_posed, posed._replace(problem=problem))
-            named = (f if ours else None for f, ours in zip(faces, served))
+            named = (f if ours else None for f, ours in zip(names, served))
             ways[name] = Way(function, tuple(named))
     return ways
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import jax
 
-from .problem import Face, Problem
+from .problem import Problem
 
 Compute = Callable[[Problem, jax.Array, jax.Array], jax.Array]
 
@@ -25,9 +25,9 @@ class Algorithm:
     Attributes:
       name: what the argument `impl` calls it.
       unsupported_reason: why it cannot compute a problem; None if it can.
-      forward: y from x and the kernel.
-      input_gradient: x from the kernel and y.
-      kernel_gradient: the kernel from x and y.
+      forward: computes y from x and the kernel (fprop).
+      input_gradient: computes x from the kernel and y (dgrad).
+      kernel_gradient: computes the kernel from x and y (wgrad).
       operations: about how many it adds to the program, which is what it takes to
         compile.
       temporary_bytes: what it makes beside its operands and its result, unless that is
@@ -49,11 +49,11 @@ class Algorithm:
     portable: bool = True
     joins_models: bool = False
 
-    def of(self, face: Face) -> Compute:
-        """The function that gives a face."""
-        if face == "y":
-            return self.forward
-        return self.input_gradient if face == "x" else self.kernel_gradient
+    def compute(
+        self, problem: Problem, first: jax.Array, second: jax.Array
+    ) -> jax.Array:
+        """The operation of the problem."""
+        return getattr(self, problem.op)(problem, first, second)
 
     def serves(self, problem: Problem) -> bool:
         return self.unsupported_reason(problem) is None

@@ -60,12 +60,12 @@ def pose(
 
 def _as_it_is(lhs, rhs, c: Convolution, outputs, impl) -> Posed:
     numbers = c.dimension_numbers
-    x_order, w_order = _image(numbers.lhs_spec), _kernel(numbers.rhs_spec)
+    x_order, kernel_order = _image(numbers.lhs_spec), _kernel(numbers.rhs_spec)
     batch, *size, channels = _permuted(lhs.shape, x_order)
-    *taps, _, features = _permuted(rhs.shape, w_order)
+    *taps, _, features = _permuted(rhs.shape, kernel_order)
     now, left = split(c.padding, dilated(taps, c.rhs_dilation))
     problem = Problem(
-        face="y",
+        op="forward",
         batch=batch,
         input_size=tuple(n + sum(pair) for n, pair in zip(size, now)),
         output_size=outputs,
@@ -83,7 +83,10 @@ def _as_it_is(lhs, rhs, c: Convolution, outputs, impl) -> Posed:
     )
     return Posed(
         problem,
-        lambda x, w: (pad_now(x.transpose(x_order), now), w.transpose(w_order)),
+        lambda x, kernel: (
+            pad_now(x.transpose(x_order), now),
+            kernel.transpose(kernel_order),
+        ),
         lambda y: y.transpose(_inverse(_image(numbers.out_spec))),
     )
 
@@ -95,9 +98,9 @@ def _as_input_gradient(lhs, rhs, c: Convolution, outputs, impl) -> Posed | None:
     if c.widens(lhs):
         return None
     numbers = c.dimension_numbers
-    y_order, w_order = _image(numbers.lhs_spec), _kernel(numbers.rhs_spec)
+    y_order, kernel_order = _image(numbers.lhs_spec), _kernel(numbers.rhs_spec)
     batch, *size, channels = _permuted(lhs.shape, y_order)
-    *taps, _, features = _permuted(rhs.shape, w_order)
+    *taps, _, features = _permuted(rhs.shape, kernel_order)
     window = dilated(taps, c.rhs_dilation)
     lows = [k - 1 - low for k, (low, _) in zip(window, c.padding)]
     pads = _pads(outputs, size, window, c.lhs_dilation, lows)
@@ -105,7 +108,7 @@ def _as_input_gradient(lhs, rhs, c: Convolution, outputs, impl) -> Posed | None:
     if any(pair != (0, 0) for pair in now):
         return None
     problem = Problem(
-        face="x",
+        op="input_gradient",
         batch=batch,
         input_size=outputs,
         output_size=tuple(size),
@@ -123,8 +126,8 @@ def _as_input_gradient(lhs, rhs, c: Convolution, outputs, impl) -> Posed | None:
     )
     return Posed(
         problem,
-        lambda y, w: (
-            turned(w.transpose(w_order), c.feature_group_count),
+        lambda y, kernel: (
+            turned(kernel.transpose(kernel_order), c.feature_group_count),
             y.transpose(y_order),
         ),
         lambda x: x.transpose(_inverse(_image(numbers.out_spec))),
@@ -139,14 +142,14 @@ def _as_kernel_gradient(lhs, rhs, c: Convolution, outputs, impl) -> Posed | None
     # What lax calls channels is the batch here, and the other way round.
     x_order = (numbers.lhs_spec[1], *numbers.lhs_spec[2:], numbers.lhs_spec[0])
     y_order = (numbers.rhs_spec[1], *numbers.rhs_spec[2:], numbers.rhs_spec[0])
-    w_order = (*numbers.out_spec[2:], numbers.out_spec[0], numbers.out_spec[1])
+    kernel_order = (*numbers.out_spec[2:], numbers.out_spec[0], numbers.out_spec[1])
     batch, *size, channels = _permuted(lhs.shape, x_order)
     _, *positions, features = _permuted(rhs.shape, y_order)
     window = dilated(outputs, c.window_strides)
     lows = [low for low, _ in c.padding]
     now, left = split(_pads(size, positions, window, c.rhs_dilation, lows), window)
     problem = Problem(
-        face="w",
+        op="kernel_gradient",
         batch=batch,
         input_size=tuple(n + sum(pair) for n, pair in zip(size, now)),
         output_size=tuple(positions),
@@ -165,7 +168,7 @@ def _as_kernel_gradient(lhs, rhs, c: Convolution, outputs, impl) -> Posed | None
     return Posed(
         problem,
         lambda x, y: (pad_now(x.transpose(x_order), now), y.transpose(y_order)),
-        lambda w: w.transpose(_inverse(w_order)),
+        lambda kernel: kernel.transpose(_inverse(kernel_order)),
     )
 
 

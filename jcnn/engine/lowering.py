@@ -13,7 +13,7 @@ from jax.interpreters import mlir
 
 from .._dtypes import wide, widest
 from .._eager import define_eager
-from .algorithm import Compute
+from .algorithm import Algorithm
 from .algorithms.lax import ELSEWHERE
 from .planner import plan
 from .portability import is_divided, is_portable
@@ -24,11 +24,11 @@ from .problem import Problem
 def solve(
     first: jax.Array, second: jax.Array, *, problem: Problem, portable: bool = False
 ) -> jax.Array:
-    """The face, by the algorithm that the planner takes; see there for `portable`."""
+    """The operation, by the algorithm that is planned; see there for `portable`."""
     if problem.models is not None:
         return _solve_models(first, second, problem=problem, portable=portable)
     algorithm = plan(problem, portable=portable).algorithm
-    return _by(algorithm.of(problem.face), problem, first, second)
+    return _by(algorithm, problem, first, second)
 
 
 def _solve_models(first, second, *, problem: Problem, portable: bool):
@@ -37,7 +37,9 @@ def _solve_models(first, second, *, problem: Problem, portable: bool):
     Each model fills the cores by itself, and one by one their blocks stay in the cache.
     """
     if problem.models == 0:
-        return jnp.zeros(problem.shape(problem.face), problem.face_dtype(problem.face))
+        return jnp.zeros(
+            problem.shape(problem.result), problem.dtype_of(problem.result)
+        )
     one = partial(solve, problem=problem.one_model(), portable=portable)
     axes = problem.model_axes(first, second)
     algorithm = plan(problem, portable=portable).algorithm
@@ -57,19 +59,19 @@ def _solve_elsewhere(first, second, *, problem: Problem):
     if problem.models is not None:
         one = partial(_solve_elsewhere, problem=problem.one_model())
         return jax.vmap(one, problem.model_axes(first, second))(first, second)
-    return _by(ELSEWHERE.of(problem.face), problem, first, second)
+    return _by(ELSEWHERE, problem, first, second)
 
 
 def _at(index: jax.Array, a: jax.Array) -> jax.Array:
     return lax.dynamic_index_in_dim(a, index, keepdims=False)
 
 
-def _by(compute: Compute, problem: Problem, first, second):
-    result_dtype = jnp.dtype(problem.face_dtype(problem.face))
+def _by(algorithm: Algorithm, problem: Problem, first, second):
+    result_dtype = jnp.dtype(problem.dtype_of(problem.result))
     dtype = widest(first.dtype, second.dtype)
     if result_dtype.itemsize > wide(dtype).itemsize:  # sums are not taken that wide
         dtype = result_dtype
-    result = compute(problem, first.astype(dtype), second.astype(dtype))
+    result = algorithm.compute(problem, first.astype(dtype), second.astype(dtype))
     return result.astype(result_dtype)
 
 

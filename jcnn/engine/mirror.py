@@ -27,7 +27,7 @@ def mirrored(problem: Problem) -> Problem:
     ]
     return replace(
         problem,
-        face="y",
+        op="forward",
         input_size=spread_size,
         output_size=problem.input_size,
         in_channels=problem.out_channels,
@@ -44,10 +44,10 @@ def spread(y: jax.Array, strides: tuple[int, ...]) -> jax.Array:
     return pad_now(y, ((0, 0),) * len(strides), strides)
 
 
-def turned(w: jax.Array, groups: int) -> jax.Array:
+def turned(kernel: jax.Array, groups: int) -> jax.Array:
     """The kernel reversed in space, its inputs and outputs exchanged in each group."""
-    *size, inputs, outputs = w.shape
-    w = w.reshape(*size, inputs, groups, outputs // groups)
-    w = jnp.moveaxis(w, (-3, -2, -1), (-1, -2, -3))
-    w = w.reshape(*size, outputs // groups, groups * inputs)
-    return lax.rev(w, range(len(size)))
+    *size, inputs, outputs = kernel.shape
+    kernel = kernel.reshape(*size, inputs, groups, outputs // groups)
+    kernel = jnp.moveaxis(kernel, (-3, -2, -1), (-1, -2, -3))
+    kernel = kernel.reshape(*size, outputs // groups, groups * inputs)
+    return lax.rev(kernel, range(len(size)))

@@ -136,7 +136,7 @@ def _many_channels(problem: Problem) -> bool:
     over in_channels + out_channels values; the wider the vectors, the cheaper are the
     products. To the kernel's gradient oneDNN has to transpose, so less is enough.
     """
-    vectors = 2 if problem.face == "w" else 5
+    vectors = 2 if problem.op == "kernel_gradient" else 5
     products = problem.in_channels * problem.out_channels
     values = problem.in_channels + problem.out_channels
     return products >= vectors * lanes() * values and _large(problem)
@@ -147,15 +147,17 @@ def _large(problem: Problem) -> bool:
 
 
 def _fills_vectors(problem: Problem) -> bool:
-    """Not long filters of signals of few channels, and not patches of one channel."""
-    if problem.face == "w":
-        return problem.in_channels > 1
+    """Not long filters of signals of few channels."""
+    if problem.op == "kernel_gradient" and problem.in_channels > 1:
+        return True
     fewest = min(problem.in_channels, problem.out_channels)
     return problem.rank > 1 or problem.kernel_size[0] <= LONG_FILTER * fewest
 
 
 def _without_onednn(problem: Problem) -> bool:
-    read = problem.out_channels if problem.face == "x" else problem.in_channels
+    read = (
+        problem.out_channels if problem.op == "input_gradient" else problem.in_channels
+    )
     return _large(problem) and (read >= ENOUGH_CHANNELS or problem.rank == 3)
 
 
@@ -164,7 +166,7 @@ def _grouped(problem: Problem) -> bool:
 
 
 def _slow_by_lax(problem: Problem) -> bool:
-    return problem.face == "w" or problem.rank == 3
+    return problem.op == "kernel_gradient" or problem.rank == 3
 
 
 RULES = (

@@ -53,7 +53,7 @@ def _asked(policy, *types, problem: Problem) -> Any:
     """What the policy says of the convolution that lax would make of it."""
     program = jax.make_jaxpr(partial(_by_lax, problem=problem))(*types)
     for equation in program.eqns:
-        if equation.primitive is lax.conv_general_dilated_p:
+        if equation.primitive in (lax.conv_general_dilated_p, lax.dot_general_p):
             types = [v.aval for v in equation.invars]
             return policy(equation.primitive, *types, **equation.params)
     return False  # of no models
@@ -66,7 +66,7 @@ def _by_lax(first, second, *, problem: Problem):
         return jax.vmap(one, axes, axis_size=problem.models)(first, second)
     dtype = widest(first.dtype, second.dtype)
     operands = first.astype(dtype), second.astype(dtype)
-    return LAX.of(problem.face)(problem, *operands)
+    return LAX.compute(problem, *operands)
 
 
 _NAME = "jcnn_convolution"

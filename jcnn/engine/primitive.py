@@ -1,9 +1,9 @@
 """The convolution as a JAX primitive that is closed under differentiation.
 
-One primitive with three faces: the derivative of a face along an operand is the same
-face again (it is bilinear), and its transpose with respect to an operand is the face
-that gives that operand. So `grad`, `jvp`, `linearize`, `hessian` and higher orders
-follow from the two rules below, and every convolution among them is planned anew.
+One primitive for three operations: the derivative of one along an operand is the same
+operation again (it is bilinear), and its transpose with respect to an operand is the
+operation that gives that operand. So `grad`, `jvp`, `linearize`, `hessian` and higher
+orders follow from the two rules below, and each convolution among them has its plan.
 """
 
 from dataclasses import replace
@@ -20,11 +20,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from .._tools import define_nan_check, define_taylor
 from .meshes import compiled_as, type_like, vary_alike
-from .problem import Face, Problem
+from .problem import Problem
 
 
 def convolve(problem: Problem, first: jax.Array, second: jax.Array) -> jax.Array:
-    """The tensor `problem.face`, from the other two in the order x, w, y."""
+    """The result, from the other two tensors in the order x, kernel, y."""
     first, second = vary_alike(first, second)
     return convolution_p.bind(first, second, problem=problem)
 
@@ -34,19 +34,18 @@ convolution_p = Primitive("jcnn_convolution")
 
 @convolution_p.def_abstract_eval
 def _abstract(first, second, *, problem: Problem):
-    face = problem.face
-    return type_like(first, problem.shape(face), problem.face_dtype(face))
+    tensor = problem.result
+    return type_like(first, problem.shape(tensor), problem.dtype_of(tensor))
 
 
 # --- how it differentiates ---
 
 
 def _transpose(operand: int, cotangent, first, second, *, problem: Problem):
-    """The face that gives the operand, from the cotangent and the other operand."""
-    face = problem.operands[operand]
+    """The operand's cotangent, from the result's and the other operand."""
     known = second if operand == 0 else first
-    tensors = {problem.face: cotangent, problem.operands[1 - operand]: known}
-    sought = problem.for_face(face)
+    tensors = {problem.result: cotangent, problem.operands[1 - operand]: known}
+    sought = problem.giving(problem.operands[operand])
     result = convolve(sought, *(tensors[name] for name in sought.operands))
     shared = problem.shared((first, second)[operand].aval)
     return result.sum(0) if shared else result
@@ -65,7 +64,7 @@ def _batch(operands, axes, *, problem: Problem):
     """
     pairs = [(a, axis) for a, axis in zip(operands, axes) if axis is not None]
     size = next(a.shape[axis] for a, axis in pairs)
-    mapped = {face for face, axis in zip(problem.operands, axes) if axis is not None}
+    mapped = {name for name, axis in zip(problem.operands, axes) if axis is not None}
     shardings = {jax.typeof(a).sharding.spec[axis] for a, axis in pairs} - {None}
     if shardings:
         mesh = jax.typeof(pairs[0][0]).sharding.mesh
@@ -80,7 +79,7 @@ def _batch(operands, axes, *, problem: Problem):
         a if axis is None else jnp.moveaxis(a, axis, 0)
         for a, axis in zip(operands, axes)
     ]
-    if problem.models is None and problem.face != "w" and mapped <= {"x", "y"}:
+    if problem.models is None and problem.result != "kernel" and mapped <= {"x", "y"}:
         return _fold_into_batch(problem, size, operands), 0
     if problem.models is None:
         return convolve(replace(problem, models=size), *operands), 0
@@ -94,10 +93,9 @@ def _batch(operands, axes, *, problem: Problem):
 
 
 def _fold_into_batch(problem: Problem, size: int, operands: list[Any]):
-    faces: tuple[Face, Face] = problem.operands
     flat = [
-        a if face == "w" else a.reshape(size * problem.batch, *a.shape[2:])
-        for face, a in zip(faces, operands)
+        a if name == "kernel" else a.reshape(size * problem.batch, *a.shape[2:])
+        for name, a in zip(problem.operands, operands)
     ]
     result = convolve(replace(problem, batch=size * problem.batch), *flat)
     return result.reshape(size, problem.batch, *result.shape[1:])

@@ -2,39 +2,47 @@
 
 A convolution is a trilinear form of three tensors,
 
-    T(x, w, y) = sum of  x[n, o*s + k*d - low, c] w[k, c, f] y[n, o, f]
+    T(x, kernel, y) = sum of  x[n, o*s + k*d - low, c] kernel[k, c, f] y[n, o, f]
 
-and each of its three faces is the gradient of T with respect to the tensor that is
-missing: "y" is the convolution itself, "x" its gradient to the input (a transposed
-convolution), "w" its gradient to the kernel. Differentiating a face gives another one.
+and each of three operations is its gradient with respect to one of them: the forward
+convolution gives y, the input gradient (a transposed convolution) x, and the kernel
+gradient the kernel. The derivative of one of them is another one.
 """
 
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Literal
 
+import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
 from .._shapes import Pairs, dilated
 
-Face = Literal["y", "x", "w"]
+Tensor = Literal["x", "kernel", "y"]
+Op = Literal["forward", "input_gradient", "kernel_gradient"]
+
+_OPS: dict[Tensor, Op] = {
+    "x": "input_gradient",
+    "kernel": "kernel_gradient",
+    "y": "forward",
+}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Sizes and settings of one face, in the layouts NHWC, HWIO, NHWC.
+    """Sizes and settings of one operation, in the layouts NHWC, HWIO, NHWC.
 
     `padding` lies between 0 and the dilated kernel less one on every side, and the
     input is not dilated: callers bring other problems to this form.
-    `dtype` is that of x and w, `output_dtype` that of y.
+    `dtype` is that of x and the kernel, `output_dtype` that of y.
     `impl` is an algorithm's name or "auto".
     `models` is None, or the length of a leading axis that counts convolutions of equal
-    shape (what `jax.vmap` makes of kernels). The face has it, and its operands have it;
-    one of these may come without: then all models share it.
+    shape (what `jax.vmap` makes of kernels). Result and operands have it; one of
+    the latter may come without: then all models share it.
     """
 
-    face: Face
+    op: Op
     batch: int
     input_size: tuple[int, ...]
     output_size: tuple[int, ...]
@@ -51,15 +59,38 @@ class Problem:
     impl: str = "auto"
     models: int | None = None
 
+    @classmethod
+    def dense(
+        cls, x: Any, kernel: Any, precision: Any, dtype: DTypeLike | None
+    ) -> "Problem":
+        """x [..., C] times a kernel [C, O], a convolution without spatial axes."""
+        return cls(
+            op="forward",
+            batch=prod(x.shape[:-1]),
+            input_size=(),
+            output_size=(),
+            kernel_size=(),
+            in_channels=kernel.shape[0],
+            out_channels=kernel.shape[1],
+            strides=(),
+            padding=(),
+            dilation=(),
+            groups=1,
+            dtype=x.dtype,
+            output_dtype=jnp.dtype(dtype or x.dtype),
+            precision=precision,
+        )
+
     @property
-    def operands(self) -> tuple[Face, Face]:
-        """The faces that come in, in the order in which they are passed."""
-        faces: dict[Face, tuple[Face, Face]] = {
-            "x": ("w", "y"),
-            "w": ("x", "y"),
-            "y": ("x", "w"),
-        }
-        return faces[self.face]
+    def result(self) -> Tensor:
+        """The tensor that is computed."""
+        return next(tensor for tensor, op in _OPS.items() if op == self.op)
+
+    @property
+    def operands(self) -> tuple[Tensor, Tensor]:
+        """The tensors that come in, in the order in which they are passed."""
+        tensors: list[Tensor] = [tensor for tensor in _OPS if tensor != self.result]
+        return tensors[0], tensors[1]
 
     @property
     def rank(self) -> int:
@@ -72,22 +103,22 @@ class Problem:
 
     @property
     def multiply_adds(self) -> int:
-        """Products that the definition takes, the same for all three faces."""
+        """Products that the definition takes, the same for all three operations."""
         kernel = prod(self.kernel_size) * (self.in_channels // self.groups)
         outputs = self.batch * prod(self.output_size) * self.out_channels
         return outputs * kernel * (self.models or 1)
 
-    def shape(self, face: Face) -> tuple[int, ...]:
+    def shape(self, tensor: Tensor) -> tuple[int, ...]:
         """The shape of one of the three tensors, if it is not shared."""
         shape = {
             "x": (self.batch, *self.input_size, self.in_channels),
-            "w": (
+            "kernel": (
                 *self.kernel_size,
                 self.in_channels // self.groups,
                 self.out_channels,
             ),
             "y": (self.batch, *self.output_size, self.out_channels),
-        }[face]
+        }[tensor]
         return shape if self.models is None else (self.models, *shape)
 
     def shared(self, operand: Any) -> bool:
@@ -98,11 +129,12 @@ class Problem:
         """For each operand the axis that counts models; None if they share it."""
         return tuple(None if self.shared(operand) else 0 for operand in operands)
 
-    def face_dtype(self, face: Face) -> DTypeLike:
-        return self.output_dtype if face == "y" else self.dtype
+    def dtype_of(self, tensor: Tensor) -> DTypeLike:
+        return self.output_dtype if tensor == "y" else self.dtype
 
-    def for_face(self, face: Face) -> "Problem":
-        return replace(self, face=face)
+    def giving(self, tensor: Tensor) -> "Problem":
+        """The operation that computes a tensor from the other two."""
+        return replace(self, op=_OPS[tensor])
 
     def one_model(self) -> "Problem":
         return replace(self, models=None)

@@ -1,6 +1,6 @@
 """The ways to compute a convolution, one file each.
 
-Every file has the same three functions, one a face: `forward(problem, x, w)`,
-`input_gradient(problem, w, y)` and `kernel_gradient(problem, x, y)`. Both operands
+Every file has the same three functions: `forward(problem, x, kernel)`,
+`input_gradient(problem, kernel, y)` and `kernel_gradient(problem, x, y)`. Both operands
 come in the same dtype; the result may come out in a wider one.
 """

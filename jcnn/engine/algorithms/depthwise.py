@@ -33,21 +33,21 @@ def unsupported_reason(problem: Problem) -> str | None:
             "it needs as many groups as channels, "
             f"not {problem.groups} for {problem.in_channels} channels"
         )
-    if problem.face == "x" and any(s != 1 for s in problem.strides):
+    if problem.op == "input_gradient" and any(s != 1 for s in problem.strides):
         return f"its gradient to the input needs strides 1, not {problem.strides}"
     return None
 
 
-def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
+def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
     x = lax.optimization_barrier(pad_now(_repeated(problem, x), problem.padding))
-    return _tap_sum(problem, x, w)
+    return _tap_sum(problem, x, kernel)
 
 
-def input_gradient(problem: Problem, w: jax.Array, y: jax.Array) -> jax.Array:
+def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Array:
     """The tap sum of y with the turned kernel, feature by feature; then channels."""
     mirror = mirrored(problem)
     y = lax.optimization_barrier(pad_now(y, mirror.padding))
-    x = _tap_sum(mirror, y, lax.rev(w, range(problem.rank)))
+    x = _tap_sum(mirror, y, lax.rev(kernel, range(problem.rank)))
     multiplier = problem.out_channels // problem.in_channels
     if multiplier == 1:
         return x
@@ -66,16 +66,16 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
 
         return _over_rows(problem, sums)
 
-    w = blocks.sum(block, _repeated(problem, x), y)
-    return w.reshape(problem.shape("w"))
+    kernel = blocks.sum(block, _repeated(problem, x), y)
+    return kernel.reshape(problem.shape("kernel"))
 
 
-def _tap_sum(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
+def _tap_sum(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Each tap's view of a padded image times its weight, all added up."""
 
     def row_sum(row):
-        kernel_row = lax.dynamic_index_in_dim(w, row, keepdims=False)
-        weights = kernel_row.reshape(-1, *[1] * (x.ndim - 1), w.shape[-1])
+        kernel_row = lax.dynamic_index_in_dim(kernel, row, keepdims=False)
+        weights = kernel_row.reshape(-1, *[1] * (x.ndim - 1), kernel.shape[-1])
         taps = _taps_of_row(problem, x, row)
         products = (_wide(tap) * _wide(v) for tap, v in zip(taps, weights))
         return reduce(add, products)
@@ -113,7 +113,7 @@ def _unrolled(problem: Problem) -> bool:
 
 def _of_taps(problem: Problem) -> int:
     """Operations, if all are unrolled: a sum over positions is three."""
-    return prod(problem.kernel_size) * (3 if problem.face == "w" else 1)
+    return prod(problem.kernel_size) * (3 if problem.op == "kernel_gradient" else 1)
 
 
 def _operations(problem: Problem) -> int:
@@ -122,10 +122,10 @@ def _operations(problem: Problem) -> int:
 
 
 def _temporary_bytes(problem: Problem) -> int:
-    if problem.face == "w":
+    if problem.op == "kernel_gradient":
         blocks = _blocks(problem)
     else:
-        problem = mirrored(problem) if problem.face == "x" else problem
+        problem = mirrored(problem) if problem.op == "input_gradient" else problem
         blocks = Blocks(problem, problem.batch, problem.output_size[0])
     return blocks.bytes * (problem.out_channels // problem.in_channels or 1)
 

@@ -26,10 +26,10 @@ def unsupported_reason(problem: Problem) -> str | None:
     return None
 
 
-def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
+def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
     part, join = _part(problem), _joined(problem)
     parts = problem.groups // join
-    kernels = jnp.split(w, parts, axis=-1)
+    kernels = jnp.split(kernel, parts, axis=-1)
     return jnp.concatenate(
         [
             convolve(part, x, _block_diagonal(kernel, join))
@@ -39,10 +39,10 @@ def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
     )
 
 
-def input_gradient(problem: Problem, w: jax.Array, y: jax.Array) -> jax.Array:
+def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Array:
     part, join = _part(problem), _joined(problem)
     parts = problem.groups // join
-    kernels = jnp.split(w, parts, axis=-1)
+    kernels = jnp.split(kernel, parts, axis=-1)
     return jnp.concatenate(
         [
             convolve(part, _block_diagonal(kernel, join), y)
@@ -82,24 +82,24 @@ def _part(problem: Problem) -> Problem:
     )
 
 
-def _block_diagonal(w, join: int):
+def _block_diagonal(kernel, join: int):
     """[*size, I, join * O] to [*size, join * I, join * O], zero between groups."""
     if join == 1:
-        return w
-    *size, inputs, outputs = w.shape
-    w = w.reshape(*size, 1, inputs, join, outputs // join)
+        return kernel
+    *size, inputs, outputs = kernel.shape
+    kernel = kernel.reshape(*size, 1, inputs, join, outputs // join)
     same = jnp.eye(join, dtype=bool)[:, None, :, None]
     same = same.reshape((1,) * len(size) + same.shape)
-    return jnp.where(same, w, 0).reshape(*size, join * inputs, outputs)
+    return jnp.where(same, kernel, 0).reshape(*size, join * inputs, outputs)
 
 
-def _diagonal_blocks(w, join: int):
+def _diagonal_blocks(kernel, join: int):
     """[*size, join * I, join * O] to [*size, I, join * O]: the inverse."""
     if join == 1:
-        return w
-    *size, inputs, outputs = w.shape
-    w = w.reshape(*size, join, inputs // join, join, outputs // join)
-    blocks = [w[..., i, :, i, :] for i in range(join)]
+        return kernel
+    *size, inputs, outputs = kernel.shape
+    kernel = kernel.reshape(*size, join, inputs // join, join, outputs // join)
+    blocks = [kernel[..., i, :, i, :] for i in range(join)]
     return jnp.concatenate(blocks, axis=-1)
 
 

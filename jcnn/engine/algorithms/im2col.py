@@ -24,24 +24,30 @@ def unsupported_reason(problem: Problem) -> str | None:
     return None
 
 
-def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
+def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
     groups, blocks = problem.groups, _blocks(problem, x.dtype)
 
     def block(x):
         patches = _patches(problem, x)
         if groups == 1:
-            y = _dot("pk,ko->po", problem, patches, w.reshape(-1, w.shape[-1]))
+            y = _dot(
+                "pk,ko->po", problem, patches, kernel.reshape(-1, kernel.shape[-1])
+            )
         else:
-            matrix = w.reshape(-1, w.shape[-2], groups, w.shape[-1] // groups)
+            matrix = kernel.reshape(
+                -1, kernel.shape[-2], groups, kernel.shape[-1] // groups
+            )
             y = _dot("pkgc,kcgo->pgo", problem, _grouped(problem, patches), matrix)
-        return y.reshape(x.shape[0], blocks.rows, *problem.output_size[1:], w.shape[-1])
+        return y.reshape(
+            x.shape[0], blocks.rows, *problem.output_size[1:], kernel.shape[-1]
+        )
 
     return blocks.map(block, x)
 
 
-def input_gradient(problem: Problem, w: jax.Array, y: jax.Array) -> jax.Array:
+def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Array:
     return forward(
-        mirrored(problem), spread(y, problem.strides), turned(w, problem.groups)
+        mirrored(problem), spread(y, problem.strides), turned(kernel, problem.groups)
     )
 
 
@@ -63,7 +69,7 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
         return _dot("pkgc,pgo->kcgo", problem, _grouped(problem, patches), y)
 
     total = _blocks(problem, x.dtype).sum(block, x, y)
-    return (total.T if groups == 1 else total).reshape(problem.shape("w"))
+    return (total.T if groups == 1 else total).reshape(problem.shape("kernel"))
 
 
 def _patches(problem: Problem, x):

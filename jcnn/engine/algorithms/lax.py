@@ -1,4 +1,7 @@
-"""`lax.conv_general_dilated` as it is, each face written as one call of it."""
+"""`lax.conv_general_dilated` as it is, each operation written as one call of it.
+
+Without spatial axes, as a dense layer is, it is lax's product.
+"""
 
 from dataclasses import replace
 
@@ -10,6 +13,7 @@ from ..algorithm import Algorithm
 from ..lax_convolution import conv_general_dilated
 from ..mirror import mirrored, turned
 from ..problem import Problem
+from . import matmul
 
 
 def unsupported_reason(problem: Problem) -> str | None:
@@ -17,10 +21,12 @@ def unsupported_reason(problem: Problem) -> str | None:
     return None
 
 
-def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
+def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    if problem.rank == 0:
+        return matmul.forward(problem, x, kernel)
     return conv_general_dilated(
         x,
-        w,
+        kernel,
         window_strides=problem.strides,
         padding=problem.padding,
         lhs_dilation=(1,) * problem.rank,
@@ -32,10 +38,12 @@ def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
     )
 
 
-def input_gradient(problem: Problem, w: jax.Array, y: jax.Array) -> jax.Array:
+def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Array:
+    if problem.rank == 0:
+        return matmul.input_gradient(problem, kernel, y)
     return conv_general_dilated(
         y,
-        turned(w, problem.groups),
+        turned(kernel, problem.groups),
         window_strides=(1,) * problem.rank,
         padding=mirrored(problem).padding,
         lhs_dilation=problem.strides,
@@ -54,15 +62,19 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
     itself it does so on CPUs in the outermost part of a program only, and in a loop
     takes up to 30 times as long (ConvCanonicalization, jaxlib 0.10).
     """
+    if problem.rank == 0:
+        return matmul.kernel_gradient(problem, x, y)
     x, y = jnp.swapaxes(x, 0, -1), jnp.moveaxis(y, 0, -2)
-    w = _kernel_gradient(problem, x, y, ("N*C", "*IO", "N*C"))
-    return jnp.moveaxis(w, 0, -2)
+    kernel = _kernel_gradient(problem, x, y, ("N*C", "*IO", "N*C"))
+    return jnp.moveaxis(kernel, 0, -2)
 
 
 def kernel_gradient_elsewhere(
     problem: Problem, x: jax.Array, y: jax.Array
 ) -> jax.Array:
     """The same for GPUs and TPUs, whose compilers choose layouts themselves."""
+    if problem.rank == 0:
+        return matmul.kernel_gradient(problem, x, y)
     return _kernel_gradient(problem, x, y, ("C*N", "I*O", "*NC"))
 
 
@@ -91,14 +103,18 @@ def _kernel_gradient(problem: Problem, x, y, layouts: tuple[str, str, str]):
 
 
 def _result_dtype(problem: Problem, operand: jax.Array) -> jnp.dtype:
-    """The face's where that is the wider one: sums are not rounded to the operands'."""
-    return widest(operand.dtype, problem.face_dtype(problem.face))
+    """The result's where that is wider: sums are not rounded to the operands'."""
+    return widest(operand.dtype, problem.dtype_of(problem.result))
 
 
-def _numbers(problem: Problem, x: str, w: str, y: str) -> tuple[str, str, str]:
+def _numbers(problem: Problem, x: str, kernel: str, y: str) -> tuple[str, str, str]:
     """Dimension numbers with the spatial letters in place of the star."""
     spatial = "DHW"[-problem.rank :]
-    return x.replace("*", spatial), w.replace("*", spatial), y.replace("*", spatial)
+    return (
+        x.replace("*", spatial),
+        kernel.replace("*", spatial),
+        y.replace("*", spatial),
+    )
 
 
 LAX = Algorithm(

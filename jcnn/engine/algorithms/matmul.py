@@ -4,6 +4,8 @@ So are 1x1 kernels, the patches of a vision transformer, and windows as large as
 whole image.
 """
 
+from collections.abc import Callable
+from functools import partial
 from math import prod
 
 import jax
@@ -27,25 +29,28 @@ def unsupported_reason(problem: Problem) -> str | None:
     return None
 
 
-def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
-    y = _dot(problem, _patches(problem, x), _matrix(w), (1, 0))
+def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    y = _dot(problem, _patches(problem, x), _matrix(kernel), (1, 0))
     return y.reshape(problem.shape("y"))
 
 
-def input_gradient(problem: Problem, w: jax.Array, y: jax.Array) -> jax.Array:
-    patches = _dot(problem, y.reshape(-1, y.shape[-1]), _matrix(w), (1, 1))
+def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Array:
+    patches = _dot(problem, y.reshape(-1, y.shape[-1]), _matrix(kernel), (1, 1))
     return _image(problem, patches)
 
 
-def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
+def kernel_gradient(
+    problem: Problem,
+    x: jax.Array,
+    y: jax.Array,
+    transposed_product: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+) -> jax.Array:
+    """By XLA's product, or by another that gives a.T @ b."""
+    product = transposed_product or partial(_dot, problem, contracted=(0, 0))
     x, y = _patches(problem, x), y.reshape(-1, y.shape[-1])
     # The wider matrix comes second: the product walks along its rows.
-    w = (
-        _dot(problem, x, y, (0, 0))
-        if x.shape[1] <= y.shape[1]
-        else _dot(problem, y, x, (0, 0)).T
-    )
-    return w.reshape(problem.shape("w"))
+    kernel = product(x, y) if x.shape[1] <= y.shape[1] else product(y, x).T
+    return kernel.reshape(problem.shape("kernel"))
 
 
 def _patches(problem: Problem, x: jax.Array) -> jax.Array:
@@ -92,12 +97,12 @@ def _pads(problem: Problem) -> list[tuple[int, int]]:
     return [(low, o * s - low - n) for (n, o, s), low in zip(sizes, lows)]
 
 
-def _matrix(w: jax.Array) -> jax.Array:
+def _matrix(kernel: jax.Array) -> jax.Array:
     """The kernel as [taps * C, O]."""
-    return w.reshape(-1, w.shape[-1])
+    return kernel.reshape(-1, kernel.shape[-1])
 
 
-def _temporary_bytes(problem: Problem) -> int:
+def temporary_bytes(problem: Problem) -> int:
     """Patches, of which 1x1 kernels have none."""
     if prod(problem.kernel_size) == 1:
         return 0
@@ -121,6 +126,6 @@ MATMUL = Algorithm(
     forward,
     input_gradient,
     kernel_gradient,
-    temporary_bytes=_temporary_bytes,
+    temporary_bytes=temporary_bytes,
     joins_models=True,
 )

@@ -23,20 +23,20 @@ from ..problem import Problem
 
 
 def unsupported_reason(problem: Problem) -> str | None:
-    if problem.face != "x":
+    if problem.op != "input_gradient":
         return "it computes only the gradient to the input"
     if all(s == 1 for s in problem.strides):
         return "it needs a stride greater than 1"
     return None
 
 
-def input_gradient(problem: Problem, w: jax.Array, y: jax.Array) -> jax.Array:
-    w = turned(w, problem.groups)
+def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Array:
+    kernel = turned(kernel, problem.groups)
     phases = [
         [_phase(problem, axis, rest) for rest in range(stride)]
         for axis, stride in enumerate(problem.strides)
     ]
-    parts = [_convolved(problem, choice, w, y) for choice in product(*phases)]
+    parts = [_convolved(problem, choice, kernel, y) for choice in product(*phases)]
     return _woven(problem, parts)
 
 
@@ -61,7 +61,7 @@ def _phase(problem: Problem, axis: int, rest: int) -> _Phase:
     return _Phase(slice(first, None, step), len(taps), d // gcd(d, s), offset)
 
 
-def _convolved(problem: Problem, phases: tuple[_Phase, ...], w, y):
+def _convolved(problem: Problem, phases: tuple[_Phase, ...], kernel, y):
     """x at the pixels of one phase in each axis: [N, *ceil(size / stride), C]."""
     size = [-(-n // s) for n, s in zip(problem.input_size, problem.strides)]
     if not all(phase.count for phase in phases):
@@ -78,7 +78,7 @@ def _convolved(problem: Problem, phases: tuple[_Phase, ...], w, y):
         impl = "depthwise"
     part = replace(
         problem,
-        face="y",
+        op="forward",
         input_size=y.shape[1:-1],
         output_size=tuple(size),
         kernel_size=tuple(p.count for p in phases),
@@ -92,7 +92,7 @@ def _convolved(problem: Problem, phases: tuple[_Phase, ...], w, y):
         # XLA makes one pass of element-wise phases and their weaving.
         impl=impl,
     )
-    return convolve(part, y, w[tuple(p.taps for p in phases)])
+    return convolve(part, y, kernel[tuple(p.taps for p in phases)])
 
 
 def _woven(problem: Problem, parts: list[jax.Array]) -> jax.Array:

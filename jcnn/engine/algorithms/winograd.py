@@ -40,12 +40,12 @@ def unsupported_reason(problem: Problem) -> str | None:
     return None
 
 
-def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
+def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
     maps = transforms(OUTPUTS, problem.kernel_size[0])
     kernels = jnp.einsum(
-        "ak,k...o->a...o", jnp.array(maps.kernel, jnp.float32), _float32(w)
+        "ak,k...o->a...o", jnp.array(maps.kernel, jnp.float32), _float32(kernel)
     )
-    kernels = kernels.reshape(len(maps.kernel), -1, w.shape[-1])
+    kernels = kernels.reshape(len(maps.kernel), -1, kernel.shape[-1])
     dtype = problem.output_dtype
 
     def block(x):
@@ -63,8 +63,8 @@ def forward(problem: Problem, x: jax.Array, w: jax.Array) -> jax.Array:
     return _blocks(problem).map(block, x)
 
 
-def input_gradient(problem: Problem, w: jax.Array, y: jax.Array) -> jax.Array:
-    return forward(mirrored(problem), y, turned(w, 1))
+def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Array:
+    return forward(mirrored(problem), y, turned(kernel, 1))
 
 
 def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -84,8 +84,8 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
         return _dot(problem, outputs, patches, (1, 1), batch=(0,))
 
     total = _blocks(problem).sum(block, x, y)
-    w = jnp.einsum("ak,aop->kpo", jnp.array(maps.kernel, jnp.float32), total)
-    return w.reshape(problem.shape("w"))
+    kernel = jnp.einsum("ak,aop->kpo", jnp.array(maps.kernel, jnp.float32), total)
+    return kernel.reshape(problem.shape("kernel"))
 
 
 def _transformed(problem: Problem, x, rows: int, matrix: Matrix) -> list[jax.Array]:
@@ -169,9 +169,9 @@ def _operations(problem: Problem) -> int:
 def _temporary_bytes(problem: Problem) -> int:
     """Tiles of a block, and the transformed kernel, of whose gradient there are two."""
     taps = problem.kernel_size[0]
-    kernel = 4 * prod(problem.shape("w")[-problem.rank - 2 :])
+    kernel = 4 * prod(problem.shape("kernel")[-problem.rank - 2 :])
     transformed = kernel * (taps + OUTPUTS - 1) // taps
-    copies = 2 if problem.face == "w" else 1
+    copies = 2 if problem.op == "kernel_gradient" else 1
     return 3 * _blocks(problem).bytes + copies * transformed
 
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .algorithms.lax import LAX
-from .algorithms.onednn import ONEDNN
-from .problem import Problem
+from ..algorithms.lax import LAX
+from ..algorithms.onednn import ONEDNN
+from ..problem import Problem
 
 DRAWS = 100
 UNITS = 4  # of eps times the largest sum of absolute products
@@ -22,14 +22,17 @@ UNITS = 4  # of eps times the largest sum of absolute products
 def draw(rng: np.random.Generator) -> Problem:
     """A forward convolution or a gradient of any kind; many can oneDNN not serve."""
     depthwise = rng.random() < 0.2
-    rank = 2 if depthwise else int(rng.integers(1, 4))
-    kernel, strides, dilation = (_sizes(rng, rank, 1, most) for most in (5, 3, 3))
+    rank = 2 if depthwise else int(rng.integers(0, 4))
+    widths = (1, 1, 1) if rng.random() < 0.1 else (5, 3, 3)
+    kernel, strides, dilation = (_sizes(rng, rank, 1, most) for most in widths)
     if depthwise:
         dilation = (1,) * rank
     window = [d * (k - 1) + 1 for d, k in zip(dilation, kernel)]
     size = tuple(int(rng.integers(1, 9)) + w for w in window)
-    face = str(rng.choice(["y", "y", "x", "w"]))
-    most = 1 if face == "y" else -1  # beyond the window; gradients are asked for within
+    op = str(rng.choice(["forward", "forward", "input_gradient", "kernel_gradient"]))
+    most = (
+        1 if op == "forward" else -1
+    )  # beyond the window; gradients are asked for within
     widest = 3 if depthwise else 99
     pads = tuple(_sizes(rng, 2, 0, min(w + most, widest)) for w in window)
     groups = int(rng.choice([2, 3, 8, 24] if depthwise else [1, 1, 1, 2, 3, 8]))
@@ -37,7 +40,7 @@ def draw(rng: np.random.Generator) -> Problem:
     inputs, outputs = (groups * int(rng.choice(each)) for _ in range(2))
     dtype = str(rng.choice(["float32", "float32", "bfloat16", "float16"]))
     return Problem(
-        face=face,  # pyright: ignore
+        op=op,  # pyright: ignore
         batch=int(rng.choice([1, 2, 3, 4, 17, 40])),
         input_size=size,
         output_size=tuple(
@@ -52,21 +55,21 @@ def draw(rng: np.random.Generator) -> Problem:
         dilation=dilation,
         groups=groups,
         dtype=dtype,
-        output_dtype=str(rng.choice([dtype, "float32"])) if face == "y" else dtype,
+        output_dtype=str(rng.choice([dtype, "float32"])) if op == "forward" else dtype,
     )
 
 
 def errors(problems: list[Problem], rng: np.random.Generator) -> list[float]:
     """The largest of each, as a share of what is allowed. One program computes all."""
     operands = [
-        [jnp.asarray(rng.normal(size=p.shape(face)), p.dtype) for face in p.operands]
+        [jnp.asarray(rng.normal(size=p.shape(name)), p.dtype) for name in p.operands]
         for p in problems
     ]
 
     @partial(jax.jit, static_argnums=0)
     def computed(algorithm, operands):
         pairs = zip(problems, operands, strict=True)
-        return [algorithm.of(p.face)(p, *pair) for p, pair in pairs]
+        return [algorithm.compute(p, *pair) for p, pair in pairs]
 
     found = computed(ONEDNN, operands)
     wide = jax.tree.map(lambda a: a.astype("float32"), operands)
@@ -78,7 +81,8 @@ def errors(problems: list[Problem], rng: np.random.Generator) -> list[float]:
         if problem.dtype != "float32":
             allowed += float(jnp.finfo(problem.dtype).eps)
         off = jnp.abs(a.astype("float32") - b).max()
-        shares.append(float(off / (m.max() * allowed)))
+        # Where all windows see padding alone it would be 0 / 0.
+        shares.append(float(off / jnp.maximum(m.max() * allowed, 1e-30)))
     return shares
 
 
@@ -89,7 +93,7 @@ def _sizes(rng: np.random.Generator, count: int, low: int, high: int):
 def main() -> int:
     drawn = (draw(np.random.default_rng([0, number])) for number in range(DRAWS))
     served = [problem for problem in drawn if ONEDNN.serves(problem)]
-    if not served or max(errors(served, np.random.default_rng(0))) > 1:
+    if not served or not max(errors(served, np.random.default_rng(0))) <= 1:
         return 1
     print("passed")
     return 0

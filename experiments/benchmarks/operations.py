@@ -10,7 +10,7 @@ from jcnn import conv, conv_transpose
 
 from .shapes import Shape
 
-FACES = ("f", "gx", "gw")
+OPERATIONS = ("f", "gx", "gw")
 
 
 def operands(shape: Shape) -> tuple[jax.ShapeDtypeStruct, ...]:
@@ -39,11 +39,12 @@ def convolution(shape: Shape, impl: str) -> Callable[..., jax.Array]:
     )
 
 
-def face(shape: Shape, name: str, impl: str) -> Callable[..., jax.Array]:
-    """One of FACES as a function of (x, w, y), where y is f's cotangent for gx and gw.
+def operation(shape: Shape, name: str, impl: str) -> Callable[..., jax.Array]:
+    """One of OPERATIONS as a function of (x, w, y); of gx and gw y is the cotangent.
 
     >>> shape = Shape(8, (16,), 3, 4, kernel=5, strides=2)
-    >>> [jax.eval_shape(face(shape, f, "lax"), *operands(shape)).shape for f in FACES]
+    >>> functions = [operation(shape, name, "lax") for name in OPERATIONS]
+    >>> [jax.eval_shape(f, *operands(shape)).shape for f in functions]
     [(8, 8, 4), (8, 16, 3), (5, 3, 4)]
     """
     f = convolution(shape, impl)

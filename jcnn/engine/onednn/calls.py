@@ -1,4 +1,4 @@
-"""oneDNN's forward convolution, as jaxlib's CPU backend calls it.
+"""oneDNN's forward convolution and product, as jaxlib's CPU backend calls them.
 
 XLA runs it where a program has the custom call `__onednn$convolution` of x
 [N, *spatial, C] and a kernel [*spatial, C / groups, O]; the configuration is XLA's
@@ -20,9 +20,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-from .onednn_support import unavailable_reason
-from .problem import Problem
+from ..problem import Problem
+from .support import unavailable_reason
 
 _MOST_NUMBERS = 2**31 - 1  # of an array
 _MOST_STEP = 2**15  # of a stride, a dilation or a padding
@@ -37,7 +38,7 @@ def unsupported_reason(problem: Problem) -> str | None:
         return f"it gives {dtype} or float32, not {result}"
     if problem.models is not None or problem.rank not in (1, 2, 3):
         return "it has one kernel, and 1 to 3 spatial dimensions"
-    shapes = [problem.shape(face) for face in ("x", "w", "y")]
+    shapes = [problem.shape(name) for name in ("x", "kernel", "y")]
     if not all(isinstance(n, int) and n > 0 for shape in shapes for n in shape):
         return "a size is 0, or not known before the program runs"
     if max(map(prod, shapes)) > _MOST_NUMBERS:
@@ -56,7 +57,7 @@ def unsupported_reason(problem: Problem) -> str | None:
 
 
 def convolution(
-    problem: Problem, x: jax.Array, w: jax.Array, *, inputs_first: bool = False
+    problem: Problem, x: jax.Array, kernel: jax.Array, *, inputs_first: bool = False
 ) -> jax.Array:
     """The forward convolution.
 
@@ -68,22 +69,56 @@ def convolution(
     """
     if reason := unsupported_reason(problem):
         raise ValueError(f"oneDNN must not be asked for {problem}: {reason}")
-    *size, inputs, outputs = problem.shape("w")
-    kernel = (inputs, *size, outputs) if inputs_first else (*size, inputs, outputs)
-    operands = [(a.shape, a.dtype) for a in (x, w)]
+    *size, inputs, outputs = problem.shape("kernel")
+    shape = (inputs, *size, outputs) if inputs_first else (*size, inputs, outputs)
+    operands = [(a.shape, a.dtype) for a in (x, kernel)]
     dtype = jnp.dtype(problem.dtype)
-    if operands != [(problem.shape("x"), dtype), (kernel, dtype)]:
+    if operands != [(problem.shape("x"), dtype), (shape, dtype)]:
         raise ValueError(f"oneDNN must not be given {operands} for {problem}")
+    result = jax.ShapeDtypeStruct(problem.shape("y"), problem.output_dtype)
+    config = {"onednn_conv_config": _config(problem, inputs_first)}
+    return _call("__onednn$convolution", result, config, x, kernel)
+
+
+def product_unsupported_reason(dtype: DTypeLike) -> str | None:
+    """Why oneDNN must not be asked for a product of this dtype; None if it may be.
+
+    Of float32 it must not: without AVX-512 it would multiply by its GEMM, which waits
+    for ever or ends the process where several of them run in a loop.
+    """
+    name = jnp.dtype(dtype).name
+    if name not in ("bfloat16", "float16"):
+        return f"XLA multiplies {name} as fast"
+    return unavailable_reason(name)
+
+
+def transposed_product(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a.T @ b in float32, of a: [K, M] and b: [K, N] of one short dtype.
+
+    Raises:
+      ValueError: if it is not supported.
+    """
+    if reason := product_unsupported_reason(a.dtype):
+        raise ValueError(f"oneDNN must not be asked for a product: {reason}")
+    if a.ndim != 2 or b.ndim != 2 or a.dtype != b.dtype or a.shape[0] != b.shape[0]:
+        raise ValueError(f"oneDNN must not be asked for a product of {a} and {b}")
+    shape = (a.shape[1], b.shape[1])
+    if not 0 < min(a.size, b.size) <= max(a.size, b.size, prod(shape)) <= _MOST_NUMBERS:
+        raise ValueError(f"oneDNN must not be asked for a product of {a} and {b}")
+    result = jax.ShapeDtypeStruct(shape, jnp.float32)
+    config = {"onednn_matmul_config": {"transpose_a": True, "transpose_b": False}}
+    return _call("__onednn$matmul", result, config, a, b)
+
+
+def _call(name: str, result: jax.ShapeDtypeStruct, config: dict[str, Any], *operands):
     _expect_no_kept_program()
     call = jax.ffi.ffi_call(
-        "__onednn$convolution",
-        jax.ShapeDtypeStruct(problem.shape("y"), problem.output_dtype),
+        name,
+        result,
         custom_call_api_version=2,
-        legacy_backend_config=json.dumps(
-            {"onednn_conv_config": _config(problem, inputs_first)}
-        ),
+        legacy_backend_config=json.dumps(config),
     )
-    return call(x, w)
+    return call(*operands)
 
 
 def _expect_no_kept_program() -> None:

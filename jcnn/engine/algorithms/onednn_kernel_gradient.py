@@ -1,0 +1,201 @@
+"""The kernel gradient by oneDNN's forward convolution.
+
+It sums over images, as a convolution sums over its channels: so images become the
+channels of x, and y is the kernel. The channels of x are laid along one more spatial
+axis, over which the window does not move; without that a product would have as few rows
+as the kernel has columns. An image of one channel is shifted by each tap instead, and
+the shifted images are the rows of one product. Windows that do not overlap make it a
+product too, which for short floats oneDNN has.
+"""
+
+from dataclasses import replace
+from math import prod
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from ..._dtypes import wide, widest
+from ..._shapes import Pairs
+from ...im2col import window_patches, window_taps
+from ..blocks import Blocks, blocks_of, even
+from ..onednn import calls
+from ..padding import pad_now
+from ..problem import Problem
+from . import matmul
+
+BLOCK_BYTES = 3 << 19  # of x and y: what stays in a core's cache while it is summed
+LEAST_TERMS = 64  # bytes, a line of the cache, of what a product sums over
+MOST_IMAGES = 4096  # of a block: over them it sums
+FULL_ROWS = 8  # of a product's left side: fewer channels are joined by taps
+
+
+def unsupported_reason(problem: Problem) -> str | None:
+    if _is_product(problem):
+        return None
+    if problem.groups > 1 or problem.rank not in (1, 2):
+        return "it computes gradients to the kernel of 1 group and 1 or 2 axes"
+    dtype = widest(problem.dtype, problem.output_dtype)  # what both come in
+    if problem.in_channels == 1:
+        return calls.unsupported_reason(_of_shifted(problem, _rows(problem), dtype))
+    blocks = _blocks(problem)
+    _, pads = _pads(problem, blocks)
+    return calls.unsupported_reason(_of_block(problem, blocks, pads, dtype))
+
+
+def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
+    if _is_product(problem):
+        product = calls.transposed_product
+        return matmul.kernel_gradient(problem, x, y, product)
+    if problem.in_channels == 1:
+        return _of_one_channel(problem, x, y)
+    blocks, kept = _blocks(problem), _kept(problem)
+    now, left = _pads(problem, blocks)
+    of_block = _of_block(problem, blocks, left, x.dtype)
+
+    def block(x, y):
+        x = pad_now(x, now)
+        if kept < problem.rank:
+            ones = (1,) * kept
+            x = window_patches(
+                x,
+                ones + problem.kernel_size[kept:],
+                ones + problem.strides[kept:],
+                ones + problem.dilation[kept:],
+            )
+        x = jnp.moveaxis(x, 0, -1)[None]
+        y = jnp.expand_dims(y, -2)
+        return calls.convolution(of_block, x, y, inputs_first=True)
+
+    return blocks.sum(block, x, y, padded=False).reshape(problem.shape("kernel"))
+
+
+def operations(problem: Problem) -> int:
+    if _is_product(problem):
+        return 1
+    kept = 0 if problem.in_channels == 1 else _kept(problem)
+    return prod(problem.kernel_size[kept:])
+
+
+def temporary_bytes(problem: Problem) -> int:
+    if _is_product(problem):
+        return matmul.temporary_bytes(problem)
+    if problem.in_channels == 1:
+        return prod(problem.kernel_size) * _rows(problem).bytes
+    joined = prod(problem.kernel_size[_kept(problem) :])
+    return 2 * joined * _blocks(problem).bytes
+
+
+def _is_product(problem: Problem) -> bool:
+    """Whether it is one product, of a dtype of which oneDNN has it."""
+    dtype = widest(problem.dtype, problem.output_dtype)
+    may_be = calls.product_unsupported_reason(dtype) is None
+    return may_be and matmul.unsupported_reason(problem) is None
+
+
+# --- of an image of one channel ---
+
+
+def _of_one_channel(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
+    blocks = _rows(problem)
+    of_block = _of_shifted(problem, blocks, x.dtype)
+    window = problem.kernel_size, problem.strides, problem.dilation
+
+    def block(x, y):
+        taps = [tap.reshape(-1) for tap in window_taps(x, *window)]
+        y = y.reshape(of_block.shape("kernel"))
+        return calls.convolution(of_block, jnp.stack(taps)[None], y)
+
+    return blocks.sum(block, x, y).reshape(problem.shape("kernel"))
+
+
+def _rows(problem: Problem) -> Blocks:
+    """Blocks of which the shifted images stay in the cache."""
+    itemsize = jnp.dtype(problem.dtype).itemsize
+    return blocks_of(problem, BLOCK_BYTES // (prod(problem.kernel_size) * itemsize))
+
+
+def _of_shifted(problem: Problem, blocks: Blocks, dtype: DTypeLike) -> Problem:
+    """The 1x1 convolution whose pixels are the taps, and whose channels positions."""
+    taps = (prod(problem.kernel_size),)
+    return replace(
+        problem,
+        op="forward",
+        batch=1,
+        input_size=taps,
+        output_size=taps,
+        kernel_size=(1,),
+        in_channels=blocks.images * blocks.rows * prod(problem.output_size[1:]),
+        strides=(1,),
+        padding=((0, 0),),
+        dilation=(1,),
+        dtype=dtype,
+        output_dtype=wide(dtype),
+    )
+
+
+# --- of images of several channels ---
+
+
+def _kept(problem: Problem) -> int:
+    """How many spatial axes stay as they are; taps of the others become channels."""
+    kept, channels = problem.rank, problem.in_channels
+    while kept and (channels < FULL_ROWS or problem.kernel_size[kept - 1] == 1):
+        kept -= 1
+        channels *= problem.kernel_size[kept]
+    return kept
+
+
+def _pads(problem: Problem, blocks: Blocks) -> tuple[Pairs, Pairs]:
+    """What a block is padded with (or cropped by) at once, and what oneDNN pads."""
+    kept = _kept(problem)
+    pads = list(blocks.pads)
+    if blocks.row_blocks > 1:
+        pads[0] = (0, 0)
+    left = [(low, max(high, 0)) for low, high in pads[:kept]]
+    now = [(0, min(high, 0)) for _, high in pads[:kept]]
+    return (*now, *pads[kept:]), (*left, *[(0, 0)] * (problem.rank - kept))
+
+
+def _of_block(
+    problem: Problem, blocks: Blocks, pads: Pairs, dtype: DTypeLike
+) -> Problem:
+    """The forward convolution that gives a block's part of the gradient."""
+    kept = _kept(problem)
+    ones = (1,) * (problem.rank - kept)
+    positions = (blocks.rows, *problem.output_size[1:])
+    channels = problem.in_channels * prod(problem.kernel_size[kept:])
+    seen = [
+        (o - 1) * s + k - sum(pair)
+        for o, s, k, pair in zip(positions, problem.strides, problem.window, pads)
+    ]
+    return replace(
+        problem,
+        op="forward",
+        batch=1,
+        input_size=(*seen[:kept], *positions[kept:], channels),
+        output_size=(*problem.kernel_size[:kept], *ones, channels),
+        kernel_size=(*positions, 1),
+        in_channels=blocks.images,
+        strides=(*problem.dilation[:kept], *ones, 1),
+        padding=(*pads, (0, 0)),
+        dilation=(*problem.strides[:kept], *ones, 1),
+        dtype=dtype,
+        output_dtype=wide(dtype),
+    )
+
+
+def _blocks(problem: Problem) -> Blocks:
+    """Some images, of as many rows as stay in the cache, if that is a window's."""
+    row_bytes = jnp.dtype(problem.dtype).itemsize * prod(problem.output_size[1:])
+    x_row = row_bytes * problem.in_channels * prod(problem.strides[1:])
+    y_row = row_bytes * problem.out_channels
+    image = problem.output_size[0] * (problem.strides[0] * x_row + y_row)
+    least = LEAST_TERMS // jnp.dtype(problem.dtype).itemsize
+    images = min(max(BLOCK_BYTES // image, least), MOST_IMAGES, problem.batch)
+    left = BLOCK_BYTES // images - (problem.window[0] - 1) * x_row
+    rows = max(left // (problem.strides[0] * x_row + y_row), problem.window[0])
+    height = problem.output_size[0]
+    if rows > height // 2:  # what a cut saves of the cache it costs in rows seen twice
+        rows = height
+    return Blocks(problem, even(problem.batch, images), even(height, rows))

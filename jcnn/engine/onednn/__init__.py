@@ -1,0 +1,1 @@
+"""oneDNN as jaxlib holds it: its calls, whether they can be made, and a trial."""
