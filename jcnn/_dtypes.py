@@ -5,6 +5,9 @@
   too; those that compare numbers or take a variance refuse them.
 - A kernel has x's dtype. Bias, scale and statistics may be of any real dtype (or
   complex, if x is), and integers among them count as float32.
+- Layers keep parameters in `param_dtype`, float32 unless asked otherwise, and cast
+  kernels to x's dtype: given bfloat16, a model computes in it, and gradients come in
+  `param_dtype`. That is all of mixed precision; there is no other setting of it.
 - Sums are taken in float32 at least, those of gradients too: `wide`. Parameters that
   are broadcast are added and multiplied in it, so that their gradients' sums are wide.
   (What the functions given to `parametric` and `stateless` do is their own affair.)

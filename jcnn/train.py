@@ -383,8 +383,8 @@ def classification(layer: Layer, prepare: Prepare) -> tuple[LossFn, ExampleMetri
     Args:
       layer: from what `prepare` gives to logits [N, classes], or [N, H, W, classes]
         where each pixel has a label.
-      prepare: (images, key) -> inputs, of any size; key is None outside training, so
-        what is random (augmentation) is left away there.
+      prepare: (images, key) -> inputs, of any size and in the dtype to compute in; key
+        is None outside training, so what is random (augmentation) is left away there.
 
     Returns:
       loss_fn for `make_step` and example_metrics for `make_evaluate`, both for batches

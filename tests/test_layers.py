@@ -170,11 +170,19 @@ def test_bfloat16_stays_and_parameters_stay_float32(name, rng):
         close = np.abs(np.asarray(y, np.float32) - wide) <= 0.05 * (1 + np.abs(wide))
         assert close.all()
 
-    def loss(params):
-        return layer.apply(params, state, x, train=True, key=KEY)[0].sum()
+    weight = _normal(rng, y.shape, "bfloat16").astype(jnp.float32)
 
-    for grad in jax.tree.leaves(jax.grad(loss)(params)):
-        assert grad.dtype == jnp.float32
+    def loss(params, x):
+        y, _ = layer.apply(params, state, x, train=True, key=KEY)
+        return jnp.sum(weight * y.astype(jnp.float32))
+
+    grads = jax.grad(loss, (0, 1))
+    short, wide = grads(params, x), grads(params, x.astype(jnp.float32))
+    assert short[1].dtype == jnp.bfloat16
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(short[0]))
+    for a, b in zip(*map(jax.tree.leaves, (short, wide)), strict=True):
+        error = np.abs(np.asarray(a, np.float32) - b)
+        assert (error <= 2**-7 * np.abs(b).max()).all()
 
 
 @EACH

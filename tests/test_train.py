@@ -407,6 +407,29 @@ def test_prepare_has_a_key_in_training_only(rng):
     assert _bits(seen[1]) == _bits(_child(KEY, "prepare"))
 
 
+def test_steps_in_bfloat16_keep_every_dtype_and_train_as_in_float32(rng):
+    tx = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-2))
+    data, found = _data(rng), {}
+    for dtype in ("float32", "bfloat16"):
+        net = serial(conv=Conv(3, 3), norm=BatchNorm(), mean=global_avg_pool)
+        net = serial(body=net, head=Dense(CLASSES))
+        loss_fn, example_metrics = classification(
+            net, lambda images, key, dtype=dtype: _scaled(images, key).astype(dtype)
+        )
+        state = create(net, tx, KEY, _IMAGE, ema=True)
+        dtypes = jax.tree.map(lambda a: a.dtype, state)
+        narrow = [d for d in jax.tree.leaves(dtypes) if d == jnp.bfloat16]
+        step = make_step(loss_fn, tx, ema_decay=0.9)
+        for _ in range(3):
+            state, metrics = step(state, data)
+        assert jax.tree.map(lambda a: a.dtype, state) == dtypes and not narrow
+        assert metrics["loss"].dtype == jnp.float32 and metrics["finite"]
+        tested = make_evaluate(example_metrics, batch_size=9)(state, data)
+        found[dtype] = float(metrics["loss"]), tested["loss"]
+    np.testing.assert_allclose(found["bfloat16"], found["float32"], rtol=1e-2)
+    assert found["bfloat16"] != found["float32"]
+
+
 def test_the_loss_is_the_mean_over_the_batch_in_float32(rng):
     loss_fn, example_metrics = classification(
         Dense(CLASSES), lambda images, key: images.astype(jnp.bfloat16)
