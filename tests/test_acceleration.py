@@ -62,6 +62,66 @@ def test_it_replaces_what_it_says_and_gives_the_same(operands):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
 
 
+def _like_flax(x, kernel, **settings):
+    """Keras' layers do the same."""
+    return lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        (2, 2),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        **settings,
+    )
+
+
+def _wider(x, kernel):
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    return _like_flax(x, kernel, preferred_element_type=dtype)
+
+
+def _like_equinox(x, kernel):
+    """One example after the other, channels first."""
+    kernel = kernel.astype(x.dtype).transpose(3, 2, 0, 1)
+
+    def one(image):
+        return lax.conv_general_dilated(image[None], kernel, (2, 2), "SAME")[0]
+
+    return jax.vmap(one)(x.transpose(0, 3, 1, 2))
+
+
+MIXED = {
+    "flax": _like_flax,
+    "float32 results": _wider,
+    "grouped": partial(_like_flax, feature_group_count=2),
+    "equinox": _like_equinox,
+}
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("kind", MIXED)
+def test_mixed_precision_is_laxs(kind, size, rng):
+    """bfloat16 images by kernels that are kept in float32."""
+    inputs = 16 if kind == "grouped" else 32
+    x = jnp.asarray(rng.normal(size=(4, 16, 15, 32)), jnp.bfloat16)
+    kernel = jnp.asarray(rng.normal(size=(size, size, inputs, 24)), jnp.float32)
+
+    def results(x, kernel, cotangent=None):
+        y, pull = jax.vjp(MIXED[kind], x, kernel)
+        given = rng.normal(size=y.shape) if cotangent is None else cotangent
+        return y, jnp.asarray(given, y.dtype), *pull(jnp.asarray(given, y.dtype))
+
+    laxs = results(x, kernel)
+    with accelerate():
+        got = results(x, kernel, laxs[1])
+    with jax.enable_x64(True):
+        wide = [np.asarray(a, "float64") for a in (x, kernel.astype(x.dtype), laxs[1])]
+        expected = results(*map(jnp.asarray, wide))
+    for own, by_lax, exact in zip(got, laxs, expected):
+        assert own.dtype == by_lax.dtype and own.shape == by_lax.shape
+        error = np.abs(np.asarray(own, "float64") - np.asarray(exact))
+        assert error.max() <= 2**-8 * np.abs(np.asarray(exact)).max()
+
+
 def _cpu_rules():
     tables = acceleration._tables()
     return [
