@@ -41,6 +41,7 @@ class Operation(NamedTuple):
     reason: str
     flops: int = 0  # of a convolution: two for each product of the definition
     times: int | None = 1  # that it is computed; None if only the running program knows
+    dtype: str = "float32"  # of the operands
 
 
 def explain(
@@ -48,7 +49,8 @@ def explain(
 ) -> None:
     """Prints the convolutions and pools of `function(*args)`, and of its gradients.
 
-    Nothing is computed. It tells what happens on a CPU; elsewhere all is lax's.
+    Nothing is computed. It tells what happens on a CPU; elsewhere all is lax's. Dtypes
+    are told where some operand is not float32.
 
     Args:
       function: what `jax.make_jaxpr` takes, such as `jax.grad` of a loss.
@@ -163,8 +165,9 @@ def _flops(problem: Problem) -> int:
 def _named(
     eqn: JaxprEqn, what: str, algorithm: str, reason: str, flops: int = 0
 ) -> Operation:
-    operands = tuple(t.shape for t in _types(eqn))
-    return Operation(what, operands, _shape(eqn), algorithm, reason, flops)
+    types = _types(eqn)
+    operands, dtype = tuple(t.shape for t in types), types[0].dtype.name
+    return Operation(what, operands, _shape(eqn), algorithm, reason, flops, dtype=dtype)
 
 
 def _types(eqn: JaxprEqn) -> list[Any]:
@@ -175,12 +178,13 @@ def _shape(eqn: JaxprEqn) -> tuple[int, ...]:
     return eqn.outvars[0].aval.shape  # pyright: ignore
 
 
-_HEADER = ("what", "of", "gives", "times", "MFLOP", "by", "because")
+_HEADER = ("what", "dtype", "of", "gives", "times", "MFLOP", "by", "because")
 
 
 def _cells(row: Operation) -> tuple[str, ...]:
     return (
         row.what,
+        row.dtype,
         " by ".join(map(_sizes, row.operands)),
         _sizes(row.result),
         "?" if row.times is None else str(row.times),
@@ -195,7 +199,8 @@ def _sizes(shape: tuple[int, ...]) -> str:
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:
-    columns = [c for c in zip(*rows) if c[0] != "times" or set(c[1:]) != {"1"}]
+    ordinary = {"dtype": {"float32"}, "times": {"1"}}  # and so not told
+    columns = [c for c in zip(*rows) if set(c[1:]) != ordinary.get(c[0])]
     aligned = []
     for column in columns:
         width = max(map(len, column))

@@ -110,6 +110,18 @@ def test_what_no_fast_algorithm_serves_is_said_to_be_laxs():
         assert row.algorithm == "lax" and "no fast algorithm" in row.reason
 
 
+def test_dtypes_are_told_where_they_are_not_all_float32(capsys):
+    jcnn.explain(_ours, X, W)
+    assert "dtype" not in capsys.readouterr().out
+    short = jax.ShapeDtypeStruct(X.shape, jnp.bfloat16)
+    layer = jcnn.serial(conv=jcnn.layers.Conv(4, 3), norm=jcnn.layers.BatchNorm())
+    params, state = jax.eval_shape(layer.init, jax.random.key(0), X)
+    jcnn.explain(lambda p, s, x: layer.apply(p, s, x)[0], params, state, short)
+    header, line, *_ = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["what", "dtype", "of"]
+    assert line.split()[:2] == ["convolution", "bfloat16"]
+
+
 def test_loops_multiply_and_mapped_kernels_are_models():
     def step(w, x):
         return w - jax.grad(_ours, 1)(x, w), None
