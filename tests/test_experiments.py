@@ -221,6 +221,15 @@ def test_a_short_run_on_digits_learns_and_repeats_to_the_bit(tmp_path, capfd):
     assert experiment == "experiments.digits"
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bf16", ""])
+def test_other_dtypes_are_refused_and_those_allowed_named(dtype, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        _digits("--dtype", dtype, "--run-dir", tmp_path / "run")
+    assert end.value.code == 2 and not list(tmp_path.iterdir())
+    text = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "--dtype" in text and "'float32', 'bfloat16'" in text
+
+
 def test_deterministic_reaches_the_compiler_and_the_record(tmp_path, monkeypatch):
     """On a GPU XLA is told to; what it is told here it does not know, and says so."""
     unknown = {"xla_no_such_option": True}

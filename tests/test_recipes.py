@@ -23,7 +23,7 @@ from jcnn.experiment import (
     read_metrics,
     read_weights,
 )
-from jcnn.experiment.recipe import network_inputs
+from jcnn.experiment.recipe import cast_inputs, input_dtypes, network_inputs
 from jcnn.layers import BatchNorm, Conv, Dense
 from jcnn.train import batch_at, classification, create, make_step
 
@@ -332,6 +332,75 @@ def test_the_dtype_of_inputs_does_not_decide_that_of_parameters(dtype, tmp_path)
     _fit(recipe, tmp_path, epochs=1)
     params, _ = read_weights(tmp_path / "params.safetensors")
     assert params["head"]["kernel"].dtype == np.float32
+
+
+# --dtype
+
+
+def test_in_bfloat16_a_run_trains_and_tests_what_it_says(tmp_path):
+    seen = set()
+
+    def look(x):
+        seen.add(x.dtype.name)
+        return x
+
+    layer = serial(look=look, body=_pooled())
+    plain = _recipe(layer)
+    recipe = cast_inputs(plain, "bfloat16")
+    assert (input_dtypes(plain), input_dtypes(recipe)) == ({"float32"}, {"bfloat16"})
+    result, said = _fit(recipe, tmp_path)
+    assert "the network computes in bfloat16" in said
+    assert seen == {"float32", "bfloat16"}  # at init, and in the steps
+    assert not any("computes" in line for line in _fit(plain, tmp_path / "plain")[1])
+    params, state = read_weights(tmp_path / "params.safetensors")
+    assert all(a.dtype == np.float32 for a in jax.tree.leaves((params, state)))
+    images = _scaled(jnp.asarray(recipe.test.image), None).astype("bfloat16")
+    logits = layer.apply(params, state, images)[0].astype("float32")
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, recipe.test.label)
+    assert result.tested["loss"] == pytest.approx(float(losses.mean()), rel=1e-2)
+
+
+@pytest.mark.parametrize("known", ["classification", "prepare"])
+def test_inputs_are_cast_in_training_and_in_testing(known):
+    """The parameters are made for what they always were."""
+    recipe = _recipe(prepare=_scaled if known == "prepare" else None)
+    cast = cast_inputs(recipe, "bfloat16")
+    assert cast_inputs(recipe, "float32") is recipe
+    pickle.loads(pickle.dumps(cast.loss_fn))
+    assert network_inputs(cast).dtype == jnp.float32
+    cast, recipe = (check_recipe(r, batch_size=4) for r in (cast, recipe))
+    params, state = recipe.layer.init(jax.random.key(0), network_inputs(recipe))
+    batch = {"image": recipe.test.image, "label": jnp.asarray(recipe.test.label)}
+    for args in ((params, state, batch, jax.random.key(1)), (params, state, batch)):
+        names = ("loss_fn", "example_metrics")
+        functions = [getattr(r, names[len(args) == 3]) for r in (cast, recipe)]
+        short, wide = ([*jax.tree.leaves(f(*args))] for f in functions)
+        assert [a.dtype for a in short] == [a.dtype for a in wide]
+        assert any(np.any(a != b) for a, b in zip(short, wide))
+        for a, b in zip(short, wide):
+            np.testing.assert_allclose(a, b, rtol=0.05, atol=0.01)
+
+
+def _short(images, key):
+    return _scaled(images, key).astype("bfloat16")
+
+
+def test_a_loss_of_ones_own_says_by_its_prepare_that_it_casts():
+    layer = _flat(1)
+    for losses in (_regression(layer), (_regression(layer)[0], _recipe()[3])):
+        for prepare, got in ((None, "float32"), (_scaled, "float32")):
+            recipe = _recipe(layer, losses=losses, prepare=prepare)
+            with pytest.raises(OptionError, match=rf"--dtype: bfloat16 .* {got}\[1"):
+                cast_inputs(recipe, "bfloat16")
+    losses = _regression(layer, _short)
+    recipe = _recipe(layer, losses=losses, prepare=_short)
+    assert cast_inputs(recipe, "bfloat16") == recipe
+
+
+def test_inputs_without_floats_have_no_dtype_to_choose():
+    recipe = _recipe(inputs=lambda images, key: images)
+    with pytest.raises(OptionError, match=r"inputs of floats.* got inputs uint8\[1"):
+        cast_inputs(recipe, "bfloat16")
 
 
 def test_losses_of_a_classification_can_be_pickled():

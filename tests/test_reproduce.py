@@ -110,6 +110,42 @@ def test_a_program_reproduces_a_run(first, tmp_path, monkeypatch):
     assert not list((tmp_path / "tmp").iterdir())
 
 
+def test_a_run_in_bfloat16_is_reproduced_and_goes_on_in_it(run_dir, capsys):
+    def start(*options):
+        return InThisProcess(["", "", "tiny", *options]).wait()
+
+    with pytest.MonkeyPatch.context() as patch:
+        loop = import_module("jcnn.experiment.loop")
+        patch.setattr(loop, "steps_per_call", lambda work: 1)
+        stop_at_step_3(patch)
+        assert start("--dtype=bfloat16", "--seed=5", "--run-dir=short") == 143
+    record = json.loads(Path("short/config.json").read_text())
+    assert record["config"]["dtype"] == "bfloat16"
+    capsys.readouterr()
+    assert start("--seed=5", "--run-dir=short") == 2
+    assert "--dtype: bfloat16 -> float32" in capsys.readouterr().err
+    assert start("--as-recorded", "--run-dir=short") == 0
+    assert main(["reproduce", "short"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "identical to the bit: 6 steps"
+    certificates = [Path(d, "certificate.jsonl").read_bytes() for d in ("run", "short")]
+    assert certificates[0] != certificates[1]
+    # As if it had not been interrupted; and weights of either kind begin the other.
+    assert start("--dtype=bfloat16", "--seed=5", "--run-dir=whole") == 0
+    assert Path("whole/certificate.jsonl").read_bytes() == certificates[1]
+    assert start("--dtype=bfloat16", "--init-from=run", "--run-dir=more") == 0
+    assert start("--init-from=short", "--run-dir=others") == 0
+
+
+def test_a_run_from_before_there_was_a_dtype_is_one_in_float32(run_dir, capsys):
+    _change_json(run_dir / "config.json", lambda record: record["config"].pop("dtype"))
+    assert InThisProcess(["", "", "tiny", "--seed=5", "--run-dir=run"]).wait() == 0
+    assert "this run is finished" in capsys.readouterr().out
+    assert main(["reproduce", str(run_dir)]) == 0
+    options = ["--seed=5", "--dtype=bfloat16", "--run-dir=run"]
+    assert InThisProcess(["", "", "tiny", *options]).wait() == 2
+    assert "--dtype: float32 -> bfloat16" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("steps", "words", "epochs"),
     [

@@ -32,7 +32,7 @@ from .loop import fit
 from .memory import keep_memory
 from .output import lasting_output
 from .program import Program, find_program
-from .recipe import Recipe, check_recipe
+from .recipe import Recipe, cast_inputs, check_recipe
 from .resume import (
     asks_for_more,
     last_step,
@@ -288,6 +288,7 @@ def _checked(
     recipe, batch_size = make_recipe(config), config.batch_size
     num_images = len(recipe.train.label)
     total = count_steps(num_images, batch_size=batch_size, epochs=config.epochs)
+    recipe = cast_inputs(recipe, config.dtype)
     recipe = check_recipe(recipe, batch_size=batch_size)
     return recipe, min(total, config.max_steps or total)
 

@@ -96,6 +96,9 @@ class RunConfig:
     """Images per training step."""
     impl: Literal["auto", "lax"] = "auto"
     """Who computes convolutions: jcnn by the fastest algorithm known, or lax."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the network computes in; parameters, statistics, sums and loss are float32
+    with bfloat16 too."""
     threads: Annotated[int, Range(1, 1024)] | None = None
     """Threads that CPUs compute with, which the bits depend on; by default one a core.
     A run that goes on keeps them."""

@@ -31,7 +31,7 @@ from .progress import (
     progress_bar,
     say,
 )
-from .recipe import Recipe, arrays, check_recipe, network_inputs
+from .recipe import Recipe, arrays, check_recipe, input_dtypes, network_inputs
 from .record import Progress, Record
 from .run_folder import read_metrics
 from .stepping import compile_steps, count_steps, split_epoch, steps_per_call
@@ -145,6 +145,8 @@ def fit(
     inputs = network_inputs(recipe)
     rows = summarize(recipe.layer, inputs)
     console.print(model_table(rows))
+    for dtype in sorted(input_dtypes(recipe) - {"float32"}):
+        say(console, f"the network computes in {dtype}")
     work = batch_size * sum(row.multiply_adds or 0 for row in rows)
     sizes = split_epoch(per_epoch, steps_per_call(work), certify_every)
 

@@ -1,5 +1,6 @@
 """What an experiment trains and tests on, tried with shapes alone before it begins."""
 
+import dataclasses
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterable
@@ -42,6 +43,8 @@ class Recipe(NamedTuple):
         prepare: (images, key) -> inputs, as `jcnn.train.classification` takes it: the
             parameters are made for what it gives. None: that of `classification` if
             the loss or the metrics are its, else inputs are as large as the images.
+            `--dtype bfloat16` casts what it gives where both are of `classification`;
+            others have to use a `prepare` that gives bfloat16 then.
         watch: Which of the metrics of the test images a run tells and draws. None:
             "accuracy" if there is one, else "loss".
     """
@@ -134,17 +137,60 @@ def network_inputs(recipe: Recipe) -> Any:
     Raises:
         OptionError: If `prepare` does not take the images.
     """
-    image = recipe.train.image[:1]
-    if recipe.prepare is None:
-        return jax.ShapeDtypeStruct(image.shape, "float32")
-    what = f"prepare cannot be computed of training images {_described(image)}"
-    inputs = _shapes(what, recipe.prepare, image, jax.random.key(0))
 
     def as_float32(x):
-        floating = jnp.issubdtype(x.dtype, jnp.floating)
-        return jax.ShapeDtypeStruct(x.shape, "float32" if floating else x.dtype)
+        return jax.ShapeDtypeStruct(x.shape, "float32" if _floating(x) else x.dtype)
 
-    return jax.tree.map(as_float32, inputs)
+    return jax.tree.map(as_float32, _prepared(recipe))
+
+
+def input_dtypes(recipe: Recipe) -> set[str]:
+    """Which floats `prepare` gives, and so the network computes in.
+
+    Raises:
+        OptionError: If `prepare` does not take the images.
+    """
+    return {x.dtype.name for x in jax.tree.leaves(_prepared(recipe)) if _floating(x)}
+
+
+def cast_inputs(recipe: Recipe, dtype: str) -> Recipe:
+    """The recipe of a run with `--dtype`: floats that `prepare` gives are cast.
+
+    Args:
+        recipe: What to train.
+        dtype: "float32" for what `prepare` gives as it is, else the dtype.
+
+    Raises:
+        OptionError: If it cannot be done, since there are no floats, or since loss or
+            metrics are not those of `jcnn.train.classification` and prepare images
+            themselves, and `Recipe.prepare` does not say that they are of this dtype.
+
+    >>> from jcnn.data import load
+    >>> from jcnn.layers import Dense
+    >>> from jcnn.train import classification
+    >>> losses = classification(Dense(10), lambda images, key: images / 255)
+    >>> digits = load("digits", "test")
+    >>> recipe = Recipe(Dense(10), optax.adam(1e-3), *losses, train=digits, test=digits)
+    >>> input_dtypes(cast_inputs(recipe, "bfloat16"))
+    {'bfloat16'}
+    """
+    if dtype == "float32":
+        return recipe
+    tasks = [_task(f) for f in (recipe.loss_fn, recipe.example_metrics)]
+    if None not in tasks:
+        prepare = recipe.prepare or tasks[0].prepare  # pyright: ignore
+        recipe = recipe._replace(prepare=partial(_cast, prepare, dtype))
+    if input_dtypes(recipe) != {dtype}:
+        got = ", ".join(map(_described, jax.tree.leaves(_prepared(recipe))))
+        raise OptionError(
+            f"--dtype: {dtype} is for inputs of floats, with loss and metrics of "
+            "jcnn.train.classification or a Recipe.prepare that gives this dtype; "
+            f"got inputs {got}"
+        )
+    return recipe._replace(
+        loss_fn=_with_inputs(recipe.loss_fn, dtype),
+        example_metrics=_with_inputs(recipe.example_metrics, dtype),
+    )
 
 
 def arrays(dataset: Dataset) -> dict[str, np.ndarray]:
@@ -154,11 +200,39 @@ def arrays(dataset: Dataset) -> dict[str, np.ndarray]:
 
 def _classification(recipe: Recipe) -> Classification | None:
     """Where the loss or the metrics come from, if that is known."""
-    for function in (recipe.loss_fn, recipe.example_metrics):
-        task = getattr(function, "__self__", None)
-        if isinstance(task, Classification):
-            return task
-    return None
+    return _task(recipe.loss_fn) or _task(recipe.example_metrics)
+
+
+def _task(function: Callable[..., Any]) -> Classification | None:
+    task = getattr(function, "__self__", None)
+    return task if isinstance(task, Classification) else None
+
+
+def _with_inputs(function: Any, dtype: str) -> Any:
+    """A method of `Classification` that casts what it prepares; others as they are."""
+    task = _task(function)
+    if task is None:
+        return function
+    task = dataclasses.replace(task, prepare=partial(_cast, task.prepare, dtype))
+    return getattr(task, function.__name__)
+
+
+def _cast(prepare: Prepare, dtype: str, images: jax.Array, key: jax.Array | None):
+    inputs = prepare(images, key)
+    return jax.tree.map(lambda x: x.astype(dtype) if _floating(x) else x, inputs)
+
+
+def _prepared(recipe: Recipe) -> Any:
+    """What `prepare` makes of a training image, by shapes: [1, …]."""
+    image = recipe.train.image[:1]
+    if recipe.prepare is None:
+        return jax.ShapeDtypeStruct(image.shape, jnp.dtype("float32"))
+    what = f"prepare cannot be computed of training images {_described(image)}"
+    return _shapes(what, recipe.prepare, image, jax.random.key(0))
+
+
+def _floating(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _batch(dataset: Dataset, size: int) -> dict[str, np.ndarray]:
