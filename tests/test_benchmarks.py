@@ -96,13 +96,14 @@ def test_peers_that_are_not_installed_are_named(monkeypatch, capsys):
 
 
 # The others take seconds to import or compile; `step` checks the same of all.
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["jcnn", "jax", "flax_nnx"])
-def test_a_peer_learns_a_tiny_batch_with_as_many_parameters(name):
+def test_a_peer_learns_a_tiny_batch_with_as_many_parameters(name, dtype):
     if not PEERS[name].installed:
         pytest.skip(f"{PEERS[name].package} is not installed")
     peer = import_module(f"experiments.benchmarks.peers.{PEERS[name].module}")
     with jax.numpy_rank_promotion("allow"):  # optax and Flax need it
-        its_step = peer.make("mnist", 4)
+        its_step = peer.make("mnist", 4, dtype)
         losses = [its_step.run() for _ in range(12)]
     convolutions = (9 * 1 + 1) * 32 + (9 * 32 + 1) * 64
     assert its_step.parameters == convolutions + (3136 + 1) * 256 + (256 + 1) * 10

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import tyro
 
-from .peers.workload import Model
+from .peers.workload import Dtype, Model
 from .report import environment, ratio, table
 from .rounds import Job, sample_in_turn, those_installed
 from .worker import WATCHED, Sample
@@ -23,6 +23,8 @@ Name = Literal["flax_nnx", "equinox", "keras"]
 class Config:
     models: tuple[Model, ...] = get_args(Model)
     """What is trained: see peers/workload.py."""
+    dtype: Dtype = "float32"
+    """What it computes in."""
     peers: tuple[Name, ...] = get_args(Name)
     """Whose train steps are measured."""
     rounds: int = 3
@@ -32,10 +34,10 @@ class Config:
 
 
 def main(config: Config) -> None:
-    print(environment(), end="\n\n")
+    print(f"{environment()}, {config.dtype}", end="\n\n")
     names = those_installed(config.peers)
     jobs = [
-        Job(name, model, accelerated)
+        Job(name, model, accelerated, dtype=config.dtype)
         for model in config.models
         for name in names
         for accelerated in (False, True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .peers import PEERS, Name
-from .peers.workload import Model
+from .peers.workload import Dtype, Model
 from .worker import Sample
 
 # Every process compiles anew.
@@ -24,6 +24,7 @@ class Job(NamedTuple):
     model: Model
     accelerated: bool = False
     keep_memory: bool = False
+    dtype: Dtype = "float32"
 
 
 def those_installed(names: Iterable[Name]) -> list[Name]:
@@ -70,7 +71,7 @@ def over_rounds(samples: list[Sample]) -> Sample:
 
 
 def _sample(job: Job, seconds: float) -> Sample:
-    arguments = [job.name, job.model, str(seconds)]
+    arguments = [job.name, job.model, str(seconds), job.dtype]
     arguments += ["accelerated"] if job.accelerated else []
     arguments += ["keep-memory"] if job.keep_memory else []
     process = subprocess.run(

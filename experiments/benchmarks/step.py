@@ -16,7 +16,7 @@ from typing import get_args
 import tyro
 
 from .peers import Name
-from .peers.workload import Model
+from .peers.workload import Dtype, Model
 from .report import environment, ratio, table
 from .rounds import Job, sample_in_turn, those_installed
 from .worker import WATCHED, Sample
@@ -26,6 +26,8 @@ from .worker import WATCHED, Sample
 class Config:
     models: tuple[Model, ...] = get_args(Model)
     """What is trained: see peers/workload.py."""
+    dtype: Dtype = "float32"
+    """What it computes in."""
     peers: tuple[Name, ...] = get_args(Name)
     """Whose train steps are measured."""
     rounds: int = 3
@@ -37,10 +39,10 @@ class Config:
 
 
 def main(config: Config) -> int:
-    print(environment(), end="\n\n")
+    print(f"{environment()}, {config.dtype}", end="\n\n")
     names = those_installed(config.peers)
     jobs = [
-        Job(name, model, keep_memory=config.keep_memory)
+        Job(name, model, keep_memory=config.keep_memory, dtype=config.dtype)
         for model in config.models
         for name in names
     ]

@@ -1,6 +1,6 @@
 """Times one peer's train step in the process that it is: `rounds.py` starts it.
 
-    python -m experiments.benchmarks.worker PEER MODEL SECONDS [SETTING ...]
+    python -m experiments.benchmarks.worker PEER MODEL SECONDS DTYPE [SETTING ...]
 
 with the settings "accelerated" and "keep-memory", prints a `Sample` as a line of JSON.
 Nothing that a peer imports is imported before.
@@ -31,7 +31,7 @@ class Sample(NamedTuple):
     last_loss: float  # WATCHED runs later
 
 
-def main(name: str, model: str, seconds: str, *settings: str) -> None:
+def main(name: str, model: str, seconds: str, dtype: str, *settings: str) -> None:
     start = time.perf_counter()
     peer = import_module(f"experiments.benchmarks.peers.{PEERS[name].module}")
     import_s = time.perf_counter() - start
@@ -43,7 +43,7 @@ def main(name: str, model: str, seconds: str, *settings: str) -> None:
         from jcnn.acceleration import accelerate
 
         accelerate()
-    step = peer.make(model)
+    step = peer.make(model, dtype=dtype)
     start = time.perf_counter()
     losses = [step.run()]
     first_s = time.perf_counter() - start

@@ -1,6 +1,7 @@
 """One train step of the same three models in several frameworks.
 
-Each file has `make(model, examples=None)`, which builds a model and returns a `Step`.
+Each file has `make(model, examples=None, dtype="float32")`, which builds a model and
+returns a `Step`.
 """
 
 from importlib.util import find_spec

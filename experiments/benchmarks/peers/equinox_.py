@@ -1,4 +1,7 @@
-"""Equinox: one example, channels first, mapped over the batch, as its manual has it."""
+"""Equinox: one example, channels first, mapped over the batch, as its manual has it.
+
+For bfloat16 the loss casts the network, since its layers compute in their own dtype.
+"""
 
 from collections.abc import Iterator
 
@@ -9,12 +12,12 @@ import optax
 from equinox import nn
 
 from . import workload
-from .workload import Model, Step
+from .workload import Dtype, Model, Step
 
 Keys = Iterator[jax.Array]
 
 
-def make(model: Model, examples: int | None = None) -> Step:
+def make(model: Model, examples: int | None = None, dtype: Dtype = "float32") -> Step:
     images, labels = map(jnp.asarray, workload.batch(model, examples))
     images = images.transpose(0, 3, 1, 2)
     build = {"mnist": mnist, "vgg": vgg, "resnet20": resnet20}[model]
@@ -25,11 +28,17 @@ def make(model: Model, examples: int | None = None) -> Step:
     all_state = net, state, tx.init(params)
     parameters = sum(p.size for p in jax.tree.leaves(params))
 
+    def cast(array):
+        return array.astype(dtype) if eqx.is_inexact_array(array) else array
+
     def loss_fn(net, state, images, labels):
+        net = jax.tree.map(cast, net)
         logits, state = jax.vmap(
             net, axis_name="batch", in_axes=(0, None), out_axes=(0, None)
-        )(images, state)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        )(cast(images), state)
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            logits.astype(jnp.float32), labels
+        )
         return losses.mean(), state
 
     @eqx.filter_jit(donate="all-except-first")

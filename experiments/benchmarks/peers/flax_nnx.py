@@ -1,23 +1,28 @@
 """Flax NNX."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
 from . import workload
-from .workload import Model, Step
+from .workload import Dtype, Model, Step
+
+Settings = dict[str, Any]  # dtype and rngs of each layer
 
 
-def make(model: Model, examples: int | None = None) -> Step:
+def make(model: Model, examples: int | None = None, dtype: Dtype = "float32") -> Step:
     images, labels = map(jnp.asarray, workload.batch(model, examples))
     build = {"mnist": mnist, "vgg": vgg, "resnet20": resnet20}[model]
-    net = build(nnx.Rngs(0))
+    net = build({"dtype": jnp.dtype(dtype), "rngs": nnx.Rngs(0)})
     net.train()
     optimizer = nnx.Optimizer(net, optax.adam(workload.LEARNING_RATE), wrt=nnx.Param)
 
     def loss_fn(net, images, labels):
-        losses = optax.softmax_cross_entropy_with_integer_labels(net(images), labels)
+        logits = net(images).astype(jnp.float32)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean()
 
     @nnx.jit(donate_argnums=(0, 1))
@@ -35,48 +40,48 @@ def make(model: Model, examples: int | None = None) -> Step:
     return Step(run, sum(p.size for p in params))
 
 
-def mnist(rngs: nnx.Rngs) -> nnx.Sequential:
+def mnist(settings: Settings) -> nnx.Sequential:
     first, second = workload.MNIST_WIDTHS
     return nnx.Sequential(
-        nnx.Conv(1, first, (3, 3), rngs=rngs),
+        nnx.Conv(1, first, (3, 3), **settings),
         nnx.relu,
         _max_pool,
-        nnx.Conv(first, second, (3, 3), rngs=rngs),
+        nnx.Conv(first, second, (3, 3), **settings),
         nnx.relu,
         _max_pool,
         lambda x: x.reshape(x.shape[0], -1),
-        nnx.Linear(7 * 7 * second, workload.MNIST_HIDDEN, rngs=rngs),
+        nnx.Linear(7 * 7 * second, workload.MNIST_HIDDEN, **settings),
         nnx.relu,
-        nnx.Linear(workload.MNIST_HIDDEN, workload.CLASSES, rngs=rngs),
+        nnx.Linear(workload.MNIST_HIDDEN, workload.CLASSES, **settings),
     )
 
 
-def vgg(rngs: nnx.Rngs) -> nnx.Sequential:
+def vgg(settings: Settings) -> nnx.Sequential:
     layers, inputs = [], 3
     for width in workload.VGG_WIDTHS:
-        layers += [_conv_norm(inputs, width, 3, 1, rngs), nnx.relu]
-        layers += [_conv_norm(width, width, 3, 1, rngs), nnx.relu, _max_pool]
+        layers += [_conv_norm(inputs, width, 3, 1, settings), nnx.relu]
+        layers += [_conv_norm(width, width, 3, 1, settings), nnx.relu, _max_pool]
         inputs = width
-    head = nnx.Linear(inputs, workload.CLASSES, rngs=rngs)
+    head = nnx.Linear(inputs, workload.CLASSES, **settings)
     return nnx.Sequential(*layers, _mean, head)
 
 
-def resnet20(rngs: nnx.Rngs) -> nnx.Sequential:
+def resnet20(settings: Settings) -> nnx.Sequential:
     inputs = workload.RESNET_STAGES[0][0]
-    layers = [_conv_norm(3, inputs, 3, 1, rngs), nnx.relu]
+    layers = [_conv_norm(3, inputs, 3, 1, settings), nnx.relu]
     for width, strides in workload.RESNET_BLOCKS:
-        layers.append(Block(inputs, width, strides, rngs))
+        layers.append(Block(inputs, width, strides, settings))
         inputs = width
-    head = nnx.Linear(inputs, workload.CLASSES, rngs=rngs)
+    head = nnx.Linear(inputs, workload.CLASSES, **settings)
     return nnx.Sequential(*layers, _mean, head)
 
 
 class Block(nnx.Module):
-    def __init__(self, inputs: int, width: int, strides: int, rngs: nnx.Rngs):
-        self.first = _conv_norm(inputs, width, 3, strides, rngs)
-        self.second = _conv_norm(width, width, 3, 1, rngs)
+    def __init__(self, inputs: int, width: int, strides: int, settings: Settings):
+        self.first = _conv_norm(inputs, width, 3, strides, settings)
+        self.second = _conv_norm(width, width, 3, 1, settings)
         self.shortcut = (
-            None if inputs == width else _conv_norm(inputs, width, 1, strides, rngs)
+            None if inputs == width else _conv_norm(inputs, width, 1, strides, settings)
         )
 
     def __call__(self, x):
@@ -85,11 +90,11 @@ class Block(nnx.Module):
 
 
 def _conv_norm(
-    inputs: int, width: int, size: int, strides: int, rngs: nnx.Rngs
+    inputs: int, width: int, size: int, strides: int, settings: Settings
 ) -> nnx.Sequential:
     return nnx.Sequential(
-        nnx.Conv(inputs, width, (size, size), strides, use_bias=False, rngs=rngs),
-        nnx.BatchNorm(width, momentum=0.9, rngs=rngs),
+        nnx.Conv(inputs, width, (size, size), strides, use_bias=False, **settings),
+        nnx.BatchNorm(width, momentum=0.9, **settings),
     )
 
 

@@ -11,7 +11,7 @@ from jax.nn import relu
 from jax.nn.initializers import he_normal
 
 from . import workload
-from .workload import Model, Step
+from .workload import Dtype, Model, Step
 
 Keys = Iterator[jax.Array]
 Statistics = tuple[jax.Array, jax.Array]  # running mean and variance
@@ -43,6 +43,7 @@ class Block(NamedTuple):
 def make(
     model: Model,
     examples: int | None = None,
+    dtype: Dtype = "float32",
     compiler_options: dict[str, Any] | None = None,
 ) -> Step:
     images, labels = map(jnp.asarray, workload.batch(model, examples))
@@ -56,8 +57,10 @@ def make(
     state = params, _statistics(params), tx.init(params)
 
     def loss_fn(params, statistics, images, labels):
-        logits, statistics = apply(params, statistics, images)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        logits, statistics = apply(params, statistics, images.astype(dtype))
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            logits.astype(jnp.float32), labels
+        )
         return losses.mean(), statistics
 
     def step(state, images, labels):
@@ -95,7 +98,7 @@ def init_mnist(keys: Keys):
 
 def mnist(params, statistics, x):
     for conv in params["convs"]:
-        x = _max_pool(relu(_conv(x, conv.kernel) + conv.bias))
+        x = _max_pool(relu(_conv(x, conv.kernel) + conv.bias.astype(x.dtype)))
     x = relu(_dense(params["hidden"], x.reshape(x.shape[0], -1)))
     return _dense(params["head"], x), statistics
 
@@ -179,18 +182,23 @@ def _statistics(params):
 def _conv(x: jax.Array, kernel: jax.Array, strides: int = 1) -> jax.Array:
     layouts = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(
-        x, kernel, (strides, strides), "SAME", dimension_numbers=layouts
+        x,
+        kernel.astype(x.dtype),
+        (strides, strides),
+        "SAME",
+        dimension_numbers=layouts,
     )
 
 
 def _conv_norm(unit: Unit, old: Statistics, x: jax.Array, strides: int = 1):
-    y = _conv(x, unit.kernel, strides)
+    y = _conv(x, unit.kernel, strides).astype(jnp.float32)
     mean = y.mean((0, 1, 2))
     var = jnp.square(y).mean((0, 1, 2)) - jnp.square(mean)
     new = jax.tree.map(
         lambda old, new: 0.9 * old + 0.1 * lax.stop_gradient(new), old, (mean, var)
     )
-    return (y - mean) * (lax.rsqrt(var + 1e-5) * unit.scale) + unit.bias, new
+    y = (y - mean) * (lax.rsqrt(var + 1e-5) * unit.scale) + unit.bias
+    return y.astype(x.dtype), new
 
 
 def _max_pool(x: jax.Array) -> jax.Array:
@@ -199,4 +207,4 @@ def _max_pool(x: jax.Array) -> jax.Array:
 
 
 def _dense(layer: Affine, x: jax.Array) -> jax.Array:
-    return x @ layer.kernel + layer.bias
+    return x @ layer.kernel.astype(x.dtype) + layer.bias.astype(x.dtype)

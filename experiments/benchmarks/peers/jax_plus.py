@@ -3,8 +3,8 @@
 from jcnn.compilation import default_options
 
 from . import jax_
-from .workload import Model, Step
+from .workload import Dtype, Model, Step
 
 
-def make(model: Model, examples: int | None = None) -> Step:
-    return jax_.make(model, examples, default_options())
+def make(model: Model, examples: int | None = None, dtype: Dtype = "float32") -> Step:
+    return jax_.make(model, examples, dtype, default_options())

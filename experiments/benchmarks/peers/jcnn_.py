@@ -8,15 +8,20 @@ from jcnn import flatten, global_avg_pool, residual, serial, train
 from jcnn.layers import BatchNorm, Conv, Dense, Layer, MaxPool
 
 from . import workload
-from .workload import Model, Step
+from .workload import Dtype, Model, Step
 
 
-def make(model: Model, examples: int | None = None, steps: int = 1) -> Step:
+def make(
+    model: Model,
+    examples: int | None = None,
+    dtype: Dtype = "float32",
+    steps: int = 1,
+) -> Step:
     layer = {"mnist": mnist, "vgg": vgg, "resnet20": resnet20}[model]()
     images, labels = workload.batch(model, examples)
     batch = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
     tx = optax.adam(workload.LEARNING_RATE)
-    loss_fn, _ = train.classification(layer, lambda images, key: images)
+    loss_fn, _ = train.classification(layer, lambda images, key: images.astype(dtype))
     if steps == 1:
         call = train.make_step(loss_fn, tx)
     else:

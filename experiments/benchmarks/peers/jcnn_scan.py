@@ -1,10 +1,10 @@
 """jcnn with several steps a call, as its experiments train."""
 
 from . import jcnn_
-from .workload import Model, Step
+from .workload import Dtype, Model, Step
 
 STEPS = 4
 
 
-def make(model: Model, examples: int | None = None) -> Step:
-    return jcnn_.make(model, examples, STEPS)
+def make(model: Model, examples: int | None = None, dtype: Dtype = "float32") -> Step:
+    return jcnn_.make(model, examples, dtype, STEPS)

@@ -9,15 +9,18 @@ import keras  # noqa: E402
 from keras import layers  # noqa: E402
 
 from . import workload  # noqa: E402
-from .workload import Model, Step  # noqa: E402
+from .workload import Dtype, Model, Step  # noqa: E402
 
 
-def make(model: Model, examples: int | None = None) -> Step:
+def make(model: Model, examples: int | None = None, dtype: Dtype = "float32") -> Step:
     images, labels = map(jnp.asarray, workload.batch(model, examples))
     keras.utils.set_random_seed(0)
+    mixed = dtype == "bfloat16"
+    keras.config.set_dtype_policy("mixed_bfloat16" if mixed else dtype)
     build = {"mnist": mnist, "vgg": vgg, "resnet20": resnet20}[model]
     inputs = keras.Input(images.shape[1:])
-    net = keras.Model(inputs, layers.Dense(workload.CLASSES)(build(inputs)))
+    head = layers.Dense(workload.CLASSES, dtype="float32")  # and so is the loss
+    net = keras.Model(inputs, head(build(inputs)))
     net.compile(
         optimizer=keras.optimizers.Adam(workload.LEARNING_RATE, epsilon=1e-8),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

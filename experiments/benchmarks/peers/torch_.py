@@ -12,12 +12,13 @@ from torch.nn.functional import cross_entropy, relu
 
 from ..report import processors
 from . import workload
-from .workload import Model, Step
+from .workload import Dtype, Model, Step
 
 
 def make(
     model: Model,
     examples: int | None = None,
+    dtype: Dtype = "float32",
     wrap: Callable[[Callable], Callable] = lambda function: function,
 ) -> Step:
     torch.set_num_threads(processors())
@@ -28,7 +29,12 @@ def make(
     build = {"mnist": mnist, "vgg": vgg, "resnet20": resnet20}[model]
     net = build().to(memory_format=torch.channels_last).train()  # pyright: ignore
     optimizer = torch.optim.Adam(net.parameters(), workload.LEARNING_RATE)
-    loss_fn = wrap(lambda images, labels: cross_entropy(net(images), labels))
+
+    @wrap
+    def loss_fn(images, labels):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            logits = net(images)
+        return cross_entropy(logits.float(), labels)
 
     def run() -> float:
         optimizer.zero_grad()

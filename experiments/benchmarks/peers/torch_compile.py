@@ -3,10 +3,10 @@
 import torch
 
 from . import torch_
-from .workload import Model, Step
+from .workload import Dtype, Model, Step
 
 
-def make(model: Model, examples: int | None = None) -> Step:
+def make(model: Model, examples: int | None = None, dtype: Dtype = "float32") -> Step:
     # Otherwise the second process of a machine finds the work of the first done.
     torch.compiler.config.force_disable_caches = True
-    return torch_.make(model, examples, torch.compile)
+    return torch_.make(model, examples, dtype, torch.compile)

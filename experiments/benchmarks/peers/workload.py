@@ -6,7 +6,8 @@
 - resnet20: He et al. (2015), section 4.2, with 1x1 convolutions where sizes change.
 
 Softmax cross-entropy, Adam, float32. Sizes and numbers of parameters agree; the first
-parameters are each framework's own.
+parameters are each framework's own. In bfloat16 the models compute by the framework's
+own way of mixed precision, with parameters, running statistics and loss in float32.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 Model = Literal["mnist", "vgg", "resnet20"]
+Dtype = Literal["float32", "bfloat16"]
 
 BATCHES = {  # [N, H, W, C]
     "mnist": (128, 28, 28, 1),
