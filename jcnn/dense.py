@@ -1,6 +1,6 @@
 """The dense layer of arrays, and what leads up to it."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jax.typing import ArrayLike, DTypeLike
 from ._dtypes import beside, floating, result_dtype, same, wide
 from ._shapes import to_rank
 from ._sums import spread
+from .engine.algorithms.onednn import ONEDNN
 from .engine.meshes import sharded_by_type
 from .engine.primitive import convolve
 from .engine.problem import Problem
@@ -22,6 +23,7 @@ def dense(
     *,
     precision: Any = None,
     preferred_element_type: DTypeLike | None = None,
+    impl: Literal["auto", "lax", "onednn"] = "auto",
 ) -> jax.Array:
     """x @ kernel + bias.
 
@@ -31,13 +33,15 @@ def dense(
       bias: [O] or None.
       precision: as for `jax.numpy.dot`.
       preferred_element_type: dtype of the result, as wide as x's at least; None is x's.
+      impl: "lax" for its product; "onednn", whose bits depend neither on the number of
+        threads nor on how many rows x has; "auto" for the faster one.
 
     Returns:
       [..., O].
 
     Raises:
-      ValueError: if the shapes do not fit one another, or preferred_element_type is
-        narrower than x's dtype or of another kind.
+      ValueError: if the shapes do not fit one another, preferred_element_type is
+        narrower than x's dtype or of another kind, or oneDNN cannot serve it.
       TypeError: if x is not floating point, or the dtypes differ.
 
     >>> dense(jnp.array([1.0, 2.0]), jnp.array([[3.0], [4.0]]), jnp.array([0.5]))
@@ -51,16 +55,21 @@ def dense(
         )
     kernel, bias = same("kernel", kernel, x), check_bias(bias, kernel, x)
     dtype = result_dtype(preferred_element_type, x)
-    y = _product(x, kernel, precision, dtype)
+    if impl not in ("auto", "lax", "onednn"):
+        raise ValueError(f"impl must be auto, lax or onednn, got {impl!r}")
+    y = _product(x, kernel, precision, dtype, impl)
     return add_bias(y, bias)
 
 
-def _product(x: jax.Array, kernel: jax.Array, precision: Any, dtype) -> jax.Array:
-    """Of short floats it is the engine's: on CPUs XLA's takes several times as long."""
+def _product(x: jax.Array, kernel: jax.Array, precision: Any, dtype, impl) -> jax.Array:
+    """By the engine if it is asked for, and of short floats, of which XLA's is slow."""
     sharded = sharded_by_type(jax.typeof(x), jax.typeof(kernel))
-    if sharded or jnp.finfo(x.dtype).bits != 16:
+    quick = impl == "auto" and jnp.finfo(x.dtype).bits != 16
+    if sharded or quick or impl == "lax":
         return jnp.dot(x, kernel, precision=precision, preferred_element_type=dtype)
-    problem = Problem.dense(x, kernel, precision, dtype)
+    problem = Problem.dense(x, kernel, precision, dtype, impl)
+    if impl == "onednn" and (reason := ONEDNN.unsupported_reason(problem)):
+        raise ValueError(f"impl='onednn' cannot serve this dense layer: {reason}")
     y = convolve(problem, x.reshape(-1, x.shape[-1]), kernel)
     return y.reshape(*x.shape[:-1], y.shape[-1])
 

@@ -165,9 +165,9 @@ def test_a_window_that_is_large_may_have_a_wider_result():
         return found.problem.op, found.problem.output_dtype
 
     # JAX exchanges batch and channels in the gradients that it makes.
-    assert posed("CHN", None) == ("w", jnp.bfloat16)
-    assert posed("CHN", jnp.float32) == ("y", jnp.float32)
-    assert posed("NHC", None) == ("y", jnp.bfloat16)  # patches, or a whole image
+    assert posed("CHN", None) == ("kernel_gradient", jnp.bfloat16)
+    assert posed("CHN", jnp.float32) == ("forward", jnp.float32)
+    assert posed("NHC", None) == ("forward", jnp.bfloat16)  # patches, or a whole image
 
 
 def test_drop_in_has_laxs_errors():

@@ -42,6 +42,8 @@ MOST_OPERATIONS = 64
 MOST_BYTES = 64 << 20
 LEAST_POSITIONS = 1024  # fewer do not pay for Winograd's transformed kernel
 LONG_FILTER = 16  # taps a channel, from which on lax's filters of signals are faster
+FEW_PAIRS = 8  # of an input and an output channel
+FEW_PAIRS_OF_SIGNALS = 512
 ENOUGH_CHANNELS = 24  # to sum over: from there on Winograd's gains on lax's
 
 
@@ -146,10 +148,21 @@ def _large(problem: Problem) -> bool:
     return problem.batch * prod(problem.output_size) >= LEAST_POSITIONS
 
 
+def _tiny_kernel_gradient(problem: Problem) -> bool:
+    """Bringing x and y to a product takes longer than so little of it.
+
+    The more so in one dimension, where few taps share what was brought.
+    """
+    pairs = problem.in_channels * problem.out_channels
+    few = pairs <= (FEW_PAIRS_OF_SIGNALS if problem.rank == 1 else FEW_PAIRS)
+    return few and problem.op == "kernel_gradient"
+
+
 def _fills_vectors(problem: Problem) -> bool:
-    """Not long filters of signals of few channels."""
-    if problem.op == "kernel_gradient" and problem.in_channels > 1:
-        return True
+    """Not long filters of signals of few channels, nor patches smaller than y."""
+    if problem.op == "kernel_gradient":
+        taps = prod(problem.kernel_size)
+        return problem.in_channels > 1 or problem.out_channels <= taps
     fewest = min(problem.in_channels, problem.out_channels)
     return problem.rank > 1 or problem.kernel_size[0] <= LONG_FILTER * fewest
 
@@ -173,6 +186,7 @@ RULES = (
     Rule(ONEDNN, _short, "the processor multiplies short floats faster than float32"),
     Rule(MATMUL, _pointwise, "a 1x1 kernel makes it one matrix product"),
     Rule(WINOGRAD, _many_channels, "half the products, which are most of the work"),
+    Rule(LAX, _tiny_kernel_gradient, "few channels leave no product worth making"),
     Rule(ONEDNN, _fills_vectors, "oneDNN's kernels fit the processor"),
     Rule(MATMUL, _any, "windows that do not overlap make it one matrix product"),
     Rule(DEPTHWISE, _grouped, "one channel a group leaves no matrix product"),

@@ -61,7 +61,7 @@ class Problem:
 
     @classmethod
     def dense(
-        cls, x: Any, kernel: Any, precision: Any, dtype: DTypeLike | None
+        cls, x: Any, kernel: Any, precision: Any, dtype: DTypeLike | None, impl: str
     ) -> "Problem":
         """x [..., C] times a kernel [C, O], a convolution without spatial axes."""
         return cls(
@@ -79,6 +79,7 @@ class Problem:
             dtype=x.dtype,
             output_dtype=jnp.dtype(dtype or x.dtype),
             precision=precision,
+            impl=impl,
         )
 
     @property

@@ -94,8 +94,9 @@ class RunConfig:
     """End after so many steps if the epochs have more; schedules stay as they are."""
     batch_size: Count = 128
     """Images per training step."""
-    impl: Literal["auto", "lax"] = "auto"
-    """Who computes convolutions: jcnn by the fastest algorithm known, or lax."""
+    impl: Literal["auto", "lax", "onednn"] = "auto"
+    """Who computes convolutions and dense layers: jcnn by the fastest algorithm known,
+    lax, or oneDNN, whose bits do not depend on the number of threads."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the network computes in; parameters, statistics, sums and loss are float32
     with bfloat16 too."""

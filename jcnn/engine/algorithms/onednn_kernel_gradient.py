@@ -3,9 +3,9 @@
 It sums over images, as a convolution sums over its channels: so images become the
 channels of x, and y is the kernel. The channels of x are laid along one more spatial
 axis, over which the window does not move; without that a product would have as few rows
-as the kernel has columns. An image of one channel is shifted by each tap instead, and
-the shifted images are the rows of one product. Windows that do not overlap make it a
-product too, which for short floats oneDNN has.
+as the kernel has columns. Of an image of one channel the rows are the image as each tap
+sees it, and of a dense layer its features. Windows that do not overlap make it one
+product of matrices as they lie, which oneDNN has for short floats.
 """
 
 from dataclasses import replace
@@ -33,11 +33,14 @@ FULL_ROWS = 8  # of a product's left side: fewer channels are joined by taps
 def unsupported_reason(problem: Problem) -> str | None:
     if _is_product(problem):
         return None
-    if problem.groups > 1 or problem.rank not in (1, 2):
-        return "it computes gradients to the kernel of 1 group and 1 or 2 axes"
+    if problem.groups > 1 or problem.rank > 2:
+        return "it computes gradients to the kernel of 1 group and up to 2 axes"
     dtype = widest(problem.dtype, problem.output_dtype)  # what both come in
+    if problem.rank == 0:
+        return calls.unsupported_reason(_of_rows(problem, problem.batch, dtype))
     if problem.in_channels == 1:
-        return calls.unsupported_reason(_of_shifted(problem, _rows(problem), dtype))
+        positions = _positions(_seen_by_taps(problem))
+        return calls.unsupported_reason(_of_rows(problem, positions, dtype))
     blocks = _blocks(problem)
     _, pads = _pads(problem, blocks)
     return calls.unsupported_reason(_of_block(problem, blocks, pads, dtype))
@@ -47,6 +50,10 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
     if _is_product(problem):
         product = calls.transposed_product
         return matmul.kernel_gradient(problem, x, y, product)
+    if problem.rank == 0:
+        return calls.convolution(
+            _of_rows(problem, len(x), x.dtype), x.T[None], y[None]
+        )[0]
     if problem.in_channels == 1:
         return _of_one_channel(problem, x, y)
     blocks, kept = _blocks(problem), _kept(problem)
@@ -71,7 +78,7 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def operations(problem: Problem) -> int:
-    if _is_product(problem):
+    if _is_product(problem) or problem.rank == 0:
         return 1
     kept = 0 if problem.in_channels == 1 else _kept(problem)
     return prod(problem.kernel_size[kept:])
@@ -80,8 +87,10 @@ def operations(problem: Problem) -> int:
 def temporary_bytes(problem: Problem) -> int:
     if _is_product(problem):
         return matmul.temporary_bytes(problem)
+    if problem.rank == 0:
+        return problem.batch * problem.in_channels * jnp.dtype(problem.dtype).itemsize
     if problem.in_channels == 1:
-        return prod(problem.kernel_size) * _rows(problem).bytes
+        return prod(problem.kernel_size) * _seen_by_taps(problem).bytes
     joined = prod(problem.kernel_size[_kept(problem) :])
     return 2 * joined * _blocks(problem).bytes
 
@@ -93,39 +102,43 @@ def _is_product(problem: Problem) -> bool:
     return may_be and matmul.unsupported_reason(problem) is None
 
 
-# --- of an image of one channel ---
+# --- of images of one channel, and of what has no axes ---
 
 
 def _of_one_channel(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
-    blocks = _rows(problem)
-    of_block = _of_shifted(problem, blocks, x.dtype)
+    blocks = _seen_by_taps(problem)
+    of_block = _of_rows(problem, _positions(blocks), x.dtype)
     window = problem.kernel_size, problem.strides, problem.dilation
 
     def block(x, y):
-        taps = [tap.reshape(-1) for tap in window_taps(x, *window)]
+        rows = [tap.reshape(-1) for tap in window_taps(x, *window)]
         y = y.reshape(of_block.shape("kernel"))
-        return calls.convolution(of_block, jnp.stack(taps)[None], y)
+        return calls.convolution(of_block, jnp.stack(rows)[None], y)
 
     return blocks.sum(block, x, y).reshape(problem.shape("kernel"))
 
 
-def _rows(problem: Problem) -> Blocks:
-    """Blocks of which the shifted images stay in the cache."""
+def _seen_by_taps(problem: Problem) -> Blocks:
+    """Blocks of which what all taps see stays in the cache."""
     itemsize = jnp.dtype(problem.dtype).itemsize
     return blocks_of(problem, BLOCK_BYTES // (prod(problem.kernel_size) * itemsize))
 
 
-def _of_shifted(problem: Problem, blocks: Blocks, dtype: DTypeLike) -> Problem:
-    """The 1x1 convolution whose pixels are the taps, and whose channels positions."""
-    taps = (prod(problem.kernel_size),)
+def _positions(blocks: Blocks) -> int:
+    return blocks.images * blocks.rows * prod(blocks.problem.output_size[1:])
+
+
+def _of_rows(problem: Problem, terms: int, dtype: DTypeLike) -> Problem:
+    """The 1x1 convolution of one pixel a row, with a channel for each term of a sum."""
+    rows = (prod(problem.kernel_size) * problem.in_channels,)
     return replace(
         problem,
         op="forward",
         batch=1,
-        input_size=taps,
-        output_size=taps,
+        input_size=rows,
+        output_size=rows,
         kernel_size=(1,),
-        in_channels=blocks.images * blocks.rows * prod(problem.output_size[1:]),
+        in_channels=terms,
         strides=(1,),
         padding=((0, 0),),
         dilation=(1,),

@@ -36,6 +36,7 @@ def draw(rng: np.random.Generator) -> Problem:
     widest = 3 if depthwise else 99
     pads = tuple(_sizes(rng, 2, 0, min(w + most, widest)) for w in window)
     groups = int(rng.choice([2, 3, 8, 24] if depthwise else [1, 1, 1, 2, 3, 8]))
+    groups = groups if rank else 1
     each = [1] if depthwise else [1, 1, 2, 5, 16]
     inputs, outputs = (groups * int(rng.choice(each)) for _ in range(2))
     dtype = str(rng.choice(["float32", "float32", "bfloat16", "float16"]))
