@@ -60,10 +60,10 @@ def model(config: Config) -> Layer:
         pool2=MaxPool(2),
         flatten=flatten,
         dropout1=Dropout(config.dropout),
-        fc1=Dense(128),
+        fc1=Dense(128, impl=impl),
         relu4=jax.nn.relu,
         dropout2=Dropout(config.dropout),
-        head=Dense(10),
+        head=Dense(10, impl=impl),
     )
 
 

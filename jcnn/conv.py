@@ -25,7 +25,7 @@ from .dense import add_bias, check_bias
 from .engine.general import convolve_general
 from .engine.lax_arguments import Convolution
 from .engine.mirror import turned
-from .engine.planner import ALGORITHMS
+from .engine.planner import check_impl
 
 _MODES = {"ZEROS": None, "CIRCULAR": "wrap", "REFLECT": "reflect", "EDGE": "edge"}
 
@@ -95,7 +95,7 @@ def conv(
     input_dilation = sizes("input_dilation", input_dilation, rank)
     _check_groups(x, kernel, feature_group_count)
     bias = check_bias(bias, kernel, x)
-    _check_impl(impl)
+    check_impl(impl)
     precision = _precision(precision)
     dtype = result_dtype(preferred_element_type, x)
     window = dilated(kernel.shape[:-2], kernel_dilation)
@@ -284,12 +284,6 @@ def _check_groups(x: jax.Array, kernel: jax.Array, feature_group_count: int) -> 
             f"kernel must have {channels // groups} input channels (x has {channels} "
             f"in {groups} groups), got kernel {kernel.shape}"
         )
-
-
-def _check_impl(impl: str) -> None:
-    known = ("auto", *ALGORITHMS)
-    if impl not in known:
-        raise ValueError(f"impl must be one of {', '.join(known)}, got {impl!r}")
 
 
 def _precision(precision: Any) -> Any:

@@ -1,6 +1,6 @@
 """The dense layer of arrays, and what leads up to it."""
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from ._shapes import to_rank
 from ._sums import spread
 from .engine.algorithms.onednn import ONEDNN
 from .engine.meshes import sharded_by_type
+from .engine.planner import check_impl
 from .engine.primitive import convolve
 from .engine.problem import Problem
 
@@ -23,7 +24,7 @@ def dense(
     *,
     precision: Any = None,
     preferred_element_type: DTypeLike | None = None,
-    impl: Literal["auto", "lax", "onednn"] = "auto",
+    impl: str = "auto",
 ) -> jax.Array:
     """x @ kernel + bias.
 
@@ -33,15 +34,17 @@ def dense(
       bias: [O] or None.
       precision: as for `jax.numpy.dot`.
       preferred_element_type: dtype of the result, as wide as x's at least; None is x's.
-      impl: "lax" for its product; "onednn", whose bits depend neither on the number of
-        threads nor on how many rows x has; "auto" for the faster one.
+      impl: as for `conv`. By "onednn" the bits depend neither on the number of threads
+        nor on the other rows of x; by "auto" it is taken where it is faster, and all
+        others stand for lax's product.
 
     Returns:
       [..., O].
 
     Raises:
       ValueError: if the shapes do not fit one another, preferred_element_type is
-        narrower than x's dtype or of another kind, or oneDNN cannot serve it.
+        narrower than x's dtype or of another kind, or `impl` is unknown or cannot
+        serve it.
       TypeError: if x is not floating point, or the dtypes differ.
 
     >>> dense(jnp.array([1.0, 2.0]), jnp.array([[3.0], [4.0]]), jnp.array([0.5]))
@@ -55,17 +58,15 @@ def dense(
         )
     kernel, bias = same("kernel", kernel, x), check_bias(bias, kernel, x)
     dtype = result_dtype(preferred_element_type, x)
-    if impl not in ("auto", "lax", "onednn"):
-        raise ValueError(f"impl must be auto, lax or onednn, got {impl!r}")
+    check_impl(impl)
     y = _product(x, kernel, precision, dtype, impl)
     return add_bias(y, bias)
 
 
 def _product(x: jax.Array, kernel: jax.Array, precision: Any, dtype, impl) -> jax.Array:
-    """By the engine if it is asked for, and of short floats, of which XLA's is slow."""
-    sharded = sharded_by_type(jax.typeof(x), jax.typeof(kernel))
-    quick = impl == "auto" and jnp.finfo(x.dtype).bits != 16
-    if sharded or quick or impl == "lax":
+    """By oneDNN if it is asked for, or of short floats, of which XLA's is slow."""
+    by_engine = impl == "onednn" or impl == "auto" and jnp.finfo(x.dtype).bits == 16
+    if not by_engine or sharded_by_type(jax.typeof(x), jax.typeof(kernel)):
         return jnp.dot(x, kernel, precision=precision, preferred_element_type=dtype)
     problem = Problem.dense(x, kernel, precision, dtype, impl)
     if impl == "onednn" and (reason := ONEDNN.unsupported_reason(problem)):

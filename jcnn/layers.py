@@ -168,6 +168,7 @@ def Dense(
     kernel_init: Initializer = he_normal,
     bias_init: Initializer = zeros,
     param_dtype: DTypeLike = jnp.float32,
+    impl: str = "auto",
 ) -> Layer:
     """`jcnn.dense` with kernel [C, features] and bias [features].
 
@@ -184,7 +185,8 @@ def Dense(
         kernel_init=kernel_init,
         bias_init=bias_init if use_bias else None,
     )
-    return uncast_parametric(parameters, partial(_cast_kernel, dense), param_dtype)
+    function = partial(_cast_kernel, partial(dense, impl=impl))
+    return uncast_parametric(parameters, function, param_dtype)
 
 
 def BatchNorm(

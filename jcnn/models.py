@@ -33,11 +33,11 @@ def lenet5(num_classes: int = 10, *, impl: str = "auto") -> Layer:
         tanh2=jnp.tanh,
         pool2=AvgPool(2),
         flatten=flatten,
-        fc1=Dense(120),
+        fc1=Dense(120, impl=impl),
         tanh3=jnp.tanh,
-        fc2=Dense(84),
+        fc2=Dense(84, impl=impl),
         tanh4=jnp.tanh,
-        head=Dense(num_classes),
+        head=Dense(num_classes, impl=impl),
     )
 
 
@@ -63,10 +63,10 @@ def small_cnn(
         relu2=jax.nn.relu,
         pool2=MaxPool(2),
         flatten=flatten,
-        fc1=Dense(hidden),
+        fc1=Dense(hidden, impl=impl),
         relu3=jax.nn.relu,
         dropout=Dropout(dropout),
-        head=Dense(num_classes),
+        head=Dense(num_classes, impl=impl),
     )
 
 
@@ -92,7 +92,9 @@ def vgg(
         )
         for i, width in enumerate(widths, 1)
     }
-    return _of_images(**stages, mean=global_avg_pool, head=Dense(num_classes))
+    return _of_images(
+        **stages, mean=global_avg_pool, head=Dense(num_classes, impl=impl)
+    )
 
 
 def resnet20(num_classes: int = 10, *, impl: str = "auto") -> Layer:
@@ -130,7 +132,7 @@ def _resnet(
         stem=_conv_norm_relu(widths[0], impl),
         **stages,
         mean=global_avg_pool,
-        head=Dense(num_classes),
+        head=Dense(num_classes, impl=impl),
     )
 
 

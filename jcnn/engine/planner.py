@@ -47,6 +47,13 @@ FEW_PAIRS_OF_SIGNALS = 512
 ENOUGH_CHANNELS = 24  # to sum over: from there on Winograd's gains on lax's
 
 
+def check_impl(impl: str) -> None:
+    """That it is "auto" or an algorithm's name."""
+    known = ("auto", *ALGORITHMS)
+    if impl not in known:
+        raise ValueError(f"impl must be one of {', '.join(known)}, got {impl!r}")
+
+
 class Plan(NamedTuple):
     """An algorithm and the reason for it."""
 
