@@ -98,7 +98,7 @@ def _rule(
         return lambda f: placed(
             without(over(f, params["axes"]), params["axes"]), kept, out
         )
-    if name == "jcnn_spread":
+    if name == "jcnn_broadcast":
         return lambda f: placed(f, axes, out)
     if name in SCANS:
         return lambda f: accumulated(f, params["axis"], params["reverse"])

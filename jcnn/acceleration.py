@@ -21,12 +21,12 @@ from jax.interpreters import mlir
 from .engine.canonical import pose
 from .engine.lax_arguments import Convolution
 from .engine.lax_convolution import is_marked
-from .engine.meshes import sharded_by_type
 from .engine.planner import plan
+from .engine.pools.maxima import at_first_maximum, put_on_cpu
+from .engine.pools.sums import sum_of_taps
+from .engine.pools.windows import Windows, taps
 from .engine.primitive import convolve
-from .max_windows import at_first_maximum, put_on_cpu
-from .window_sums import sum_of_taps
-from .windows import Windows, taps
+from .engine.sharding import sharded_by_type
 
 FEW_TAPS = 4  # so many at stride 1 are added by reduce_window as fast
 

@@ -9,7 +9,6 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from ._dtypes import result_dtype, same, wide
-from ._eager import at_once
 from ._shapes import (
     Padding,
     Pairs,
@@ -22,6 +21,7 @@ from ._shapes import (
     sizes,
 )
 from .dense import add_bias, check_bias
+from .engine.eager import at_once
 from .engine.general import convolve_general
 from .engine.lax_arguments import Convolution
 from .engine.mirror import turned

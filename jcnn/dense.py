@@ -9,12 +9,12 @@ from jax.typing import ArrayLike, DTypeLike
 
 from ._dtypes import beside, floating, result_dtype, same, wide
 from ._shapes import to_rank
-from ._sums import spread
 from .engine.algorithms.onednn import ONEDNN
-from .engine.meshes import sharded_by_type
 from .engine.planner import check_impl
 from .engine.primitive import convolve
 from .engine.problem import Problem
+from .engine.sharding import sharded_by_type
+from .engine.sums import broadcast
 
 
 def dense(
@@ -93,7 +93,7 @@ def add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
     if bias is None:
         return y
     wider = wide(y.dtype)  # so is the gradient's sum over y, also over what vmap maps
-    shift = spread(to_rank(y.ndim, bias.astype(wider)), y.shape)
+    shift = broadcast(to_rank(y.ndim, bias.astype(wider)), y.shape)
     return (y.astype(wider) + shift).astype(y.dtype)
 
 

@@ -11,11 +11,11 @@ from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 from . import acceleration
 from .engine.canonical import pose
 from .engine.lax_arguments import Convolution
-from .engine.meshes import sharded_by_type
 from .engine.planner import plan
+from .engine.pools.maxima import max_windows_p
 from .engine.primitive import convolution_p
 from .engine.problem import Problem
-from .max_windows import max_windows_p
+from .engine.sharding import sharded_by_type
 
 _POOLS = {  # by the names of primitives
     "reduce_window_max": "window maxima",

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from ._dtypes import beside, real, wide
 from ._shapes import entries, flag, integer, number, to_rank
-from ._sums import spread, total
+from .engine.sums import broadcast, total
 
 
 def batch_norm(
@@ -219,22 +219,22 @@ def _normalise(x, mean, var, epsilon, scale, bias):
     def matched(parameter):
         return to_rank(x.ndim, parameter.astype(dtype))
 
-    def spread_alike(*arrays):
+    def broadcast_alike(*arrays):
         shape: Any = jnp.broadcast_shapes(*(a.shape for a in arrays))
-        return [spread(a, shape) for a in arrays]
+        return [broadcast(a, shape) for a in arrays]
 
     # y = (x - mean) * slope + bias, with as few sums over x in its gradient as it has
     # parameters.
     centred, moved = _centred(x.astype(dtype), matched(mean))
     slope = lax.rsqrt(matched(var) + jnp.asarray(epsilon, dtype))
     if scale is not None:
-        slope, scale = spread_alike(slope, matched(scale))
+        slope, scale = broadcast_alike(slope, matched(scale))
         slope = slope * scale
     offset = -moved * slope
     if bias is not None:
-        offset, bias = spread_alike(offset, matched(bias))
+        offset, bias = broadcast_alike(offset, matched(bias))
         offset = offset + bias
-    y = centred * spread(slope, x.shape) + spread(offset, x.shape)
+    y = centred * broadcast(slope, x.shape) + broadcast(offset, x.shape)
     return y.astype(x.dtype)
 
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from ._dtypes import real, wide
-from ._eager import at_once
 from ._shapes import Padding, Pairs, flag, image, less, output_size, pad_pairs, sizes
-from .max_windows import max_windows
-from .window_sums import window_sums
-from .windows import Windows
+from .engine.eager import at_once
+from .engine.pools.maxima import max_windows
+from .engine.pools.sums import window_sums
+from .engine.pools.windows import Windows
 
 
 def max_pool(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jcnn.max_windows import max_windows
-from jcnn.windows import Windows
+from jcnn.engine.pools.maxima import max_windows
+from jcnn.engine.pools.windows import Windows
 
 NONE = (0, 0)
 SIZE = (2, 9, 8, 3)

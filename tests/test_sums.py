@@ -13,7 +13,7 @@ from jax.experimental import jet
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
-from jcnn._sums import spread, total
+from jcnn.engine.sums import broadcast, total
 
 CASES = [
     ((128, 16, 16, 16), (0, 1, 2)),
@@ -36,7 +36,7 @@ def test_sums_are_numpys(shape, axes, rng):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
     sums = expected.astype("float32")
     np.testing.assert_array_equal(
-        spread(jnp.asarray(sums), shape), np.broadcast_to(sums, shape)
+        broadcast(jnp.asarray(sums), shape), np.broadcast_to(sums, shape)
     )
 
 
@@ -47,7 +47,7 @@ def test_derivatives_of_all_orders(shape, axes, mode, rng):
         x = jnp.asarray(rng.normal(size=shape))
 
         def f(x):
-            return jnp.sin(spread(jnp.cos(total(x, axes)), shape) * x)
+            return jnp.sin(broadcast(jnp.cos(total(x, axes)), shape) * x)
 
         check_grads(jax.jit(f), (x,), order=2, modes=(mode,))
 
@@ -63,7 +63,7 @@ def test_maps_are_loops(rng):
 def test_taylor_series(rng):
     x = jnp.asarray(rng.normal(size=(4, 3)), "float32")
     _, (first, second) = jet.jet(
-        lambda x: spread(total(x, (0,)), x.shape), (x,), ((x, 2 * x),)
+        lambda x: broadcast(total(x, (0,)), x.shape), (x,), ((x, 2 * x),)
     )
     np.testing.assert_allclose(2 * first, second, rtol=1e-6)
 
@@ -81,7 +81,7 @@ def test_a_batch_in_shards_is_not_gathered():
 
 
 def _compiled(x):
-    gradient = jax.jit(jax.grad(lambda b, x: jnp.sin(spread(b, x.shape) * x).sum()))
+    gradient = jax.jit(jax.grad(lambda b, x: jnp.sin(broadcast(b, x.shape) * x).sum()))
     forward = jax.jit(partial(total, axes=(0, 1, 2)))
     b = jnp.ones((1, 1, 1, 16))
     # The loss's own sum is not ours, and its value is not asked for.

@@ -30,6 +30,7 @@ from jcnn import (
     min_pool,
 )
 from jcnn.dropin import conv_general_dilated
+from jcnn.engine.sums import total
 from jcnn.explanation import equations
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -397,8 +398,9 @@ def test_policies_of_checkpoint_decide_as_on_lax(policy, groups, models, rng):
         lambda x: conv_transpose(x, jnp.ones((2, 2, 1, 1), x.dtype)),
         lambda x: avg_pool(x, 2),
         lambda x: jax.grad(lambda w: jnp.sum(conv(x, w)))(jnp.ones((2, 2, 1, 1))),
+        lambda x: total(x, (0, 1, 2)),
     ),
-    ids=("conv", "lax", "transposed", "mean", "gradient"),
+    ids=("conv", "lax", "transposed", "mean", "gradient", "sum"),
 )
 def test_checkify_finds_nan_where_it_arises(function):
     checked = jax.jit(checkify.checkify(function, errors=checkify.float_checks))

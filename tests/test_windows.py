@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jcnn import avg_pool, max_pool, min_pool
-from jcnn.window_sums import window_sums
-from jcnn.windows import Windows, spread, taps
+from jcnn.engine.pools.sums import window_sums
+from jcnn.engine.pools.windows import Windows, scatter, taps
 
 _AXIS = st.tuples(
     st.integers(1, 7),  # pixels
@@ -58,8 +58,8 @@ def test_taps_see_and_windows_hand_back_what_loops_say(axes, seed):
     def ours(x, a, winner):
         return (
             jnp.stack(taps(x, windows, 9)),
-            spread(a, windows=windows),
-            spread(a, winner, windows=windows),
+            scatter(a, windows=windows),
+            scatter(a, winner, windows=windows),
         )
 
     got = ours(x, a, winner)

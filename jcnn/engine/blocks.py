@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .meshes import vary_alike
 from .padding import pad_now
 from .problem import Problem
+from .sharding import vary_alike
 
 
 @dataclass(frozen=True)

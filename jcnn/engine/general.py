@@ -5,10 +5,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from .canonical import pose
 from .lax_arguments import Convolution
-from .meshes import compiled_as, sharded_by_type
 from .planner import ALGORITHMS
 from .primitive import convolve
 from .problem import Problem
+from .sharding import compiled_as, sharded_by_type
 
 
 def convolve_general(

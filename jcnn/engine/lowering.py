@@ -12,13 +12,13 @@ from jax import lax
 from jax.interpreters import mlir
 
 from .._dtypes import wide, widest
-from .._eager import define_eager
 from .algorithm import Algorithm
 from .algorithms.lax import ELSEWHERE
+from .declaration import define_lowering
 from .planner import plan
-from .portability import is_divided, is_portable
 from .primitive import convolution_p
 from .problem import Problem
+from .sharding import is_divided
 
 
 def solve(
@@ -75,15 +75,20 @@ def _by(algorithm: Algorithm, problem: Problem, first, second):
     return result.astype(result_dtype)
 
 
-def _lower_on_cpu(context, first, second, *, problem: Problem):
-    compute = partial(solve, problem=problem, portable=is_portable(context))
+def _on_cpu(context: mlir.LoweringRuleContext):
     if is_divided(context):
-        compute = partial(_solve_elsewhere, problem=problem)
-    return mlir.lower_fun(compute, multiple_results=False)(context, first, second)
+        return _solve_elsewhere
+    return partial(solve, portable=_is_portable(context))
 
 
-define_eager(convolution_p, solve)
-mlir.register_lowering(
-    convolution_p, mlir.lower_fun(_solve_elsewhere, multiple_results=False)
-)
-mlir.register_lowering(convolution_p, _lower_on_cpu, platform="cpu")
+def _is_portable(context: mlir.LoweringRuleContext) -> bool:
+    """Whether a program must be made of JAX's own operations, since it is exported.
+
+    So must be what cannot be kept otherwise (see `onednn`) where JAX is told that
+    this is an error.
+    """
+    exported = context.module_context.lowering_parameters.for_export
+    return exported or jax.config.jax_raise_persistent_cache_errors  # pyright: ignore
+
+
+define_lowering(convolution_p, solve, _on_cpu, _solve_elsewhere)

@@ -14,28 +14,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching
+from jax.interpreters import ad
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .._tools import define_nan_check, define_taylor
-from .meshes import compiled_as, type_like, vary_alike
+from .declaration import bind, declare, define_nan_check, define_taylor
 from .problem import Problem
+from .sharding import compiled_as
 
 
 def convolve(problem: Problem, first: jax.Array, second: jax.Array) -> jax.Array:
     """The result, from the other two tensors in the order x, kernel, y."""
-    first, second = vary_alike(first, second)
-    return convolution_p.bind(first, second, problem=problem)
-
-
-convolution_p = Primitive("jcnn_convolution")
-
-
-@convolution_p.def_abstract_eval
-def _abstract(first, second, *, problem: Problem):
-    tensor = problem.result
-    return type_like(first, problem.shape(tensor), problem.dtype_of(tensor))
+    return bind(convolution_p, first, second, problem=problem)
 
 
 # --- how it differentiates ---
@@ -49,9 +38,6 @@ def _transpose(operand: int, cotangent, first, second, *, problem: Problem):
     result = convolve(sought, *(tensors[name] for name in sought.operands))
     shared = problem.shared((first, second)[operand].aval)
     return result.sum(0) if shared else result
-
-
-ad.defbilinear(convolution_p, partial(_transpose, 0), partial(_transpose, 1))
 
 
 # --- how it batches ---
@@ -116,10 +102,7 @@ def _all_models(
     return a.reshape(prod(counts), *a.shape[2:])
 
 
-batching.primitive_batchers[convolution_p] = _batch
-
-
-# --- what tools know of it ---
+# --- what Taylor mode makes of it ---
 
 
 def _taylor(operands, series, *, problem: Problem):
@@ -138,6 +121,12 @@ def _taylor_of_barrier(operands, series):
     ]
 
 
+def _type(first, second, *, problem: Problem):
+    return problem.shape(problem.result), problem.dtype_of(problem.result)
+
+
+convolution_p = declare("jcnn_convolution", _type, _batch)
+ad.defbilinear(convolution_p, partial(_transpose, 0), partial(_transpose, 1))
 define_taylor(convolution_p, _taylor)
 define_taylor(lax.optimization_barrier_p, _taylor_of_barrier)  # stands before some
 define_nan_check(convolution_p)

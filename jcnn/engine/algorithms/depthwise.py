@@ -14,14 +14,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..._dtypes import wide
-from ..._sums import total
 from ...im2col import window_taps
 from ..algorithm import Algorithm
 from ..blocks import Blocks, blocks_of
-from ..meshes import vary_alike
 from ..mirror import mirrored
 from ..padding import pad_now
 from ..problem import Problem
+from ..sharding import vary_alike
+from ..sums import total
 
 BLOCK_BYTES = 2 << 20  # of y: what stays in the cache while all taps see it
 MOST_UNROLLED = 27  # operations; more are a loop over the rows of the kernel

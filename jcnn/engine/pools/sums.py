@@ -4,8 +4,9 @@ import jax
 import numpy as np
 from jax import lax
 
-from .engine.meshes import sharded_by_type
-from .windows import Windows, linear_pair, spread, taps
+from ..sharding import sharded_by_type
+from .primitives import linear_pair
+from .windows import Windows, scatter, taps
 
 
 def window_sums(x: jax.Array, windows: Windows) -> jax.Array:
@@ -29,4 +30,4 @@ def _sums_by_lax(x, *, windows: Windows):
     return lax.reduce_window(x, zero, lax.add, shape, strides, padding)
 
 
-_sums, _ = linear_pair("window_sums", 0, sum_of_taps, spread, _sums_by_lax)
+_sums, _ = linear_pair("window_sums", 0, sum_of_taps, scatter, _sums_by_lax)

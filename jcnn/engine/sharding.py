@@ -1,4 +1,4 @@
-"""What the types of arrays say about meshes of devices."""
+"""How arrays and programs are laid out on several devices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jax import lax
 from jax.core import ShapedArray
+from jax.interpreters import mlir
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
@@ -52,3 +53,15 @@ def compiled_as(
     """
     run: Any = jax.sharding.auto_axes(function, out_sharding=sharding)
     return run(*operands)
+
+
+def is_divided(context: mlir.LoweringRuleContext) -> bool:
+    """Whether XLA divides the program among devices.
+
+    It knows how to divide its own convolution, and gathers what others compute.
+    """
+    axes: Any = context.module_context.axis_context
+    if hasattr(axes, "num_devices"):
+        return axes.num_devices != 1
+    mesh = getattr(axes, "mesh", None)  # of shard_map, of all axes or only of some
+    return mesh is None or set(axes.manual_axes) != set(mesh.axis_names)

@@ -1,12 +1,9 @@
-"""Windows that slide over all axes of an array, and maps between it and its windows.
+"""Windows that slide over all axes of an array, and the ways there and back.
 
-Such a map goes from values of the array to values of its windows and is linear, as its
-transpose is, which goes back. On CPUs both are computed for whole arrays at once, tap
-by tap, where XLA's `reduce_window` and `select_and_scatter` walk through every window.
+Both are computed for whole arrays at once, tap by tap, where on CPUs XLA's
+`reduce_window` and `select_and_scatter` walk through every window.
 """
 
-from collections.abc import Callable
-from functools import partial
 from itertools import product
 from math import prod
 from typing import NamedTuple
@@ -15,13 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
-from ._eager import define_eager
-from ._shapes import Pairs
-from ._tools import define_nan_check, define_taylor
-from .engine.meshes import type_like, vary_alike
+from ..._shapes import Pairs
 
 MOST_TAPS = 64  # of a window: programs grow with them
 
@@ -99,7 +91,7 @@ def taps(x: jax.Array, windows: Windows, outside: float) -> list[jax.Array]:
     return seen
 
 
-def spread(
+def scatter(
     a: jax.Array, tap: jax.Array | None = None, *, windows: Windows
 ) -> jax.Array:
     """Adds each window's value of `a` to every pixel it sees, or to that of one tap.
@@ -151,121 +143,3 @@ def spread(
         total = total + part
     x = total.reshape([q * s for q, s in zip(places, strides)])
     return lax.slice(x, lows, [low + n for low, n in zip(lows, windows.size)])
-
-
-def linear_pair(
-    name: str,
-    others: int,
-    there: Callable[..., jax.Array],
-    back: Callable[..., jax.Array],
-    by_lax: Callable[..., jax.Array],
-) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
-    """Two functions that are each other's transpose, as primitives of JAX.
-
-    All functions take `(a, *others, windows=...)` and are linear in `a`; the others are
-    of the array's size. An output has the dtype of `a`.
-
-    Args:
-      name: of the primitives, for those who read programs.
-      others: how many operands there are beside `a`.
-      there: from an array to its windows, on CPUs.
-      back: its transpose, on CPUs.
-      by_lax: what `there` is on other platforms, by operations of lax.
-
-    Returns:
-      `there` and `back`, which can be differentiated and batched.
-    """
-    there_p, back_p = Primitive(f"jcnn_{name}"), Primitive(f"jcnn_{name}_transposed")
-
-    def back_by_lax(a, *others, windows):
-        x = jax.ShapeDtypeStruct(windows.size, a.dtype)
-        function = partial(by_lax, windows=windows)
-        return jax.linear_transpose(lambda x: function(x, *others), x)(a)[0]
-
-    define(there_p, outputs, there, by_lax)
-    define(back_p, _size, back, back_by_lax)
-    _define_linear(there_p, back_p, others)
-    _define_linear(back_p, there_p, others)
-    return partial(bind, there_p), partial(bind, back_p)
-
-
-def define(
-    primitive: Primitive,
-    shape: Callable[[Windows], tuple[int, ...]],
-    on_cpu: Callable[..., jax.Array],
-    elsewhere: Callable[..., jax.Array],
-) -> None:
-    """What a primitive of arrays and `windows` is, but for its derivatives.
-
-    Args:
-      primitive: of operands of one size, the first of which gives the dtype.
-      shape: of the result.
-      on_cpu: what it is on CPUs, for windows that are served `by_taps`.
-      elsewhere: what it is else, and operation by operation: by operations of lax, so
-        that who looks for NaN there sees none that lax has not.
-    """
-
-    def abstract(a, *others, windows):
-        return type_like(a, shape(windows), a.dtype)
-
-    def batched(operands, axes, *, windows):
-        length = next(
-            a.shape[axis] for a, axis in zip(operands, axes) if axis is not None
-        )
-        operands = [
-            jnp.broadcast_to(a, (length, *a.shape))
-            if axis is None
-            else jnp.moveaxis(a, axis, 0)
-            for a, axis in zip(operands, axes)
-        ]
-        size, window, strides, padding = windows
-        wider = Windows(
-            (length, *size), (1, *window), (1, *strides), ((0, 0), *padding)
-        )
-        return bind(primitive, *operands, windows=wider), 0
-
-    def fast(*operands, windows):
-        compute = on_cpu if windows.by_taps else elsewhere
-        return compute(*operands, windows=windows)
-
-    define_eager(primitive, elsewhere)
-    primitive.def_abstract_eval(abstract)
-    batching.primitive_batchers[primitive] = batched
-    mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=False))
-    mlir.register_lowering(
-        primitive, mlir.lower_fun(fast, multiple_results=False), platform="cpu"
-    )
-
-
-def bind(primitive: Primitive, *operands: jax.Array, windows: Windows) -> jax.Array:
-    return primitive.bind(*vary_alike(*operands), windows=windows)
-
-
-def outputs(windows: Windows) -> tuple[int, ...]:
-    return windows.outputs
-
-
-def _size(windows: Windows) -> tuple[int, ...]:
-    return windows.size
-
-
-def _define_linear(primitive: Primitive, transpose: Primitive, others: int) -> None:
-    """Its derivatives; its transpose's are those of the other primitive."""
-
-    def tangent(t, a, *others, windows):
-        return bind(primitive, t, *others, windows=windows)
-
-    def transposed(cotangent, a, *others, windows):
-        if isinstance(cotangent, ad.Zero):
-            return ad.Zero(a.aval), *[None for _ in others]
-        a = bind(transpose, cotangent, *others, windows=windows)
-        return a, *[None for _ in others]
-
-    def taylor(operands, series, *, windows):
-        terms = (bind(primitive, t, *operands[1:], windows=windows) for t in series[0])
-        return bind(primitive, *operands, windows=windows), list(terms)
-
-    ad.defjvp(primitive, tangent, *[None] * others)
-    ad.primitive_transposes[primitive] = transposed
-    define_taylor(primitive, taylor)
-    define_nan_check(primitive)

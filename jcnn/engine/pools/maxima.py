@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Primitive
 from jax.interpreters import ad
 
-from ._tools import define_taylor
-from .engine.meshes import sharded_by_type
-from .windows import Windows, bind, define, linear_pair, outputs, spread, taps
+from ..declaration import bind, define_taylor
+from ..sharding import sharded_by_type
+from .primitives import define, linear_pair
+from .windows import Windows, scatter, taps
 
 
 def max_windows(x: jax.Array, windows: Windows) -> jax.Array:
@@ -54,7 +54,7 @@ def put_on_cpu(a: jax.Array, x: jax.Array, *, windows: Windows) -> jax.Array:
         partial(_first_maximum, windows=windows),
         x,
     )
-    return spread(a, winner, windows=windows)
+    return scatter(a, winner, windows=windows)
 
 
 def _first_maximum(x, windows: Windows):
@@ -103,8 +103,7 @@ def _pick_by_lax(a, x, *, windows: Windows):
 pick, put = linear_pair("max_windows", 1, pick_on_cpu, put_on_cpu, _pick_by_lax)
 
 # Not a `custom_jvp`: Taylor mode ends in an error there, or takes no notice of it.
-max_windows_p = Primitive("jcnn_window_maxima")
-define(max_windows_p, outputs, _reduced, _reduced)
+max_windows_p = define("jcnn_window_maxima", lambda w: w.outputs, _reduced, _reduced)
 
 
 def _tangent(t, x, *, windows: Windows):

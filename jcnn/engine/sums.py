@@ -6,7 +6,7 @@ be summed, and then adds it up on one core. Here eight rows are added as they ar
 computed, so that an eighth is left for that.
 
 A sum and a broadcast are each other's transpose. As primitives both stay so: the
-gradient of what was spread is a sum of this kind.
+gradient of what was broadcast is a sum of this kind.
 """
 
 from math import prod
@@ -14,13 +14,9 @@ from math import prod
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import jet
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
-from ._eager import define_eager
-from .engine.meshes import sharded_by_type, type_like
-from .engine.portability import is_divided
+from .declaration import declare, define_linear, define_lowering
+from .sharding import is_divided, sharded_by_type
 
 _ROWS, _LANES = 8, 128  # rows that are added at once, and the most side by side
 _FEW = 64  # of both together: so few would leave most of the sum to one core
@@ -39,10 +35,10 @@ def total(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     return jnp.sum(x, axes, keepdims=True) if axes else x
 
 
-def spread(a: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def broadcast(a: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """`a` broadcast to a shape of as many axes.
 
-    >>> spread(jnp.ones((1, 2)), (2, 2))
+    >>> broadcast(jnp.ones((1, 2)), (2, 2))
     Array([[1., 1.],
            [1., 1.]], dtype=float32)
     """
@@ -50,12 +46,17 @@ def spread(a: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     if not _is_run(run, shape) or sharded_by_type(jax.typeof(a)):
         return jnp.broadcast_to(a, shape)
     wider = jnp.broadcast_to(a, (*a.shape[:-1], shape[-1]))
-    return spread_p.bind(wider, shape=shape)
+    return broadcast_p.bind(wider, shape=shape)
 
 
 def _axes(shape: tuple[int, ...], wider: tuple[int, ...]) -> tuple[int, ...]:
     """Those along which a broadcast repeats."""
     return tuple(i for i, (n, m) in enumerate(zip(shape, wider)) if n != m)
+
+
+def _kept(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a sum that keeps its axes."""
+    return tuple(1 if i in axes else n for i, n in enumerate(shape))
 
 
 def _is_run(axes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -72,7 +73,7 @@ def _sum(x: jax.Array, *, axes: tuple[int, ...]) -> jax.Array:
 
 
 def _sum_on_cpu(x: jax.Array, *, axes: tuple[int, ...]) -> jax.Array:
-    kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+    kept = _kept(x.shape, axes)
     before, after = x.shape[: axes[0]], x.shape[axes[-1] + 1 :]
     count = prod(x.shape) // prod(kept)
     rows = max(n for n in range(1, _ROWS + 1) if count % n == 0)
@@ -94,24 +95,7 @@ def _added(x: jax.Array, axis: int) -> jax.Array:
     return lax.reduce(x, jnp.zeros((), x.dtype), lambda a, b: a - (-b), (axis,))
 
 
-def _spread(a: jax.Array, *, shape: tuple[int, ...]) -> jax.Array:
-    return jnp.broadcast_to(a, shape)
-
-
 # --- as primitives ---
-
-sum_p, spread_p = Primitive("jcnn_sum"), Primitive("jcnn_spread")
-
-
-@sum_p.def_abstract_eval
-def _sum_type(x, *, axes):
-    kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
-    return type_like(x, kept, x.dtype)
-
-
-@spread_p.def_abstract_eval
-def _spread_type(a, *, shape):
-    return type_like(a, shape, a.dtype)
 
 
 def _sum_batched(operands, mapped, *, axes):
@@ -119,25 +103,23 @@ def _sum_batched(operands, mapped, *, axes):
     return total(x, tuple(i + 1 for i in axes)), 0
 
 
-def _spread_batched(operands, mapped, *, shape):
+def _broadcast_batched(operands, mapped, *, shape):
     a = jnp.moveaxis(operands[0], mapped[0], 0)
-    return spread(a, (a.shape[0], *shape)), 0
+    return broadcast(a, (a.shape[0], *shape)), 0
 
 
-def _lower_sum_on_cpu(context, x, *, axes):
-    # What is added among devices has to be a sum that XLA knows as one.
-    compute = _sum if is_divided(context) else _sum_on_cpu
-    return mlir.lower_fun(compute, multiple_results=False)(context, x, axes=axes)
-
-
-define_eager(sum_p, _sum)
-define_eager(spread_p, _spread)
-ad.deflinear2(sum_p, lambda t, x, *, axes: [spread(t, x.aval.shape)])
-ad.deflinear2(spread_p, lambda t, a, *, shape: [total(t, _axes(a.aval.shape, shape))])
-batching.primitive_batchers[sum_p] = _sum_batched
-batching.primitive_batchers[spread_p] = _spread_batched
-jet.deflinear(sum_p)
-jet.deflinear(spread_p)
-mlir.register_lowering(sum_p, mlir.lower_fun(_sum, multiple_results=False))
-mlir.register_lowering(sum_p, _lower_sum_on_cpu, platform="cpu")
-mlir.register_lowering(spread_p, mlir.lower_fun(_spread, multiple_results=False))
+sum_p = declare(
+    "jcnn_sum", lambda x, *, axes: (_kept(x.shape, axes), x.dtype), _sum_batched
+)
+broadcast_p = declare(
+    "jcnn_broadcast", lambda a, *, shape: (shape, a.dtype), _broadcast_batched
+)
+# What is added among devices has to be a sum that XLA knows as one.
+define_lowering(
+    sum_p, _sum, lambda context: _sum if is_divided(context) else _sum_on_cpu, _sum
+)
+define_lowering(
+    broadcast_p, jnp.broadcast_to, lambda _: jnp.broadcast_to, jnp.broadcast_to
+)
+define_linear(sum_p, lambda t, x, *, axes: broadcast(t, x.shape))
+define_linear(broadcast_p, lambda t, a, *, shape: total(t, _axes(a.shape, shape)))
