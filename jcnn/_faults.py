@@ -54,7 +54,7 @@ def _cropped() -> bool:
 
 
 def _strided() -> bool:
-    """XLA dies of it: see `jcnn.engine.lax_convolution`."""
+    """XLA dies of it: see `jcnn.engine.xla_faults`."""
     x, kernel = _ones(4, 5, 8, 3), _ones(3, 2, 3, 5)
     y, pull = jax.vjp(lambda x: _convolve(x, kernel, 2, ((0, 0), (1, 1))), x)
     (gradient,) = jax.jit(pull)(y)

@@ -18,15 +18,15 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from .engine.canonical import pose
+from .engine.canonical import canonicalize
 from .engine.lax_arguments import Convolution
-from .engine.lax_convolution import is_marked
 from .engine.planner import plan
 from .engine.pools.maxima import at_first_maximum, put_on_cpu
 from .engine.pools.sums import sum_of_taps
 from .engine.pools.windows import Windows, taps
 from .engine.primitive import convolve
 from .engine.sharding import sharded_by_type
+from .engine.xla_faults import is_marked
 
 FEW_TAPS = 4  # so many at stride 1 are added by reduce_window as fast
 
@@ -130,13 +130,13 @@ def _faster_convolution(lhs, rhs, **parameters) -> Compute | None:
     if sharded_by_type(lhs, rhs):
         return None
     convolution = Convolution.of(parameters)
-    posed = pose(lhs, rhs, convolution)
-    if posed is None or plan(posed.problem).name == "lax":
+    canonical = canonicalize(lhs, rhs, convolution)
+    if canonical is None or plan(canonical.problem).name == "lax":
         if convolution.is_safe(lhs, rhs):
             return None
         return partial(convolution.by_lax, out_sharding=parameters["out_sharding"])
-    by_plan = partial(convolve, posed.problem)
-    return lambda x, w: posed.result(by_plan(*posed.operands(x, w)))
+    by_plan = partial(convolve, canonical.problem)
+    return lambda x, w: canonical.result(by_plan(*canonical.operands(x, w)))
 
 
 def _faster_sum(

@@ -24,8 +24,8 @@ from .dense import add_bias, check_bias
 from .engine.eager import at_once
 from .engine.general import convolve_general
 from .engine.lax_arguments import Convolution
-from .engine.mirror import turned
 from .engine.planner import check_impl
+from .engine.transposed import transposed_kernel
 
 _MODES = {"ZEROS": None, "CIRCULAR": "wrap", "REFLECT": "reflect", "EDGE": "edge"}
 
@@ -241,7 +241,7 @@ def conv_transpose(
                 f"kernel must have x's {x.shape[-1]} channels as its last axis with "
                 f"transpose_kernel, got kernel {kernel.shape}"
             )
-        kernel = turned(kernel, groups)
+        kernel = transposed_kernel(kernel, groups)
     return conv(
         x,
         kernel,

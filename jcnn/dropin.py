@@ -9,7 +9,7 @@ from jax import lax
 
 from .engine.general import convolve_general
 from .engine.lax_arguments import Convolution
-from .engine.lax_convolution import of_lax
+from .engine.xla_faults import of_lax
 
 
 def conv_general_dilated(

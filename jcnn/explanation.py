@@ -9,7 +9,7 @@ from jax import lax
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 
 from . import acceleration
-from .engine.canonical import pose
+from .engine.canonical import canonicalize
 from .engine.lax_arguments import Convolution
 from .engine.planner import plan
 from .engine.pools.maxima import max_windows_p
@@ -131,18 +131,18 @@ _BY_TAPS = ("taps", "whole arrays, one for each pixel of a window")
 
 def _convolution_of_lax(eqn: JaxprEqn, accelerated: bool) -> Operation:
     lhs, rhs = _types(eqn)
-    posed = pose(lhs, rhs, Convolution.of(eqn.params))
-    if posed is None:
+    canonical = canonicalize(lhs, rhs, Convolution.of(eqn.params))
+    if canonical is None:
         kernel, features = rhs.shape, eqn.params["dimension_numbers"].rhs_spec[0]
         products = prod(_shape(eqn)) * prod(kernel) // max(kernel[features], 1)
         plan_ = _LEFT_TO_LAX if accelerated else _BY_LAX
         return _named(eqn, "convolution", *plan_, 2 * products)
-    what, flops = _convolution(posed.problem), _flops(posed.problem)
+    what, flops = _convolution(canonical.problem), _flops(canonical.problem)
     if not accelerated:
         return _named(eqn, what, *_BY_LAX, flops)
     if sharded_by_type(lhs, rhs):
         return _named(eqn, what, *_LEFT_TO_LAX, flops)
-    return _planned(eqn, posed.problem)
+    return _planned(eqn, canonical.problem)
 
 
 def _planned(eqn: JaxprEqn, problem: Problem) -> Operation:

@@ -26,7 +26,7 @@ from experiments.check_convolutions.drawing import (
 from experiments.check_convolutions.ways import ways_of
 from jcnn.engine import lowering
 from jcnn.engine.blocks import Blocks, blocks_of
-from jcnn.engine.canonical import pose
+from jcnn.engine.canonical import canonicalize
 from jcnn.engine.planner import ALGORITHMS
 
 EXAMPLES, PART = 200, 50  # the script's docstring names the former
@@ -77,12 +77,12 @@ def test_blocks_that_overlap_are_found(monkeypatch):
     def rest(e: Example) -> bool:
         if (e.way, e.positions) != ("im2col", 7) or e.dtype == "bfloat16":
             return False
-        posed = pose(*e.arguments, e.convolution)
-        if posed is None:
+        canonical = canonicalize(*e.arguments, e.convolution)
+        if canonical is None:
             return False
-        blocks = blocks_of(posed.problem, 7)
-        rows = posed.problem.output_size[0]
-        return posed.problem.batch % blocks.images + rows % blocks.rows > 0
+        blocks = blocks_of(canonical.problem, 7)
+        rows = canonical.problem.output_size[0]
+        return canonical.problem.batch % blocks.images + rows % blocks.rows > 0
 
     def with_overlap(self, y, index):
         image, row = self._start(index)

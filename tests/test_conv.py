@@ -263,7 +263,7 @@ def test_padding_that_xla_gets_wrong(x, kernel, strides, padding, impl, rng):
 
 
 # Convolutions of which a derivative ends the process when lax's primitive is left to
-# JAX: XLA takes an axis for groups (jcnn/engine/lax_convolution.py).
+# JAX: XLA takes an axis for groups (jcnn/engine/xla_faults.py).
 MISREAD = {
     "issue": ((4, 5, 8, 3), (3, 2, 3, 5), dict(strides=2, padding=((0, 0), (1, 1)))),
     "cropped": ((1, 5, 6, 1), (3, 2, 1, 1), dict(strides=2, padding=((0, 0), (3, 1)))),

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from jcnn.dropin import conv_general_dilated
-from jcnn.engine.canonical import pose
+from jcnn.engine.canonical import canonicalize
 from jcnn.engine.general import convolve_general
 from jcnn.engine.lax_arguments import Convolution
 
@@ -72,7 +72,7 @@ def test_engine_is_lax_in_float64(seed, impl):
 
 
 def test_gradients_that_lax_writes_are_recognised(rng):
-    """Gradients of a strided convolution are not posed as forward convolutions."""
+    """Gradients of a strided convolution are not taken for forward convolutions."""
     x = rng.standard_normal((4, 9, 11, 3)).astype(np.float32)
     w = rng.standard_normal((3, 3, 3, 5)).astype(np.float32)
 
@@ -85,12 +85,14 @@ def test_gradients_that_lax_writes_are_recognised(rng):
     ops = []
     for eqn in program.eqns:
         if eqn.primitive is lax.conv_general_dilated_p:
-            posed = pose(*(v.aval for v in eqn.invars), Convolution.of(eqn.params))
-            assert posed is not None
-            ops.append(posed.problem.op)
-            if posed.problem.op != "forward":
-                assert posed.problem.strides == (2, 2)
-                assert posed.problem.kernel_size == (3, 3)
+            canonical = canonicalize(
+                *(v.aval for v in eqn.invars), Convolution.of(eqn.params)
+            )
+            assert canonical is not None
+            ops.append(canonical.problem.op)
+            if canonical.problem.op != "forward":
+                assert canonical.problem.strides == (2, 2)
+                assert canonical.problem.kernel_size == (3, 3)
     assert sorted(ops) == ["forward", "input_gradient", "kernel_gradient"]
 
 
@@ -155,19 +157,22 @@ def test_a_window_that_is_large_may_have_a_wider_result():
         jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((3, 9, 3), (7, 3, 4))
     )
 
-    def posed(image: str, preferred):
+    def canonical(image: str, preferred):
         layouts = (image, "HIO", "NHC")
         numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, layouts)
         convolution = Convolution((1,), ((0, 0),), (1,), (1,), numbers)
         convolution = convolution._replace(preferred_element_type=preferred)
-        found = pose(lhs, rhs, convolution)
+        found = canonicalize(lhs, rhs, convolution)
         assert found is not None
         return found.problem.op, found.problem.output_dtype
 
     # JAX exchanges batch and channels in the gradients that it makes.
-    assert posed("CHN", None) == ("kernel_gradient", jnp.bfloat16)
-    assert posed("CHN", jnp.float32) == ("forward", jnp.float32)
-    assert posed("NHC", None) == ("forward", jnp.bfloat16)  # patches, or a whole image
+    assert canonical("CHN", None) == ("kernel_gradient", jnp.bfloat16)
+    assert canonical("CHN", jnp.float32) == ("forward", jnp.float32)
+    assert canonical("NHC", None) == (
+        "forward",
+        jnp.bfloat16,
+    )  # patches, or a whole image
 
 
 def test_drop_in_has_laxs_errors():

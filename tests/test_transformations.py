@@ -56,7 +56,7 @@ def of_lax(
 
 
 CASES = {
-    "conv": Case(  # XLA misreads its gradient to x, see test_lax_convolution.py
+    "conv": Case(  # XLA misreads its gradient to x, see test_xla_faults.py
         partial(
             conv,
             strides=(1, 2),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 
-from jcnn.engine.canonical import Posed, pose
+from jcnn.engine.canonical import Canonical, canonicalize
 from jcnn.engine.general import convolve_general
 from jcnn.engine.lax_arguments import Convolution
 from jcnn.engine.planner import ALGORITHMS
@@ -31,10 +31,10 @@ def ways_of(
     lhs: jax.ShapeDtypeStruct, rhs: jax.ShapeDtypeStruct, convolution: Convolution
 ) -> dict[str, Way]:
     """By name: "auto" and lax's primitive as users ask for them, then algorithms."""
-    posed = pose(lhs, rhs, convolution)
+    canonical = canonicalize(lhs, rhs, convolution)
     tensors = ("y", "x", "kernel")
-    if posed is not None:
-        tensors = (posed.problem.result, *posed.problem.operands)
+    if canonical is not None:
+        tensors = (canonical.problem.result, *canonical.problem.operands)
     names = tuple(NAMES[tensor] for tensor in tensors)
 
     def asked_for(impl: str) -> Way:
@@ -42,17 +42,17 @@ def ways_of(
         return Way(function, names)
 
     ways = {"auto": asked_for("auto"), "primitive": asked_for("lax")}
-    if posed is None:  # not without making the holes first, as `impl` does
+    if canonical is None:  # not without making the holes first, as `impl` does
         return ways | {"im2col": asked_for("im2col")}
     for name, algorithm in ALGORITHMS.items():
-        problem = replace(posed.problem, impl=name)
+        problem = replace(canonical.problem, impl=name)
         served = [algorithm.serves(problem.giving(tensor)) for tensor in tensors]
         if any(served):
-            function = partial(_posed, posed._replace(problem=problem))
+            function = partial(_canonical, canonical._replace(problem=problem))
             named = (f if ours else None for f, ours in zip(names, served))
             ways[name] = Way(function, tuple(named))
     return ways
 
 
-def _posed(posed: Posed, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    return posed.result(convolve(posed.problem, *posed.operands(lhs, rhs)))
+def _canonical(canonical: Canonical, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    return canonical.result(convolve(canonical.problem, *canonical.operands(lhs, rhs)))

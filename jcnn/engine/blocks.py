@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .padding import pad_now
+from .padding import pad
 from .problem import Problem
 from .sharding import vary_alike
 
@@ -135,13 +135,13 @@ class Blocks:
         top = jnp.clip(row * p.strides[0] - low, 0, p.input_size[0] - length)
         size = (self.images, length, *x.shape[2:])
         rows = lax.dynamic_slice(x, _corner(x, image, top), size)
-        rows = pad_now(rows, [(low, max(high, 0) + needed - length)])
+        rows = pad(rows, [(low, max(high, 0) + needed - length)])
         start = _corner(x, jnp.int32(0), row * p.strides[0] - top)
         rows = lax.dynamic_slice(rows, start, (self.images, needed, *x.shape[2:]))
-        return pad_now(rows, [(0, 0), *others]) if padded else rows
+        return pad(rows, [(0, 0), *others]) if padded else rows
 
     def _pad(self, x):
-        return pad_now(x, self.pads)
+        return pad(x, self.pads)
 
     @property
     def pads(self) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """Which problem the arguments of `lax.conv_general_dilated` describe.
 
 Gradients of convolutions are convolutions too, and so lax writes them. But they look
-odd: the input spread by the strides, or batch and channels exchanged and a window as
+odd: the input dilated by the strides, or batch and channels exchanged and a window as
 large as the image. Here they are recognised for what they are.
 """
 
@@ -14,12 +14,13 @@ import jax.numpy as jnp
 
 from .._shapes import Pairs, dilated
 from .lax_arguments import Convolution
-from .mirror import turned
-from .padding import pad_now, split
+from .padding import pad
 from .problem import Problem
+from .transposed import transposed_kernel
+from .xla_faults import split_padding
 
 
-class Posed(NamedTuple):
+class Canonical(NamedTuple):
     """A convolution as a problem: how operands come to it and its result goes back."""
 
     problem: Problem
@@ -27,12 +28,12 @@ class Posed(NamedTuple):
     result: Callable[[jax.Array], jax.Array]
 
 
-def pose(
+def canonicalize(
     lhs: Any, rhs: Any, convolution: Convolution, impl: str = "auto"
-) -> Posed | None:
+) -> Canonical | None:
     """The problem that a convolution is, from the shapes and dtypes of its operands.
 
-    None if no algorithm could serve it: sizes that are 0 or (but for the batch) not
+    None if no algorithm could compute it: sizes that are 0 or (but for the batch) not
     known yet, numbers that are not floating, strides in input and output at once.
     """
     c, rank = convolution, len(convolution.window_strides)
@@ -47,127 +48,117 @@ def pose(
     _, taps, outputs = zip(*c.sizes(lhs, rhs))
     if min(outputs) <= 0:
         return None
+
+    def problem(**sizes: Any) -> Problem:
+        result = jnp.dtype(c.preferred_element_type or lhs.dtype)
+        types = dict(dtype=lhs.dtype, output_dtype=result)
+        return Problem(**sizes, **types, precision=c.precision, impl=impl)
+
     if any(d > 1 for d in c.lhs_dilation):
-        return _as_input_gradient(lhs, rhs, c, outputs, impl)
+        if max(c.window_strides) > 1 or c.batch_group_count > 1 or c.widens(lhs):
+            return None
+        return _input_gradient(lhs, rhs, c, outputs, problem)
     exchanged = lhs_spec[0] > lhs_spec[1]  # batch and channels, as JAX's gradients have
     large = exchanged and prod(taps) > prod(outputs) and not c.widens(lhs)
     if c.feature_group_count == 1 and (c.batch_group_count > 1 or large):
-        return _as_kernel_gradient(lhs, rhs, c, outputs, impl)
+        if c.widens(lhs):
+            return None
+        return _kernel_gradient(lhs, rhs, c, outputs, problem)
     if c.batch_group_count > 1:
         return None
-    return _as_it_is(lhs, rhs, c, outputs, impl)
+    return _forward(lhs, rhs, c, outputs, problem)
 
 
-def _as_it_is(lhs, rhs, c: Convolution, outputs, impl) -> Posed:
-    numbers = c.dimension_numbers
-    x_order, kernel_order = _image(numbers.lhs_spec), _kernel(numbers.rhs_spec)
+def _forward(lhs, rhs, c: Convolution, outputs, problem) -> Canonical:
+    x_order, kernel_order, y_order = _orders(c)
     batch, *size, channels = _permuted(lhs.shape, x_order)
     *taps, _, features = _permuted(rhs.shape, kernel_order)
-    now, left = split(c.padding, dilated(taps, c.rhs_dilation))
-    problem = Problem(
-        op="forward",
-        batch=batch,
-        input_size=tuple(n + sum(pair) for n, pair in zip(size, now)),
-        output_size=outputs,
-        kernel_size=tuple(taps),
-        in_channels=channels,
-        out_channels=features,
-        strides=c.window_strides,
-        padding=left,
-        dilation=c.rhs_dilation,
-        groups=c.feature_group_count,
-        dtype=lhs.dtype,
-        output_dtype=jnp.dtype(c.preferred_element_type or lhs.dtype),
-        precision=c.precision,
-        impl=impl,
-    )
-    return Posed(
-        problem,
+    now, left = split_padding(c.padding, c.window(rhs))
+    return Canonical(
+        problem(
+            op="forward",
+            batch=batch,
+            input_size=_padded(size, now),
+            output_size=outputs,
+            kernel_size=tuple(taps),
+            in_channels=channels,
+            out_channels=features,
+            strides=c.window_strides,
+            padding=left,
+            dilation=c.rhs_dilation,
+            groups=c.feature_group_count,
+        ),
         lambda x, kernel: (
-            pad_now(x.transpose(x_order), now),
+            pad(x.transpose(x_order), now),
             kernel.transpose(kernel_order),
         ),
-        lambda y: y.transpose(_inverse(_image(numbers.out_spec))),
+        lambda y: y.transpose(_inverse(y_order)),
     )
 
 
-def _as_input_gradient(lhs, rhs, c: Convolution, outputs, impl) -> Posed | None:
-    """An input spread by strides: those of the convolution that is transposed."""
-    if any(s > 1 for s in c.window_strides) or c.batch_group_count > 1:
-        return None
-    if c.widens(lhs):
-        return None
-    numbers = c.dimension_numbers
-    y_order, kernel_order = _image(numbers.lhs_spec), _kernel(numbers.rhs_spec)
+def _input_gradient(lhs, rhs, c: Convolution, outputs, problem) -> Canonical | None:
+    """An input dilated by strides: those of the convolution that is transposed."""
+    y_order, kernel_order, x_order = _orders(c)
     batch, *size, channels = _permuted(lhs.shape, y_order)
     *taps, _, features = _permuted(rhs.shape, kernel_order)
-    window = dilated(taps, c.rhs_dilation)
+    window = c.window(rhs)
     lows = [k - 1 - low for k, (low, _) in zip(window, c.padding)]
     pads = _pads(outputs, size, window, c.lhs_dilation, lows)
-    now, left = split(pads, window)
+    now, left = split_padding(pads, window)
     if any(pair != (0, 0) for pair in now):
         return None
-    problem = Problem(
-        op="input_gradient",
-        batch=batch,
-        input_size=outputs,
-        output_size=tuple(size),
-        kernel_size=tuple(taps),
-        in_channels=features,
-        out_channels=channels,
-        strides=c.lhs_dilation,
-        padding=left,
-        dilation=c.rhs_dilation,
-        groups=c.feature_group_count,
-        dtype=lhs.dtype,
-        output_dtype=lhs.dtype,
-        precision=c.precision,
-        impl=impl,
-    )
-    return Posed(
-        problem,
+    return Canonical(
+        problem(
+            op="input_gradient",
+            batch=batch,
+            input_size=outputs,
+            output_size=tuple(size),
+            kernel_size=tuple(taps),
+            in_channels=features,
+            out_channels=channels,
+            strides=c.lhs_dilation,
+            padding=left,
+            dilation=c.rhs_dilation,
+            groups=c.feature_group_count,
+        ),
         lambda y, kernel: (
-            turned(kernel.transpose(kernel_order), c.feature_group_count),
+            transposed_kernel(kernel.transpose(kernel_order), c.feature_group_count),
             y.transpose(y_order),
         ),
-        lambda x: x.transpose(_inverse(_image(numbers.out_spec))),
+        lambda x: x.transpose(_inverse(x_order)),
     )
 
 
-def _as_kernel_gradient(lhs, rhs, c: Convolution, outputs, impl) -> Posed | None:
-    """A window larger than what comes out: the sum over positions is the window's."""
-    if c.widens(lhs):
-        return None
-    numbers = c.dimension_numbers
-    # What lax calls channels is the batch here, and the other way round.
-    x_order = (numbers.lhs_spec[1], *numbers.lhs_spec[2:], numbers.lhs_spec[0])
-    y_order = (numbers.rhs_spec[1], *numbers.rhs_spec[2:], numbers.rhs_spec[0])
-    kernel_order = (*numbers.out_spec[2:], numbers.out_spec[0], numbers.out_spec[1])
+def _kernel_gradient(lhs, rhs, c: Convolution, outputs, problem) -> Canonical:
+    """A window larger than what comes out: the sum over positions is the window's.
+
+    What lax calls channels is the batch here, and the other way round.
+    """
+    lhs_spec, rhs_spec, out_spec = c.dimension_numbers
+    x_order = (lhs_spec[1], *lhs_spec[2:], lhs_spec[0])
+    y_order = (rhs_spec[1], *rhs_spec[2:], rhs_spec[0])
+    kernel_order = (*out_spec[2:], out_spec[0], out_spec[1])
     batch, *size, channels = _permuted(lhs.shape, x_order)
     _, *positions, features = _permuted(rhs.shape, y_order)
     window = dilated(outputs, c.window_strides)
     lows = [low for low, _ in c.padding]
-    now, left = split(_pads(size, positions, window, c.rhs_dilation, lows), window)
-    problem = Problem(
-        op="kernel_gradient",
-        batch=batch,
-        input_size=tuple(n + sum(pair) for n, pair in zip(size, now)),
-        output_size=tuple(positions),
-        kernel_size=outputs,
-        in_channels=channels,
-        out_channels=features,
-        strides=c.rhs_dilation,
-        padding=left,
-        dilation=c.window_strides,
-        groups=c.batch_group_count,
-        dtype=lhs.dtype,
-        output_dtype=lhs.dtype,
-        precision=c.precision,
-        impl=impl,
-    )
-    return Posed(
-        problem,
-        lambda x, y: (pad_now(x.transpose(x_order), now), y.transpose(y_order)),
+    pads = _pads(size, positions, window, c.rhs_dilation, lows)
+    now, left = split_padding(pads, window)
+    return Canonical(
+        problem(
+            op="kernel_gradient",
+            batch=batch,
+            input_size=_padded(size, now),
+            output_size=tuple(positions),
+            kernel_size=outputs,
+            in_channels=channels,
+            out_channels=features,
+            strides=c.rhs_dilation,
+            padding=left,
+            dilation=c.window_strides,
+            groups=c.batch_group_count,
+        ),
+        lambda x, y: (pad(x.transpose(x_order), now), y.transpose(y_order)),
         lambda kernel: kernel.transpose(_inverse(kernel_order)),
     )
 
@@ -181,19 +172,23 @@ def _pads(size, positions, window, strides, lows) -> Pairs:
     return tuple(pads)
 
 
-def _image(spec: Sequence[int]) -> tuple[int, ...]:
-    """The axes in the order N, *spatial, C."""
-    return (spec[0], *spec[2:], spec[1])
+def _padded(size, pads: Pairs) -> tuple[int, ...]:
+    return tuple(n + sum(pair) for n, pair in zip(size, pads))
 
 
-def _kernel(spec: Sequence[int]) -> tuple[int, ...]:
-    """The axes in the order *spatial, I, O."""
-    return (*spec[2:], spec[1], spec[0])
+def _orders(c: Convolution) -> tuple[tuple[int, ...], ...]:
+    """The axes of both operands and the result in the orders NHWC, HWIO, NHWC."""
+    lhs, rhs, out = c.dimension_numbers
+    return (
+        (lhs[0], *lhs[2:], lhs[1]),
+        (*rhs[2:], rhs[1], rhs[0]),
+        (out[0], *out[2:], out[1]),
+    )
 
 
-def _permuted(shape: tuple[int, ...], order: tuple[int, ...]) -> list[int]:
+def _permuted(shape: tuple[int, ...], order: Sequence[int]) -> list[int]:
     return [shape[axis] for axis in order]
 
 
-def _inverse(order: tuple[int, ...]) -> list[int]:
+def _inverse(order: Sequence[int]) -> list[int]:
     return sorted(range(len(order)), key=order.__getitem__)

@@ -3,11 +3,10 @@
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .canonical import pose
+from .canonical import Canonical, canonicalize
 from .lax_arguments import Convolution
 from .planner import ALGORITHMS
 from .primitive import convolve
-from .problem import Problem
 from .sharding import compiled_as, sharded_by_type
 
 
@@ -36,7 +35,7 @@ def convolve_general(
         )
     if impl == "lax":
         lhs, convolution = convolution.padded(lhs, rhs)
-        if not convolution.endangered(lhs, rhs):
+        if convolution.is_safe_derived(lhs, rhs):
             return convolution.by_lax(lhs, rhs)
     return _convolve(lhs, rhs, convolution, impl)
 
@@ -45,19 +44,22 @@ def _convolve(
     lhs: jax.Array, rhs: jax.Array, convolution: Convolution, impl: str
 ) -> jax.Array:
     """By jcnn's primitive if that can be."""
-    posed = pose(lhs, rhs, convolution, impl)
-    if posed is None or _refusal(impl, posed.problem):
-        lhs, convolution = convolution.spread(lhs)
-        posed = pose(lhs, rhs, convolution, impl)
-    if posed is None:
+    canonical = canonicalize(lhs, rhs, convolution, impl)
+    if canonical is None or _unsupported_reason(impl, canonical):
+        lhs, convolution = convolution.dilated(lhs)
+        canonical = canonicalize(lhs, rhs, convolution, impl)
+    if canonical is None:
         return convolution.by_lax(lhs, rhs)
-    if refusal := _refusal(impl, posed.problem):
-        raise ValueError(f"impl={impl!r} cannot serve this convolution: {refusal}")
-    return posed.result(convolve(posed.problem, *posed.operands(lhs, rhs)))
+    if reason := _unsupported_reason(impl, canonical):
+        raise ValueError(f"impl={impl!r} cannot serve this convolution: {reason}")
+    operands = canonical.operands(lhs, rhs)
+    return canonical.result(convolve(canonical.problem, *operands))
 
 
-def _refusal(impl: str, problem: Problem) -> str | None:
-    return ALGORITHMS[impl].unsupported_reason(problem) if impl != "auto" else None
+def _unsupported_reason(impl: str, canonical: Canonical) -> str | None:
+    if impl == "auto":
+        return None
+    return ALGORITHMS[impl].unsupported_reason(canonical.problem)
 
 
 def _sharding(lhs: jax.Array, rhs: jax.Array, c: Convolution) -> NamedSharding:

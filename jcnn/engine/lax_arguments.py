@@ -8,8 +8,14 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from .._shapes import Pairs, dilated
-from .lax_convolution import Steps, conv_general_dilated, endangered, misread
-from .padding import pad_now, split
+from .xla_faults import (
+    Steps,
+    conv_general_dilated,
+    derivative_like_groups,
+    like_groups,
+    pad_apart,
+    split_padding,
+)
 
 
 class Convolution(NamedTuple):
@@ -36,7 +42,7 @@ class Convolution(NamedTuple):
     def by_lax(
         self, lhs: jax.Array, rhs: jax.Array, out_sharding: Any = None
     ) -> jax.Array:
-        """lax's own convolution, kept from what XLA gets wrong."""
+        """lax's own convolution, kept from the faults of XLA."""
         if jnp.iscomplexobj(lhs) and self.widens(lhs):
             # lax adds real to imaginary parts before it widens either.
             lhs, rhs = (a.astype(self.preferred_element_type) for a in (lhs, rhs))
@@ -45,13 +51,12 @@ class Convolution(NamedTuple):
         return conv_general_dilated(lhs, rhs, **settings, out_sharding=out_sharding)
 
     def padded(self, lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, "Convolution"]:
-        """The same, with padding done that would read outside of a buffer."""
-        spatial = self.dimension_numbers.lhs_spec[2:]
-        now, left = split(self.padding, self.window(rhs))
+        """The same, with padding done that XLA would get wrong."""
+        now, left = split_padding(self.padding, self.window(rhs))
         if not any(map(any, now)):
             return lhs, self
-        lhs = _padded(lhs, now, self.lhs_dilation, spatial)
-        return lhs, self._replace(padding=left, lhs_dilation=(1,) * len(spatial))
+        lhs, convolution = self.dilated(lhs, now)
+        return lhs, convolution._replace(padding=left)
 
     def widens(self, lhs: Any) -> bool:
         """Whether the result is to have another dtype than the operands."""
@@ -59,22 +64,26 @@ class Convolution(NamedTuple):
         # Not `preferred in (None, ...)`: NumPy's dtype float64 is equal to None.
         return preferred is not None and jnp.dtype(preferred) != lhs.dtype
 
-    def spread(self, lhs: jax.Array) -> tuple[jax.Array, "Convolution"]:
-        """The same convolution with the holes in its input made."""
+    def dilated(
+        self, lhs: jax.Array, pads: Pairs | None = None
+    ) -> tuple[jax.Array, "Convolution"]:
+        """The same convolution of an input that is dilated (and padded) already."""
         axes = self.dimension_numbers.lhs_spec[2:]
-        lhs = _padded(lhs, ((0, 0),) * len(axes), self.lhs_dilation, axes)
-        return lhs, self._replace(lhs_dilation=(1,) * len(axes))
+        ones, none = (1,) * len(axes), ((0, 0),) * len(axes)
+        lhs = pad_apart(lhs, pads or none, self.lhs_dilation, axes)
+        return lhs, self._replace(lhs_dilation=ones)
 
     def is_safe(self, lhs: Any, rhs: Any) -> bool:
         """Whether XLA gets it right just as it is."""
         axes = zip(self.sizes(lhs, rhs), self.steps, self.padding)
         return not any(
-            pads[0] < 0 or misread(n, k, step, pads) for (n, k, _), step, pads in axes
+            pads[0] < 0 or like_groups(n, k, step, pads)
+            for (n, k, _), step, pads in axes
         )
 
-    def endangered(self, lhs: Any, rhs: Any) -> bool:
-        """Whether XLA might not survive the derivatives that JAX would make of it."""
-        return endangered(self.sizes(lhs, rhs), self.steps)
+    def is_safe_derived(self, lhs: Any, rhs: Any) -> bool:
+        """Whether XLA gets the derivatives right that JAX would make of it."""
+        return not derivative_like_groups(self.sizes(lhs, rhs), self.steps)
 
     @property
     def steps(self) -> list[Steps]:
@@ -102,12 +111,3 @@ class Convolution(NamedTuple):
             )
         ]
         return list(zip(pixels, taps, outputs))
-
-
-def _padded(lhs: jax.Array, now: Pairs, dilation, axes) -> jax.Array:
-    """As `pad_now`; XLA may not take the holes into the window, where it misreads them.
-
-    (FoldConvInputPad in algebraic_simplifier.cc, and then see `lax_convolution`.)
-    """
-    padded = pad_now(lhs, now, dilation, axes)
-    return lax.optimization_barrier(padded) if any(d > 1 for d in dilation) else padded

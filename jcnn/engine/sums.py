@@ -1,9 +1,8 @@
 """Sums over runs of axes that are fast on CPUs, with the same bits on all of them.
 
-XLA gives long sums to YNNPACK, whose order depends on the number of threads, and which
-computes some programs wrongly (jax#39103). Without it XLA first writes all that is to
-be summed, and then adds it up on one core. Here eight rows are added as they are
-computed, so that an eighth is left for that.
+XLA gives long sums to YNNPACK (XLA-FAULT sums by YNNPACK). Without it XLA first writes
+all that is to be summed, and then adds it up on one core. Here eight rows are added as
+they are computed, so that an eighth is left for that.
 
 A sum and a broadcast are each other's transpose. As primitives both stay so: the
 gradient of what was broadcast is a sum of this kind.
@@ -91,7 +90,7 @@ def _sum_on_cpu(x: jax.Array, *, axes: tuple[int, ...]) -> jax.Array:
 
 
 def _added(x: jax.Array, axis: int) -> jax.Array:
-    """The sum along an axis, in words that XLA does not give to YNNPACK."""
+    """The sum along an axis, in words that XLA does not give to YNNPACK (XLA-FAULT)."""
     return lax.reduce(x, jnp.zeros((), x.dtype), lambda a, b: a - (-b), (axis,))
 
 

@@ -17,11 +17,11 @@ from ..._dtypes import wide
 from ...im2col import window_taps
 from ..algorithm import Algorithm
 from ..blocks import Blocks, blocks_of
-from ..mirror import mirrored
-from ..padding import pad_now
+from ..padding import pad
 from ..problem import Problem
 from ..sharding import vary_alike
 from ..sums import total
+from ..transposed import transposed
 
 BLOCK_BYTES = 2 << 20  # of y: what stays in the cache while all taps see it
 MOST_UNROLLED = 27  # operations; more are a loop over the rows of the kernel
@@ -39,15 +39,15 @@ def unsupported_reason(problem: Problem) -> str | None:
 
 
 def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    x = lax.optimization_barrier(pad_now(_repeated(problem, x), problem.padding))
+    x = lax.optimization_barrier(pad(_repeated(problem, x), problem.padding))
     return _tap_sum(problem, x, kernel)
 
 
 def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Array:
-    """The tap sum of y with the turned kernel, feature by feature; then channels."""
-    mirror = mirrored(problem)
-    y = lax.optimization_barrier(pad_now(y, mirror.padding))
-    x = _tap_sum(mirror, y, lax.rev(kernel, range(problem.rank)))
+    """The tap sum of y with the flipped kernel, feature by feature; then channels."""
+    as_forward = transposed(problem)
+    y = lax.optimization_barrier(pad(y, as_forward.padding))
+    x = _tap_sum(as_forward, y, lax.rev(kernel, range(problem.rank)))
     multiplier = problem.out_channels // problem.in_channels
     if multiplier == 1:
         return x
@@ -125,7 +125,7 @@ def _temporary_bytes(problem: Problem) -> int:
     if problem.op == "kernel_gradient":
         blocks = _blocks(problem)
     else:
-        problem = mirrored(problem) if problem.op == "input_gradient" else problem
+        problem = transposed(problem) if problem.op == "input_gradient" else problem
         blocks = Blocks(problem, problem.batch, problem.output_size[0])
     return blocks.bytes * (problem.out_channels // problem.in_channels or 1)
 

@@ -13,8 +13,8 @@ from ..._dtypes import wide
 from ...im2col import window_patches
 from ..algorithm import Algorithm
 from ..blocks import Blocks, blocks_of
-from ..mirror import mirrored, spread, turned
 from ..problem import Problem
+from ..transposed import dilate, transposed, transposed_kernel
 
 PATCH_BYTES = 4 << 20  # of one block: more does not stay in a core's cache
 
@@ -47,7 +47,9 @@ def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Array:
     return forward(
-        mirrored(problem), spread(y, problem.strides), turned(kernel, problem.groups)
+        transposed(problem),
+        dilate(y, problem.strides),
+        transposed_kernel(kernel, problem.groups),
     )
 
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from ..._dtypes import widest
 from ..algorithm import Algorithm
-from ..lax_convolution import conv_general_dilated
-from ..mirror import mirrored, turned
 from ..problem import Problem
+from ..transposed import transposed, transposed_kernel
+from ..xla_faults import conv_general_dilated
 from . import matmul
 
 
@@ -43,9 +43,9 @@ def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Arr
         return matmul.input_gradient(problem, kernel, y)
     return conv_general_dilated(
         y,
-        turned(kernel, problem.groups),
+        transposed_kernel(kernel, problem.groups),
         window_strides=(1,) * problem.rank,
-        padding=mirrored(problem).padding,
+        padding=transposed(problem).padding,
         lhs_dilation=problem.strides,
         rhs_dilation=problem.dilation,
         feature_group_count=problem.groups,
@@ -58,9 +58,8 @@ def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Arr
 def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
     """The convolution of x with y as its window; batch and channels change places.
 
-    The arrays are turned by hand, into layouts that XLA computes as they are: by
-    itself it does so on CPUs in the outermost part of a program only, and in a loop
-    takes up to 30 times as long (ConvCanonicalization, jaxlib 0.10).
+    XLA-FAULT layouts in loops: the arrays are transposed here, into layouts that XLA
+    computes as they are.
     """
     if problem.rank == 0:
         return matmul.kernel_gradient(problem, x, y)

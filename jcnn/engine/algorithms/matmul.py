@@ -14,7 +14,7 @@ from jax import lax
 
 from ..._dtypes import wide
 from ..algorithm import Algorithm
-from ..padding import pad_now
+from ..padding import pad
 from ..problem import Problem
 
 
@@ -56,7 +56,7 @@ def kernel_gradient(
 def _patches(problem: Problem, x: jax.Array) -> jax.Array:
     """[positions, taps * C] of an image [N, *size, C]."""
     rank, steps = problem.rank, _steps(problem)
-    x = pad_now(x, _pads(problem))
+    x = pad(x, _pads(problem))
     split = [n for pair in zip(problem.output_size, steps) for n in pair]
     x = x.reshape(x.shape[0], *split, x.shape[-1])
     for axis, (step, taps) in enumerate(zip(steps, problem.kernel_size)):
@@ -72,7 +72,7 @@ def _image(problem: Problem, patches: jax.Array) -> jax.Array:
     x = patches.reshape(
         -1, *problem.output_size, *problem.kernel_size, problem.in_channels
     )
-    x = pad_now(
+    x = pad(
         x,
         [(0, 0)] * rank + [(0, s - k) for s, k in zip(steps, problem.kernel_size)],
     )
@@ -81,7 +81,7 @@ def _image(problem: Problem, patches: jax.Array) -> jax.Array:
     )
     size = [o * s for o, s in zip(problem.output_size, steps)]
     x = x.reshape(-1, *size, problem.in_channels)
-    return pad_now(x, [(-low, -high) for low, high in _pads(problem)])
+    return pad(x, [(-low, -high) for low, high in _pads(problem)])
 
 
 def _steps(problem: Problem) -> list[int]:

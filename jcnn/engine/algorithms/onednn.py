@@ -1,7 +1,6 @@
 """oneDNN's direct convolution: forward, and the input gradient as a forward one.
 
-The gradient to the input is the convolution of y with the kernel turned round. That to
-the kernel is in `onednn_kernel_gradient`.
+The kernel gradient is in `onednn_kernel_gradient`.
 """
 
 from dataclasses import replace
@@ -9,9 +8,9 @@ from dataclasses import replace
 import jax
 
 from ..algorithm import Algorithm
-from ..mirror import mirrored, turned
 from ..onednn import calls
 from ..problem import Problem
+from ..transposed import transposed, transposed_kernel
 from . import onednn_kernel_gradient
 from .onednn_kernel_gradient import kernel_gradient
 
@@ -23,7 +22,7 @@ def unsupported_reason(problem: Problem) -> str | None:
     if problem.op == "input_gradient":
         if any(s > 1 for s in problem.strides):
             return "it computes gradients to the input only without strides"
-        problem = mirrored(problem)
+        problem = transposed(problem)
     return calls.unsupported_reason(_on_a_line(problem))
 
 
@@ -34,7 +33,7 @@ def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Array:
-    return forward(mirrored(problem), y, turned(kernel, problem.groups))
+    return forward(transposed(problem), y, transposed_kernel(kernel, problem.groups))
 
 
 def _on_a_line(problem: Problem) -> Problem:

@@ -20,7 +20,7 @@ from ..._shapes import Pairs
 from ...im2col import window_patches, window_taps
 from ..blocks import Blocks, blocks_of, even
 from ..onednn import calls
-from ..padding import pad_now
+from ..padding import pad
 from ..problem import Problem
 from . import matmul
 
@@ -61,7 +61,7 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
     of_block = _of_block(problem, blocks, left, x.dtype)
 
     def block(x, y):
-        x = pad_now(x, now)
+        x = pad(x, now)
         if kept < problem.rank:
             ones = (1,) * kept
             x = window_patches(

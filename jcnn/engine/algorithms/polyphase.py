@@ -16,10 +16,11 @@ import jax.numpy as jnp
 
 from ..._shapes import dilated
 from ..algorithm import Algorithm
-from ..mirror import turned
-from ..padding import pad_now, split
+from ..padding import pad
 from ..primitive import convolve
 from ..problem import Problem
+from ..transposed import transposed_kernel
+from ..xla_faults import split_padding
 
 
 def unsupported_reason(problem: Problem) -> str | None:
@@ -31,7 +32,7 @@ def unsupported_reason(problem: Problem) -> str | None:
 
 
 def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Array:
-    kernel = turned(kernel, problem.groups)
+    kernel = transposed_kernel(kernel, problem.groups)
     phases = [
         [_phase(problem, axis, rest) for rest in range(stride)]
         for axis, stride in enumerate(problem.strides)
@@ -41,7 +42,7 @@ def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Arr
 
 
 class _Phase(NamedTuple):
-    """The taps of one axis that meet pixels s*q + rest, in turned order."""
+    """The taps of one axis that meet pixels s*q + rest, in flipped order."""
 
     taps: slice
     count: int
@@ -56,7 +57,7 @@ def _phase(problem: Problem, axis: int, rest: int) -> _Phase:
     step = s // gcd(d, s)
     if not taps:
         return _Phase(slice(0, 0), 0, 1, 0)
-    first = k - 1 - taps[-1]  # in the turned kernel
+    first = k - 1 - taps[-1]  # in the flipped kernel
     offset = (rest + low - taps[-1] * d) // s
     return _Phase(slice(first, None, step), len(taps), d // gcd(d, s), offset)
 
@@ -71,8 +72,8 @@ def _convolved(problem: Problem, phases: tuple[_Phase, ...], kernel, y):
         (-p.offset, n + p.offset + k - 1 - o)
         for p, n, k, o in zip(phases, size, window, problem.output_size)
     )
-    now, left = split(pads, window)
-    y = pad_now(y, now)
+    now, left = split_padding(pads, window)
+    y = pad(y, now)
     impl = "auto" if problem.impl == "polyphase" else problem.impl
     if 1 < problem.groups == problem.in_channels == problem.out_channels:
         impl = "depthwise"

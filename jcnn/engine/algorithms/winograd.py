@@ -17,10 +17,10 @@ from jax import lax
 from ...im2col import window_patches
 from ..algorithm import Algorithm
 from ..blocks import Blocks, blocks_of
-from ..mirror import mirrored, turned
-from ..padding import pad_now
+from ..padding import pad
 from ..problem import Problem
 from ..toom import Matrix, transforms
+from ..transposed import transposed, transposed_kernel
 
 OUTPUTS = 4
 TILE_BYTES = 10 << 20  # of a block's transformed and unrolled tiles
@@ -64,7 +64,7 @@ def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Array:
-    return forward(mirrored(problem), y, turned(kernel, 1))
+    return forward(transposed(problem), y, transposed_kernel(kernel, 1))
 
 
 def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -97,7 +97,7 @@ def _transformed(problem: Problem, x, rows: int, matrix: Matrix) -> list[jax.Arr
     taps, dilation = problem.kernel_size[0], problem.dilation[0]
     tiles = _tiles(problem, rows)
     more = (tiles * OUTPUTS + taps - 1) * dilation - x.shape[1]
-    x = lax.optimization_barrier(pad_now(x, ((0, more),)))
+    x = lax.optimization_barrier(pad(x, ((0, more),)))
     x = x.reshape(x.shape[0], -1, dilation, *x.shape[2:])
     step = (tiles - 1) * OUTPUTS + 1
     rows_of_tile = [
@@ -121,7 +121,7 @@ def _unrolled(problem: Problem, tiles):
 def _tiles_of(problem: Problem, y) -> list[jax.Array]:
     """A block of y as its outputs 0 to 3 of all tiles, each [positions, O]."""
     dilation, tiles = problem.dilation[0], _tiles(problem, y.shape[1])
-    y = pad_now(y, ((0, tiles * OUTPUTS * dilation - y.shape[1]),))
+    y = pad(y, ((0, tiles * OUTPUTS * dilation - y.shape[1]),))
     y = y.reshape(y.shape[0], tiles, OUTPUTS, dilation, *y.shape[2:])
     return [y[:, :, i].reshape(-1, y.shape[-1]) for i in range(OUTPUTS)]
 

@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from ..._shapes import Pairs
+from ..padding import pad
 
 MOST_TAPS = 64  # of a window: programs grow with them
 
@@ -79,8 +80,7 @@ def taps(x: jax.Array, windows: Windows, outside: float) -> list[jax.Array]:
 
     Outside x it sees the value `outside`.
     """
-    around = [(low, high, 0) for low, high in windows.padding]
-    x = lax.pad(x, jnp.asarray(outside, x.dtype), around)
+    x = pad(x, windows.padding, axes=range(x.ndim), value=outside)
     seen = []
     for start in product(*map(range, windows.shape)):
         stop = [

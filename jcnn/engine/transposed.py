@@ -1,7 +1,7 @@
-"""The gradient to the input, seen as a convolution.
+"""The input gradient as a forward convolution.
 
-Spread y by the strides (holes of zeros between neighbours), turn the kernel round,
-exchange its inputs and outputs: the stride-1 convolution of the two is the gradient.
+Dilate y by the strides (zeros between neighbours), flip the kernel and exchange its
+inputs and outputs: the stride-1 convolution of the two is the gradient.
 """
 
 from dataclasses import replace
@@ -11,24 +11,22 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._shapes import dilated
-from .padding import pad_now
+from .padding import pad
 from .problem import Problem
 
 
-def mirrored(problem: Problem) -> Problem:
-    """The convolution that gives x from the spread y and the turned kernel."""
-    spread_size = dilated(problem.output_size, problem.strides)
+def transposed(problem: Problem) -> Problem:
+    """The forward convolution that gives x from the dilated y and such a kernel."""
+    y_size = dilated(problem.output_size, problem.strides)
     before = [k - 1 - low for k, (low, _) in zip(problem.window, problem.padding)]
     after = [
         n - 1 + k - size - low
-        for n, k, size, low in zip(
-            problem.input_size, problem.window, spread_size, before
-        )
+        for n, k, size, low in zip(problem.input_size, problem.window, y_size, before)
     ]
     return replace(
         problem,
         op="forward",
-        input_size=spread_size,
+        input_size=y_size,
         output_size=problem.input_size,
         in_channels=problem.out_channels,
         out_channels=problem.in_channels,
@@ -39,13 +37,13 @@ def mirrored(problem: Problem) -> Problem:
     )
 
 
-def spread(y: jax.Array, strides: tuple[int, ...]) -> jax.Array:
+def dilate(y: jax.Array, strides: tuple[int, ...]) -> jax.Array:
     """y: [N, *spatial, O] with stride - 1 zeros between neighbours."""
-    return pad_now(y, ((0, 0),) * len(strides), strides)
+    return pad(y, ((0, 0),) * len(strides), strides)
 
 
-def turned(kernel: jax.Array, groups: int) -> jax.Array:
-    """The kernel reversed in space, its inputs and outputs exchanged in each group."""
+def transposed_kernel(kernel: jax.Array, groups: int) -> jax.Array:
+    """The kernel flipped in space, its inputs and outputs exchanged in each group."""
     *size, inputs, outputs = kernel.shape
     kernel = kernel.reshape(*size, inputs, groups, outputs // groups)
     kernel = jnp.moveaxis(kernel, (-3, -2, -1), (-1, -2, -3))
