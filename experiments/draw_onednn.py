@@ -31,7 +31,7 @@ def main(config: Config) -> int:
         rng = np.random.default_rng([config.seed, number])
         problem = draw(rng)
         print(number, problem, file=sys.stderr, flush=True)
-        if ONEDNN.serves(problem):
+        if ONEDNN.supports(problem):
             computed += 1
             (share,) = errors([problem], rng)
             if not share <= 1:

@@ -124,14 +124,30 @@ def _biased(
     kernel: jax.Array,
     bias: jax.Array | None,
     *,
+    strides: tuple[int, ...],
     pads: Pairs,
     padding_mode: str,
     input_dilation: tuple[int, ...],
-    **settings: Any,
+    kernel_dilation: tuple[int, ...],
+    groups: int,
+    precision: Any,
+    preferred_element_type: DTypeLike | None,
+    impl: str,
 ) -> jax.Array:
     x, pads = _pad_by_mode(x, pads, padding_mode, input_dilation)
-    y = _convolve(x, kernel, pads=pads, input_dilation=input_dilation, **settings)
-    return add_bias(y, bias)
+    spatial = "DHW"[-len(pads) :]
+    layouts = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+    convolution = Convolution(
+        strides,
+        pads,
+        input_dilation,
+        kernel_dilation,
+        lax.conv_dimension_numbers(x.shape, kernel.shape, layouts),
+        feature_group_count=groups,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
+    return add_bias(convolve_general(x, kernel, convolution, impl), bias)
 
 
 def depthwise_conv(
@@ -344,34 +360,6 @@ def _pad_by_mode(
     return padded.astype(x.dtype), tuple(
         (min(low, 0), min(high, 0)) for low, high in pads
     )
-
-
-def _convolve(
-    x: jax.Array,
-    kernel: jax.Array,
-    *,
-    strides: tuple[int, ...],
-    pads: Pairs,
-    input_dilation: tuple[int, ...],
-    kernel_dilation: tuple[int, ...],
-    groups: int,
-    precision: Any,
-    preferred_element_type: DTypeLike | None,
-    impl: str,
-) -> jax.Array:
-    spatial = "DHW"[-len(pads) :]
-    layouts = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
-    convolution = Convolution(
-        strides,
-        pads,
-        input_dilation,
-        kernel_dilation,
-        lax.conv_dimension_numbers(x.shape, kernel.shape, layouts),
-        feature_group_count=groups,
-        precision=precision,
-        preferred_element_type=preferred_element_type,
-    )
-    return convolve_general(x, kernel, convolution, impl)
 
 
 def _transposed_pads(

@@ -549,7 +549,9 @@ SHORT = ("tall", "spread", "point", "depthwise", "groups")
 SERVED = {
     (algorithm.name, case): ops
     for algorithm, case in product(ALGORITHMS.values(), ALL_CASES)
-    if (ops := [op for op in OPS if algorithm.serves(problem_of(ALL_CASES[case], op))])
+    if (
+        ops := [op for op in OPS if algorithm.supports(problem_of(ALL_CASES[case], op))]
+    )
 }
 
 

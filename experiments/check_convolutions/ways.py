@@ -46,7 +46,7 @@ def ways_of(
         return ways | {"im2col": asked_for("im2col")}
     for name, algorithm in ALGORITHMS.items():
         problem = replace(canonical.problem, impl=name)
-        served = [algorithm.serves(problem.giving(tensor)) for tensor in tensors]
+        served = [algorithm.supports(problem.giving(tensor)) for tensor in tensors]
         if any(served):
             function = partial(_canonical, canonical._replace(problem=problem))
             named = (f if ours else None for f, ours in zip(names, served))

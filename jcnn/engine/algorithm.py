@@ -10,24 +10,17 @@ from .problem import Problem
 Compute = Callable[[Problem, jax.Array, jax.Array], jax.Array]
 
 
-def _one(problem: Problem) -> int:
-    return 1
-
-
-def _none(problem: Problem) -> int:
-    return 0
-
-
 @dataclass(frozen=True)
 class Algorithm:
     """A way to compute convolutions.
 
     Attributes:
       name: what the argument `impl` calls it.
-      unsupported_reason: why it cannot compute a problem; None if it can.
-      forward: computes y from x and the kernel (fprop).
-      input_gradient: computes x from the kernel and y (dgrad).
-      kernel_gradient: computes the kernel from x and y (wgrad).
+      limits: why it cannot compute a problem of an operation that it has; None if it
+        can. Without this function it can compute all.
+      forward: computes y from x and the kernel (fprop), if it has that operation.
+      input_gradient: computes x from the kernel and y (dgrad), if it has that.
+      kernel_gradient: computes the kernel from x and y (wgrad), if it has that.
       operations: about how many it adds to the program, which is what it takes to
         compile.
       temporary_bytes: what it makes beside its operands and its result, unless that is
@@ -39,21 +32,27 @@ class Algorithm:
     """
 
     name: str
-    unsupported_reason: Callable[[Problem], str | None]
-    forward: Compute
-    input_gradient: Compute
-    kernel_gradient: Compute
-    operations: Callable[[Problem], int] = _one
-    temporary_bytes: Callable[[Problem], int] = _none
+    limits: Callable[[Problem], str | None] | None
+    forward: Compute | None = None
+    input_gradient: Compute | None = None
+    kernel_gradient: Compute | None = None
+    operations: Callable[[Problem], int] = lambda problem: 1
+    temporary_bytes: Callable[[Problem], int] = lambda problem: 0
     exact: bool = True
     portable: bool = True
     joins_models: bool = False
 
+    def unsupported_reason(self, problem: Problem) -> str | None:
+        """Why it cannot compute a problem; None if it can."""
+        if getattr(self, problem.op) is None:
+            return f"it has no {problem.op.replace('_', ' ')}"
+        return self.limits and self.limits(problem)
+
+    def supports(self, problem: Problem) -> bool:
+        return self.unsupported_reason(problem) is None
+
     def compute(
         self, problem: Problem, first: jax.Array, second: jax.Array
     ) -> jax.Array:
-        """The operation of the problem."""
+        """The operation of the problem, of its operands in order."""
         return getattr(self, problem.op)(problem, first, second)
-
-    def serves(self, problem: Problem) -> bool:
-        return self.unsupported_reason(problem) is None

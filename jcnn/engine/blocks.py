@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .._shapes import Pairs
 from .padding import pad
 from .problem import Problem
 from .sharding import vary_alike
@@ -144,15 +145,8 @@ class Blocks:
         return pad(x, self.pads)
 
     @property
-    def pads(self) -> list[tuple[int, int]]:
-        """The padding, less the rest behind the last window."""
-        p = self.problem
-        return [
-            (low, (o - 1) * s + k - low - n)
-            for n, o, s, k, (low, _) in zip(
-                p.input_size, p.output_size, p.strides, p.window, p.padding
-            )
-        ]
+    def pads(self) -> Pairs:
+        return self.problem.exact_padding
 
 
 def _within(number, length: int, total: int):

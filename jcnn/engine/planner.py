@@ -93,7 +93,7 @@ def plan(problem: Problem, *, portable: bool = False) -> Plan:
     for algorithm, holds, reason in RULES:
         if (
             (algorithm.portable or not portable)
-            and suits(algorithm, problem)
+            and is_eligible(algorithm, problem)
             and holds(problem)
             and algorithm.operations(problem) <= MOST_OPERATIONS
             and algorithm.temporary_bytes(problem) <= MOST_BYTES
@@ -102,20 +102,20 @@ def plan(problem: Problem, *, portable: bool = False) -> Plan:
     return Plan(LAX, "no other algorithm computes it within the bounds")
 
 
-def suits(algorithm: Algorithm, problem: Problem) -> bool:
-    """Whether it serves those too who have not asked for it by name.
+def is_eligible(algorithm: Algorithm, problem: Problem) -> bool:
+    """Whether it may be chosen where it was not asked for by name.
 
-    Winograd's does not where the highest precision is asked for: its errors are larger
+    Winograd's may not where the highest precision is asked for: its errors are larger
     than lax's.
     """
     exact_enough = algorithm.exact or not highest(problem.precision)
-    return exact_enough and algorithm.serves(problem)
+    return exact_enough and algorithm.supports(problem)
 
 
 def _asked_for(problem: Problem, portable: bool) -> Plan | None:
-    """What was named, where it serves."""
+    """What was named, where it supports the problem."""
     algorithm = ALGORITHMS.get(problem.impl)
-    if algorithm is None or not algorithm.serves(problem):
+    if algorithm is None or not algorithm.supports(problem):
         return None
     if portable and not algorithm.portable:
         return None

@@ -103,6 +103,20 @@ class Problem:
         return dilated(self.kernel_size, self.dilation)
 
     @property
+    def exact_padding(self) -> Pairs:
+        """The padding, less the rest behind the last window: it may crop."""
+        return tuple(
+            (low, (o - 1) * s + k - low - n)
+            for n, o, s, k, (low, _) in zip(
+                self.input_size,
+                self.output_size,
+                self.strides,
+                self.window,
+                self.padding,
+            )
+        )
+
+    @property
     def multiply_adds(self) -> int:
         """Products that the definition takes, the same for all three operations."""
         kernel = prod(self.kernel_size) * (self.in_channels // self.groups)

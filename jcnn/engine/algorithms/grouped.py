@@ -26,42 +26,21 @@ def unsupported_reason(problem: Problem) -> str | None:
     return None
 
 
-def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
+def compute(problem: Problem, first: jax.Array, second: jax.Array) -> jax.Array:
+    """Any of the three operations, part by part."""
     part, join = _part(problem), _joined(problem)
     parts = problem.groups // join
-    kernels = jnp.split(kernel, parts, axis=-1)
-    return jnp.concatenate(
-        [
-            convolve(part, x, _block_diagonal(kernel, join))
-            for x, kernel in zip(jnp.split(x, parts, axis=-1), kernels)
-        ],
-        axis=-1,
-    )
-
-
-def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Array:
-    part, join = _part(problem), _joined(problem)
-    parts = problem.groups // join
-    kernels = jnp.split(kernel, parts, axis=-1)
-    return jnp.concatenate(
-        [
-            convolve(part, _block_diagonal(kernel, join), y)
-            for kernel, y in zip(kernels, jnp.split(y, parts, axis=-1))
-        ],
-        axis=-1,
-    )
-
-
-def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
-    part, join = _part(problem), _joined(problem)
-    parts = problem.groups // join
-    return jnp.concatenate(
-        [
-            _diagonal_blocks(convolve(part, x, y), join)
-            for x, y in zip(jnp.split(x, parts, axis=-1), jnp.split(y, parts, axis=-1))
-        ],
-        axis=-1,
-    )
+    results = []
+    for pair in zip(*(jnp.split(a, parts, axis=-1) for a in (first, second))):
+        operands = (
+            _block_diagonal(a, join) if name == "kernel" else a
+            for name, a in zip(problem.operands, pair)
+        )
+        result = convolve(part, *operands)
+        if problem.result == "kernel":
+            result = _diagonal_blocks(result, join)
+        results.append(result)
+    return jnp.concatenate(results, axis=-1)
 
 
 def _joined(problem: Problem) -> int:
@@ -106,8 +85,8 @@ def _diagonal_blocks(kernel, join: int):
 GROUPED = Algorithm(
     "grouped",
     unsupported_reason,
-    forward,
-    input_gradient,
-    kernel_gradient,
+    compute,
+    compute,
+    compute,
     operations=lambda problem: problem.groups // _joined(problem),
 )

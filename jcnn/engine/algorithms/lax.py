@@ -4,6 +4,7 @@ Without spatial axes, as a dense layer is, it is lax's product.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,42 +17,31 @@ from ..xla_faults import conv_general_dilated
 from . import matmul
 
 
-def unsupported_reason(problem: Problem) -> str | None:
-    """It serves everything."""
-    return None
-
-
 def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
     if problem.rank == 0:
         return matmul.forward(problem, x, kernel)
-    return conv_general_dilated(
+    return _convolve(
+        problem,
         x,
         kernel,
         window_strides=problem.strides,
         padding=problem.padding,
-        lhs_dilation=(1,) * problem.rank,
         rhs_dilation=problem.dilation,
         feature_group_count=problem.groups,
-        dimension_numbers=_numbers(problem, "N*C", "*IO", "N*C"),
-        precision=problem.precision,
-        preferred_element_type=_result_dtype(problem, x),
     )
 
 
 def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Array:
     if problem.rank == 0:
         return matmul.input_gradient(problem, kernel, y)
-    return conv_general_dilated(
+    return _convolve(
+        problem,
         y,
         transposed_kernel(kernel, problem.groups),
-        window_strides=(1,) * problem.rank,
         padding=transposed(problem).padding,
         lhs_dilation=problem.strides,
         rhs_dilation=problem.dilation,
         feature_group_count=problem.groups,
-        dimension_numbers=_numbers(problem, "N*C", "*IO", "N*C"),
-        precision=problem.precision,
-        preferred_element_type=_result_dtype(problem, y),
     )
 
 
@@ -64,8 +54,7 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
     if problem.rank == 0:
         return matmul.kernel_gradient(problem, x, y)
     x, y = jnp.swapaxes(x, 0, -1), jnp.moveaxis(y, 0, -2)
-    kernel = _kernel_gradient(problem, x, y, ("N*C", "*IO", "N*C"))
-    return jnp.moveaxis(kernel, 0, -2)
+    return jnp.moveaxis(_kernel_gradient(problem, x, y), 0, -2)
 
 
 def kernel_gradient_elsewhere(
@@ -74,53 +63,43 @@ def kernel_gradient_elsewhere(
     """The same for GPUs and TPUs, whose compilers choose layouts themselves."""
     if problem.rank == 0:
         return matmul.kernel_gradient(problem, x, y)
-    return _kernel_gradient(problem, x, y, ("C*N", "I*O", "*NC"))
+    return _kernel_gradient(problem, x, y, layouts=("C*N", "I*O", "*NC"))
 
 
-def _kernel_gradient(problem: Problem, x, y, layouts: tuple[str, str, str]):
-    padding = []
-    for n, o, s, k, (low, _) in zip(
-        problem.input_size,
-        problem.output_size,
-        problem.strides,
-        problem.window,
-        problem.padding,
-    ):
-        padding.append((low, (o - 1) * s + k - n - low))
-    return conv_general_dilated(
+def _kernel_gradient(problem: Problem, x, y, **layouts):
+    return _convolve(
+        problem,
         x,
         y,
         window_strides=problem.dilation,
-        padding=tuple(padding),
-        lhs_dilation=(1,) * problem.rank,
+        padding=problem.exact_padding,
         rhs_dilation=problem.strides,
         batch_group_count=problem.groups,
-        dimension_numbers=_numbers(problem, *layouts),
+        **layouts,
+    )
+
+
+def _convolve(
+    problem: Problem,
+    lhs: jax.Array,
+    rhs: jax.Array,
+    *,
+    layouts: tuple[str, str, str] = ("N*C", "*IO", "N*C"),
+    **settings: Any,
+) -> jax.Array:
+    """One call of lax; the letters of spatial axes stand in the place of the star."""
+    spatial, ones = "DHW"[-problem.rank :], (1,) * problem.rank
+    settings = {"window_strides": ones, "lhs_dilation": ones} | settings
+    return conv_general_dilated(
+        lhs,
+        rhs,
+        **settings,
+        dimension_numbers=tuple(a.replace("*", spatial) for a in layouts),
         precision=problem.precision,
-        preferred_element_type=_result_dtype(problem, x),
+        # The result's where that is wider: sums are not rounded to the operands'.
+        preferred_element_type=widest(lhs.dtype, problem.dtype_of(problem.result)),
     )
 
 
-def _result_dtype(problem: Problem, operand: jax.Array) -> jnp.dtype:
-    """The result's where that is wider: sums are not rounded to the operands'."""
-    return widest(operand.dtype, problem.dtype_of(problem.result))
-
-
-def _numbers(problem: Problem, x: str, kernel: str, y: str) -> tuple[str, str, str]:
-    """Dimension numbers with the spatial letters in place of the star."""
-    spatial = "DHW"[-problem.rank :]
-    return (
-        x.replace("*", spatial),
-        kernel.replace("*", spatial),
-        y.replace("*", spatial),
-    )
-
-
-LAX = Algorithm(
-    "lax",
-    unsupported_reason,
-    forward,
-    input_gradient,
-    kernel_gradient,
-)
+LAX = Algorithm("lax", None, forward, input_gradient, kernel_gradient)
 ELSEWHERE = replace(LAX, kernel_gradient=kernel_gradient_elsewhere)

@@ -1,9 +1,9 @@
-"""The gradient to the input of a strided convolution, phase by phase of the stride.
+"""The input gradient of a strided convolution, phase by phase of the stride.
 
 Pixels of x whose index leaves the same rest when divided by the stride see the same
 taps of the kernel. Each such phase is a convolution of y with those taps, without
-strides and without the zeros that spreading y would put between. The phases are woven
-together.
+strides and without the zeros that dilating y would put between. The phases are
+interleaved.
 """
 
 from dataclasses import replace
@@ -24,8 +24,6 @@ from ..xla_faults import split_padding
 
 
 def unsupported_reason(problem: Problem) -> str | None:
-    if problem.op != "input_gradient":
-        return "it computes only the gradient to the input"
     if all(s == 1 for s in problem.strides):
         return "it needs a stride greater than 1"
     return None
@@ -38,7 +36,7 @@ def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Arr
         for axis, stride in enumerate(problem.strides)
     ]
     parts = [_convolved(problem, choice, kernel, y) for choice in product(*phases)]
-    return _woven(problem, parts)
+    return _interleaved(problem, parts)
 
 
 class _Phase(NamedTuple):
@@ -90,13 +88,13 @@ def _convolved(problem: Problem, phases: tuple[_Phase, ...], kernel, y):
         dilation=tuple(p.dilation for p in phases),
         dtype=y.dtype,
         output_dtype=problem.dtype,
-        # XLA makes one pass of element-wise phases and their weaving.
+        # XLA makes one pass of element-wise phases and their interleaving.
         impl=impl,
     )
     return convolve(part, y, kernel[tuple(p.taps for p in phases)])
 
 
-def _woven(problem: Problem, parts: list[jax.Array]) -> jax.Array:
+def _interleaved(problem: Problem, parts: list[jax.Array]) -> jax.Array:
     """Puts pixel q of phase r at s*q + r, in every axis."""
     rank, strides = problem.rank, problem.strides
     x = jnp.stack(parts, axis=-2)
@@ -110,15 +108,9 @@ def _woven(problem: Problem, parts: list[jax.Array]) -> jax.Array:
     return x[(slice(None), *map(slice, problem.input_size))]
 
 
-def _refused(problem: Problem, *operands: jax.Array) -> jax.Array:
-    raise ValueError(unsupported_reason(problem))
-
-
 POLYPHASE = Algorithm(
     "polyphase",
     unsupported_reason,
-    _refused,
-    input_gradient,
-    _refused,
+    input_gradient=input_gradient,
     operations=lambda problem: 4 * prod(problem.strides),
 )
