@@ -31,6 +31,17 @@ def lanes() -> int:
     return 16 if "avx512f" in found else 8 if "avx2" in found else 4
 
 
+def model() -> str:
+    """Its name.
+
+    >>> len(model()) > 0
+    True
+    """
+    names = (line for line in _lines() if line.startswith("model name"))
+    name = next(names, "").partition(":")[2].strip()
+    return name or platform.processor() or platform.machine() or "not known"
+
+
 def signature() -> str:
     """Differs between processors: another one may lack instructions of this one's.
 

@@ -22,11 +22,11 @@ from jaxlib.version import __version__ as JAXLIB
 from . import __version__
 from ._children import Ended, run
 from ._faults import FAULTS, Fault, program, verdict
-from ._processor import instructions
+from ._processor import instructions, model
 from ._speed import KERNEL, X
 from .engine.onednn.support import unavailable_reason
 from .experiment.output import printable
-from .experiment.threads import usable_cores
+from .experiment.threads import usable_cores, xla_threads
 
 _SECONDS = 26  # for all questions, of which the first get not more than
 _FIRST = 15
@@ -77,24 +77,6 @@ def tell_reasons() -> None:
 # --- what the system tells ---
 
 
-def _processor() -> str:
-    with suppress(OSError):  # it is Linux that has this file
-        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
-        if found := re.search(r"^model name\s*:\s*(.+)", text, re.MULTILINE):
-            return found[1]
-    return platform.processor() or platform.machine() or "not known"
-
-
-def _threads() -> int | None:
-    """How many XLA computes with, where the system tells."""
-    asked = os.environ.get("NPROC", "")
-    if asked.isdecimal() and int(asked):
-        return int(asked)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
-
-
 def _huge_pages() -> str | None:
     """Who is given huge pages: "always", "madvise" (who asks for them) or "never"."""
     with suppress(OSError):
@@ -120,10 +102,11 @@ def _glibc_can_ask() -> bool:
 
 
 def _machine() -> Iterator[tuple[str, ...]]:
-    yield "processor", printable(_processor())
+    yield "processor", printable(model())
     known = [name for name in _INSTRUCTIONS if name in instructions()]
     yield "instructions", ", ".join(known) or "not known"
-    yield "cores", f"{usable_cores()} of {os.cpu_count()}, {_threads()} threads of XLA"
+    threads = f"{xla_threads()} threads of XLA"
+    yield "cores", f"{usable_cores()} of {os.cpu_count()}, {threads}"
     asked = ", and malloc asks for them" if _asks() else ""
     yield "huge pages", f"{_huge_pages() or 'not known'}{asked}"
     for name in sorted(os.environ):
@@ -181,8 +164,8 @@ def _advice(faults: Sequence[tuple[Fault, str]]) -> Iterator[tuple[str, str]]:
     for name in ("DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA"):
         if name in os.environ:
             yield f"unset {name}", "jcnn does without oneDNN while it is set"
-    cores, threads = usable_cores(), _threads()
-    if cores and threads and threads > cores:
+    cores = usable_cores()
+    if cores and xla_threads() > cores:
         yield f"NPROC={cores}", "more threads than cores wait for each other"
 
 

@@ -32,7 +32,7 @@ def use_threads(count: int | None) -> int:
     >>> use_threads(None) >= 1
     True
     """
-    current = _threads()
+    current = xla_threads()
     begun = xla_bridge.backends_are_initialized()
     if count is None:
         count = current if begun or _asked() else usable_cores() or current
@@ -45,6 +45,15 @@ def use_threads(count: int | None) -> int:
         )
     os.environ["NPROC"] = str(count)  # which XLA asks for before it counts the cores
     return count
+
+
+def xla_threads() -> int:
+    """As many as XLA takes: what NPROC says, else all cores that it may run on.
+
+    >>> xla_threads() >= 1
+    True
+    """
+    return _asked() or _seen_cores() or 1
 
 
 def usable_cores() -> int | None:
@@ -105,11 +114,6 @@ def _quota(group: Path) -> list[float]:
     except (OSError, ValueError, ZeroDivisionError):  # ValueError: no quota is "max"
         return []
     return [found] if found > 0 else []  # or -1
-
-
-def _threads() -> int:
-    """As many as XLA takes: what NPROC says, else all cores that it may run on."""
-    return _asked() or _seen_cores() or 1
 
 
 def _asked() -> int | None:
