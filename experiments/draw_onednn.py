@@ -1,7 +1,7 @@
 """Draws convolutions and gradients for oneDNN, each of which could end the process.
 
 Each is named on standard error before it is computed, and compared with lax's. What
-the algorithm cannot serve is not computed.
+the algorithm does not support is not computed.
 """
 
 import sys

@@ -74,8 +74,8 @@ def accelerate() -> Acceleration:
     convolution and its gradients), the sum over windows `reduce_window_sum` (means and
     their gradients), and the gradient and tangent of maxima and minima over windows,
     `select_and_scatter_add` and `select_and_gather_add`. Results differ by rounding,
-    those of maxima not at all. What no fast algorithm serves, and other platforms, are
-    left to lax.
+    those of maxima not at all. What no fast algorithm supports, and other platforms,
+    are left to lax.
 
     It concerns what is compiled from now on. Functions that `jax.jit` has compiled
     before, for the same shapes, stay as they are, and so does what was called outside
@@ -150,7 +150,7 @@ def _faster_sum(
 ) -> Compute | None:
     """`reduce_window_sum` by whole arrays; None where it stays with lax."""
     windows = Windows(operand.shape, window_dimensions, window_strides, padding)
-    if not _served(windows, operand) or _above_1(base_dilation + window_dilation):
+    if not _supported(windows, operand) or _above_1(base_dilation + window_dilation):
         return None
     if prod(windows.shape) <= FEW_TAPS and not _above_1(windows.strides):
         return None
@@ -162,7 +162,7 @@ def _faster_scatter(
 ) -> Compute | None:
     """`select_and_scatter_add` by whole arrays; None where it stays with lax."""
     windows = Windows(operand.shape, window_dimensions, window_strides, padding)
-    if select_prim not in _SIGNS or not _served(windows, operand, source):
+    if select_prim not in _SIGNS or not _supported(windows, operand, source):
         return None
     sign = _SIGNS[select_prim]
     return lambda a, x: put_on_cpu(a, sign(x), windows=windows)
@@ -181,7 +181,7 @@ def _faster_gather(
 ) -> Compute | None:
     """`select_and_gather_add` by whole arrays; None where it stays with lax."""
     windows = Windows(operand.shape, window_dimensions, window_strides, padding)
-    if select_prim not in _SIGNS or not _served(windows, operand, tangents):
+    if select_prim not in _SIGNS or not _supported(windows, operand, tangents):
         return None
     if _above_1(base_dilation + window_dilation):
         return None
@@ -200,7 +200,7 @@ _DTYPES = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
 _SIGNS = {lax.ge_p: lambda x: x, lax.le_p: lambda x: -x}
 
 
-def _served(windows: Windows, *operands: Any) -> bool:
+def _supported(windows: Windows, *operands: Any) -> bool:
     return (
         len({operand.dtype for operand in operands}) == 1
         and operands[0].dtype in _DTYPES

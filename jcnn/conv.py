@@ -82,7 +82,7 @@ def conv(
     Raises:
       ValueError: if shapes do not fit one another, the window is larger than the
         padded input, an argument is none of what is listed above, or the algorithm
-        that is named cannot serve this convolution.
+        that is named does not support this convolution.
       TypeError: if x is not floating point, or the dtypes differ.
 
     >>> edge = jnp.array([1.0, -1.0]).reshape(2, 1, 1)

@@ -119,13 +119,13 @@ def _operation(eqn: JaxprEqn, accelerated: bool) -> Operation | None:
         return _named(eqn, what, *_BY_TAPS)
     for replacement in acceleration.replacements() if accelerated else ():
         if replacement.primitive is eqn.primitive:
-            served = replacement.faster(*_types(eqn), **eqn.params) is not None
-            return _named(eqn, what, *(_BY_TAPS if served else _LEFT_TO_LAX))
+            supported = replacement.faster(*_types(eqn), **eqn.params) is not None
+            return _named(eqn, what, *(_BY_TAPS if supported else _LEFT_TO_LAX))
     return _named(eqn, what, *_BY_LAX)
 
 
 _BY_LAX = ("lax", "it is lax's own")
-_LEFT_TO_LAX = ("lax", "no fast algorithm serves it")
+_LEFT_TO_LAX = ("lax", "no fast algorithm supports it")
 _BY_TAPS = ("taps", "whole arrays, one for each pixel of a window")
 
 

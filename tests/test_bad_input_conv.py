@@ -250,7 +250,7 @@ NAMES = {
         ValueError,
         r"padding_mode must be .*EDGE, got \['EDGE'\]",
     ),
-    "wrapped and spread": (
+    "wrapped and dilated": (
         dict(padding_mode="CIRCULAR", input_dilation=(1, 2)),
         ValueError,
         r"padding_mode='CIRCULAR' needs input_dilation 1, got \(1, 2\)",
@@ -259,7 +259,7 @@ NAMES = {
         f"impl={name}": (
             dict(impl=name, strides=2),
             ValueError,
-            f"impl='{name}' cannot serve this convolution: it .*{why}",
+            f"impl='{name}' does not support this convolution: it .*{why}",
         )
         for name, why in (
             ("matmul", "windows that do not overlap"),
@@ -317,17 +317,17 @@ TRANSPOSE = {
             *PADDINGS,
         )
     },
-    "groups of the turned kernel": (
+    "groups of the transposed kernel": (
         dict(transpose_kernel=True, feature_group_count=4),
         ValueError,
         r"feature_group_count=4 must divide.*kernel \(3, 2, 4, 6\)",
     ),
-    "channels of the turned kernel": (
+    "channels of the transposed kernel": (
         dict(transpose_kernel=True),  # x would need 6 channels
         ValueError,
         r"kernel .*\(3, 2, 4, 6\)",
     ),
-    "groups=0 of the turned kernel": (
+    "groups=0 of the transposed kernel": (
         dict(transpose_kernel=True, feature_group_count=0),
         ValueError,
         "feature_group_count must be at least 1, got 0",

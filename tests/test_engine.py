@@ -538,15 +538,15 @@ ALL_CASES = {
     "line": Case((2, 11, 3), (5, 3, 2), (1,), ((4, 2),), (1,)),
     "point": Case((2, 4, 5, 3), (1, 1, 3, 2), (1, 1), ((0, 0), (0, 0)), (1, 1)),
     "wide point": Case((2, 6, 9, 2), (1, 1, 2, 5), (2, 5), ((0, 0), (0, 0)), (1, 1)),
-    "spread": Case((2, 14, 11, 2), (4, 3, 2, 3), (4, 3), ((1, 2), (3, 0)), (2, 3)),
+    "apart": Case((2, 14, 11, 2), (4, 3, 2, 3), (4, 3), ((1, 2), (3, 0)), (2, 3)),
     "depthwise": Case((2, 6, 5, 3), (3, 2, 1, 3), (1, 1), ((2, 0), (0, 1)), (1, 2), 3),
     "multiplied": Case((3, 7, 2), (3, 1, 6), (1,), ((1, 1),), (1,), 2),
     "moved": Case((1, 7, 6, 2), (3, 3, 1, 4), (2, 2), ((1, 1), (1, 1)), (1, 1), 2),
     "groups": Case((2, 5, 4, 6), (3, 2, 2, 9), (1, 1), ((1, 1), (0, 1)), (1, 1), 3),
     "wide groups": Case((1, 6, 60), (3, 20, 42), (1,), ((1, 1),), (1,), 3),
 }
-SHORT = ("tall", "spread", "point", "depthwise", "groups")
-SERVED = {
+SHORT = ("tall", "apart", "point", "depthwise", "groups")
+SUPPORTED = {
     (algorithm.name, case): ops
     for algorithm, case in product(ALGORITHMS.values(), ALL_CASES)
     if (
@@ -557,13 +557,13 @@ SERVED = {
 
 @pytest.mark.parametrize(
     "name, case, dtype, x64",
-    [(*served, "float32", False) for served in SERVED]
+    [(*supported, "float32", False) for supported in SUPPORTED]
     # Under x64 a literal of a float is too wide for both short dtypes.
-    + [(name, case, "bfloat16", True) for name, case in SERVED if case in SHORT]
-    + [(name, case, "float32", True) for name, case in SERVED if case in SHORT[:3]],
+    + [(name, case, "bfloat16", True) for name, case in SUPPORTED if case in SHORT]
+    + [(name, case, "float32", True) for name, case in SUPPORTED if case in SHORT[:3]],
 )
 def test_operations_of_every_algorithm(name, case, dtype, x64, rng):
-    ops, case = SERVED[name, case], ALL_CASES[case]
+    ops, case = SUPPORTED[name, case], ALL_CASES[case]
     problems = [problem_of(case, op, name, dtype) for op in ops]
     settings = dict(
         strides=case.strides,
@@ -594,14 +594,19 @@ def test_operations_of_every_algorithm(name, case, dtype, x64, rng):
         assert_close(actual[op], expected[op], dtype, scales[op])
 
 
-def test_every_algorithm_serves_every_operation_it_should():
+def test_every_algorithm_supports_every_operation_it_should():
     ops = {
-        name: {op for (n, _), served in SERVED.items() if n == name for op in served}
+        name: {
+            op
+            for (n, _), supported in SUPPORTED.items()
+            if n == name
+            for op in supported
+        }
         for name in ALGORITHMS
     }
     assert ops.pop("polyphase") == {"input_gradient"}
     assert ops.pop("onednn") in (set(OPS), set())  # as jaxlib has it or not
-    assert all(served == set(OPS) for served in ops.values()), ops
+    assert all(supported == set(OPS) for supported in ops.values()), ops
 
 
 @ANY_CASE
@@ -666,7 +671,7 @@ def test_blocks_change_nothing(case, positions, rng, monkeypatch):
     for a, b in zip(actual, expected, strict=True):
         assert_close(a, b, "float64")
     # As many loops as there are operations whose patches do not fit; those of the input
-    # gradient are patches of the spread output.
+    # gradient are patches of the dilated output.
     of_x, of_y = (prod(case.w[:-2]) * a.shape[-1] * 8 for a in (x, y))
     patches = (prod(y.shape[:-1]) * of_x, prod(x.shape[:-1]) * of_y)
     blocked = [size > im2col.PATCH_BYTES for size in (*patches, patches[0])]

@@ -56,7 +56,7 @@ def of_lax(
 
 
 CASES = {
-    "conv": Case(  # XLA misreads its gradient to x, see test_xla_faults.py
+    "conv": Case(  # its gradient to x is like groups to XLA, see test_xla_faults.py
         partial(
             conv,
             strides=(1, 2),
@@ -186,7 +186,7 @@ OF_ANY_SIZE = {
     "valid": partial(conv, padding="VALID"),
     "cropped and padded": partial(conv, padding=((-1, 4), (0, 1)), strides=2),
     "dilation": partial(conv, kernel_dilation=2, strides=2),
-    "spread": partial(conv, strides=2, input_dilation=3),
+    "dilated input": partial(conv, strides=2, input_dilation=3),
     "lax": partial(conv, strides=2, impl="lax"),
     "transposed": partial(conv_transpose, strides=2),
     "drop-in": partial(of_lax, strides=(2, 2), padding="SAME"),
@@ -265,7 +265,7 @@ JETS = CASES | {
         (1, 3, 4, 3, 2),
         (2, 3, 2, 2, 3),
     ),
-    "an input that is spread": Case(
+    "an input that is dilated": Case(
         partial(conv, strides=2, input_dilation=3),
         partial(of_lax, strides=(2, 2), padding=((0, 0), (1, 1)), lhs_dilation=(3, 3)),
         (1, 4, 3, 2),

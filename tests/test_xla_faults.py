@@ -18,7 +18,7 @@ from jcnn.acceleration import accelerate
 from jcnn.dropin import conv_general_dilated
 
 
-def misread_axes(function, *operands) -> int:
+def axes_like_groups(function, *operands) -> int:
     """How many axes look like groups to XLA and have not as many pixels as taps."""
     module = jax.jit(function).lower(*operands).compiler_ir("stablehlo")
     found = 0
@@ -26,7 +26,7 @@ def misread_axes(function, *operands) -> int:
     def visit(op):
         nonlocal found
         if op.name == "stablehlo.convolution":
-            found += sum(misread(**axis) for axis in axes_of(op))
+            found += sum(like_groups(**axis) for axis in axes_of(op))
         for region in op.regions:
             for block in region:
                 for inner in block:
@@ -36,9 +36,9 @@ def misread_axes(function, *operands) -> int:
     return found
 
 
-def misread(pixels, taps, spread, dilation, stride, pads) -> bool:
-    unpadded = dilation == 1 and list(pads) == [0, 0]
-    return unpadded and spread == taps and stride == taps - 1 and pixels != taps
+def like_groups(pixels, taps, lhs_dilation, rhs_dilation, stride, pads) -> bool:
+    unpadded = rhs_dilation == 1 and list(pads) == [0, 0]
+    return unpadded and lhs_dilation == taps and stride == taps - 1 and pixels != taps
 
 
 def axes_of(op):
@@ -55,17 +55,17 @@ def axes_of(op):
         op.attributes["window_strides"],
         np.array(op.attributes["padding"]),
     )
-    for axis, window_axis, spread, dilation, stride, pads in spatial:
+    for axis, window_axis, lhs_dilation, rhs_dilation, stride, pads in spatial:
         pixels = lhs.type.shape[axis]
-        if interior and interior[axis] and spread == 1:
-            spread = 1 + interior[axis]
+        if interior and interior[axis] and lhs_dilation == 1:
+            lhs_dilation = 1 + interior[axis]
             pixels = before.operands[0].type.shape[axis]
         taps = rhs.type.shape[window_axis]
         yield dict(
             pixels=pixels,
             taps=taps,
-            spread=spread,
-            dilation=dilation,
+            lhs_dilation=lhs_dilation,
+            rhs_dilation=rhs_dilation,
             stride=stride,
             pads=pads,
         )
@@ -101,7 +101,7 @@ def derivatives(function):
     return second
 
 
-# x, kernel and settings of convolutions that JAX's derivatives make misread.
+# x, kernel and settings of convolutions that JAX's derivatives make like groups.
 CASES = {
     "gradient to x": (
         (4, 5, 8, 3),
@@ -158,19 +158,19 @@ def shapes_of(function, x, kernel):
 
 
 @ANY_CASE
-def test_no_axis_is_misread(x, kernel, settings):
+def test_no_axis_is_like_groups(x, kernel, settings):
     raw = partial(by_lax, **settings)
     shapes = shapes_of(raw, x, kernel)
-    assert misread_axes(derivatives(raw), *shapes)  # there is something to be done
+    assert axes_like_groups(derivatives(raw), *shapes)  # there is something to be done
     for function in (
         partial(conv, impl="lax", **settings),
         partial(conv, impl="auto", **settings),
         partial(by_lax, convolve=conv_general_dilated, **settings),
     ):
-        assert not misread_axes(derivatives(function), *shapes)
+        assert not axes_like_groups(derivatives(function), *shapes)
     with accelerate():
-        assert not misread_axes(derivatives(raw), *shapes)
-    assert misread_axes(derivatives(raw), *shapes)
+        assert not axes_like_groups(derivatives(raw), *shapes)
+    assert axes_like_groups(derivatives(raw), *shapes)
 
 
 @ANY_CASE
@@ -179,9 +179,9 @@ def test_nor_under_other_transformations(x, kernel, settings):
     raw = derivatives(partial(by_lax, **settings))
     shapes = shapes_of(partial(by_lax, **settings), x, kernel)
     shapes = [jax.ShapeDtypeStruct((3, *s.shape), s.dtype) for s in shapes]
-    assert misread_axes(jax.vmap(raw), *shapes)
-    assert not misread_axes(jax.vmap(function), *shapes)
-    assert not misread_axes(jax.checkpoint(jax.vmap(function)), *shapes)
+    assert axes_like_groups(jax.vmap(raw), *shapes)
+    assert not axes_like_groups(jax.vmap(function), *shapes)
+    assert not axes_like_groups(jax.checkpoint(jax.vmap(function)), *shapes)
 
 
 def test_nor_where_the_batch_is_not_known():

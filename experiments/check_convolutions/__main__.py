@@ -3,7 +3,7 @@
 An example is a convolution in one to three dimensions with any strides, padding (also
 negative), dilations, groups, precision and dtypes of operands and result, of one model
 or mapped over several by `jax.vmap`, computed with both gradients by one of the ways
-that serve it. The results are compared with sums in float64 (and these with PyTorch,
+that support it. The results are compared with sums in float64 (and these with PyTorch,
 if it is there) and with each other: <f(x, w), g> = <x, gx> = <w, gw>. What errors are
 allowed stands in `bounds.py`. The tests check the first 200 examples of seed 0; ten
 times that are 2000, and this checks 3000 if it is told no other number, in 6 minutes.

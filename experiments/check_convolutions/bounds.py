@@ -62,6 +62,6 @@ def allowed(
     summed = wide(widest)
     exact = jnp.finfo(summed).bits > 32 or jnp.issubdtype(summed, jnp.complexfloating)
     exact |= highest and way != "winograd"
-    bound = DIRECT if exact else BOUNDS[way]  # Winograd serves no exact dtype
+    bound = DIRECT if exact else BOUNDS[way]  # Winograd supports no exact dtype
     rounding = 0 if summed == dtype else roundings * jnp.finfo(dtype).eps / 2
     return float(rounding + bound.units * jnp.finfo(summed).eps)

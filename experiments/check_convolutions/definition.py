@@ -32,7 +32,7 @@ def defined(operands: Sequence[np.ndarray], convolution: Convolution) -> Results
 
 
 def by_pytorch(operands: Sequence[np.ndarray], convolution: Convolution) -> Results:
-    """By PyTorch, the padding and the holes in the input by operations of their own."""
+    """By PyTorch, padding and dilation of the input by operations of their own."""
     return _in_groups(_by_pytorch, operands, convolution)
 
 
@@ -84,7 +84,7 @@ def _by_links(x, w, g, c: Convolution):
 def _links(size, taps, outputs, c: Convolution) -> Iterator[tuple]:
     """For each tap the outputs that it contributes to, and the pixels seen by them."""
     axes = []
-    for n, k, o, stride, (low, _), spread, dilation in zip(
+    for n, k, o, stride, (low, _), step, dilation in zip(
         size,
         taps,
         outputs,
@@ -95,10 +95,8 @@ def _links(size, taps, outputs, c: Convolution) -> Iterator[tuple]:
     ):
         axis = []
         for tap in range(k):
-            pixel, hole = np.divmod(
-                np.arange(o) * stride + tap * dilation - low, spread
-            )
-            met = (hole == 0) & (pixel >= 0) & (pixel < n)
+            pixel, rest = np.divmod(np.arange(o) * stride + tap * dilation - low, step)
+            met = (rest == 0) & (pixel >= 0) & (pixel < n)
             axis.append((tap, np.flatnonzero(met), pixel[met]))
         axes.append(axis)
     every = [slice(None)] * 3
@@ -117,10 +115,10 @@ def _by_pytorch(x, w, g, c: Convolution):
     images, groups, inputs, *size = x.shape
     x_t, w_t = leaf(x, images, groups * inputs), leaf(w, -1, inputs)
     size = [(n - 1) * e + 1 for n, e in zip(size, c.lhs_dilation)]
-    spread = torch.zeros(images, groups * inputs, *size, dtype=x_t.dtype)
-    spread[(..., *(slice(None, None, e) for e in c.lhs_dilation))] = x_t
+    dilated = torch.zeros(images, groups * inputs, *size, dtype=x_t.dtype)
+    dilated[(..., *(slice(None, None, e) for e in c.lhs_dilation))] = x_t
     more = [max(side, 0) for pair in reversed(c.padding) for side in pair]
-    padded = torch.nn.functional.pad(spread, more)
+    padded = torch.nn.functional.pad(dilated, more)
     cropped = [slice(max(-a, 0), b if b < 0 else None) for a, b in c.padding]
     y = getattr(torch.nn.functional, f"conv{len(size)}d")(
         padded[(..., *cropped)],

@@ -78,7 +78,7 @@ class Example(NamedTuple):
 
 
 def draw(random: np.random.Generator) -> Example:
-    """An example: its convolution first, then one of the ways that serve it."""
+    """An example: its convolution first, then one of the ways that support it."""
     example = _layer(random) if random.random() < LAYERS else _small(random)
     ways = ways_of(*example.arguments, example.convolution)
     special = [name for name in ways if name not in FOR_ALL]
@@ -110,13 +110,13 @@ def _small(random: np.random.Generator) -> Example:
     lhs_dilation = some((1, 2, 3), 0.3)
     padding = []
     for n, e, k, d, s in zip(size, lhs_dilation, taps, rhs_dilation, strides):
-        window, spread = (k - 1) * d + 1, (n - 1) * e + 1
+        window, dilated = (k - 1) * d + 1, (n - 1) * e + 1
         same = window // 2, (window - 1) // 2
         anything = one_of(range(-2, 5)), one_of(range(-2, 7))
         low, high = one_of(((0, 0), same, anything))
-        high += max(window - spread - low - high, 0)
+        high += max(window - dilated - low - high, 0)
         if batches > 1:  # outputs are taps: hundreds would compile for a minute
-            high = min(high, MOST_OUTPUTS[rank] * s - 1 + window - spread - low)
+            high = min(high, MOST_OUTPUTS[rank] * s - 1 + window - dilated - low)
         padding.append((low, high))
     inputs, outputs = one_of((1, 2, 3, 4, MANY)), one_of((1, 2, 3, 4, MANY))
     orders = channels_last(rank)

@@ -1,4 +1,4 @@
-"""The ways to compute a convolution and its gradients: every algorithm that serves."""
+"""The ways to compute a convolution and its gradients: every algorithm for it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,8 +19,8 @@ NAMES = {"y": "f", "x": "gx", "kernel": "gw"}  # of what gives each tensor
 class Way(NamedTuple):
     """A function of both operands, and the names of what it and its gradients are.
 
-    A name is None where the algorithm does not serve, and the planner takes another.
-    An input with holes makes the function itself a gradient: hence the names.
+    A name is None where the algorithm does not support it: the planner takes another.
+    A dilated input makes the function itself a gradient: hence the names.
     """
 
     function: Callable[[jax.Array, jax.Array], jax.Array]
@@ -42,14 +42,14 @@ def ways_of(
         return Way(function, names)
 
     ways = {"auto": asked_for("auto"), "primitive": asked_for("lax")}
-    if canonical is None:  # not without making the holes first, as `impl` does
+    if canonical is None:  # not without dilating first, as `impl` does
         return ways | {"im2col": asked_for("im2col")}
     for name, algorithm in ALGORITHMS.items():
         problem = replace(canonical.problem, impl=name)
-        served = [algorithm.supports(problem.giving(tensor)) for tensor in tensors]
-        if any(served):
+        supported = [algorithm.supports(problem.giving(tensor)) for tensor in tensors]
+        if any(supported):
             function = partial(_canonical, canonical._replace(problem=problem))
-            named = (f if ours else None for f, ours in zip(names, served))
+            named = (f if ours else None for f, ours in zip(names, supported))
             ways[name] = Way(function, tuple(named))
     return ways
 

@@ -24,7 +24,7 @@ def convolve_general(
     `sharding` says it of the result), lax computes it.
 
     Raises:
-      ValueError: if the algorithm that is named cannot serve it.
+      ValueError: if the algorithm that is named does not support it.
     """
     if sharding is not None or sharded_by_type(jax.typeof(lhs), jax.typeof(rhs)):
         return compiled_as(
@@ -51,7 +51,7 @@ def _convolve(
     if canonical is None:
         return convolution.by_lax(lhs, rhs)
     if reason := _unsupported_reason(impl, canonical):
-        raise ValueError(f"impl={impl!r} cannot serve this convolution: {reason}")
+        raise ValueError(f"impl={impl!r} does not support this convolution: {reason}")
     operands = canonical.operands(lhs, rhs)
     return canonical.result(convolve(canonical.problem, *operands))
 

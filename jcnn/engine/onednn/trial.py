@@ -20,7 +20,7 @@ UNITS = 4  # of eps times the largest sum of absolute products
 
 
 def draw(rng: np.random.Generator) -> Problem:
-    """A forward convolution or a gradient of any kind; many can oneDNN not serve."""
+    """A forward convolution or a gradient of any kind; many does oneDNN not support."""
     depthwise = rng.random() < 0.2
     rank = 2 if depthwise else int(rng.integers(0, 4))
     widths = (1, 1, 1) if rng.random() < 0.1 else (5, 3, 3)
@@ -93,8 +93,8 @@ def _sizes(rng: np.random.Generator, count: int, low: int, high: int):
 
 def main() -> int:
     drawn = (draw(np.random.default_rng([0, number])) for number in range(DRAWS))
-    served = [problem for problem in drawn if ONEDNN.supports(problem)]
-    if not served or not max(errors(served, np.random.default_rng(0))) <= 1:
+    supported = [problem for problem in drawn if ONEDNN.supports(problem)]
+    if not supported or not max(errors(supported, np.random.default_rng(0))) <= 1:
         return 1
     print("passed")
     return 0

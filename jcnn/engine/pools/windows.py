@@ -43,7 +43,7 @@ class Windows(NamedTuple):
 
     @property
     def by_taps(self) -> bool:
-        """Whether whole arrays serve: few, of sizes known where windows move."""
+        """Whether taps are whole arrays: few, of sizes known where windows move."""
         moved = (n for n, k in zip(self.size, self.shape) if k > 1)
         return self.few_taps and all(isinstance(n, int) for n in moved)
 
