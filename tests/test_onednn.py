@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 import jcnn
+from jcnn._children import Ended
 from jcnn.engine.onednn import calls, support, trial
 from jcnn.engine.onednn.support import is_tried, unavailable_reason
 from jcnn.engine.planner import ALGORITHMS
@@ -195,7 +196,7 @@ def test_an_unknown_jaxlib_is_tried_once(tmp_path, monkeypatch):
     def refuse(*args, **options):
         raise AssertionError("it is tried again")
 
-    monkeypatch.setattr(subprocess, "run", refuse)
+    monkeypatch.setattr(support, "run", refuse)
     assert find("float32") is None
     kept.write_text("failed")
     assert "a trial of it failed with jaxlib" in find("float32")
@@ -217,16 +218,17 @@ def test_a_trial_makes_no_trial_of_its_own(monkeypatch, capsys):
     unavailable_reason.cache_clear()
 
 
-_LINE = b"onednn_verbose,v1,primitive,exec,cpu,convolution,x64:gemm:jit,forward\n"
+_LINE = "onednn_verbose,v1,primitive,exec,cpu,convolution,x64:gemm:jit,forward\n"
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(1, b""), (-4, b""), (0, b""), (0, _LINE + b"passed\n")]
+    ("status", "said"),
+    [(1, ""), (-4, ""), (None, ""), (0, ""), (0, _LINE + "passed\n")],
 )
 def test_a_trial_that_dies_or_fails_is_believed(status, said, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    done = subprocess.CompletedProcess([], status, said, b"")
-    monkeypatch.setattr(subprocess, "run", lambda *args, **options: done)
+    ended = Ended(status, said, "")
+    monkeypatch.setattr(support, "run", lambda *programs: [ended])
     assert not support._passed()
 
 

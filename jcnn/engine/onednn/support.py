@@ -8,13 +8,12 @@ cache.
 
 import os
 import platform
-import subprocess
 import sys
 from functools import cache
-from pathlib import Path
 
 from jaxlib.version import __version__ as JAXLIB
 
+from ..._children import run
 from ..._files import user_cache, write_file
 from ..._processor import instructions, signature
 
@@ -23,6 +22,13 @@ from ..._processor import instructions, signature
 TRIED = {("0.10.2", False)}
 _IN_TRIAL = "JCNN_ONEDNN_TRIAL"  # set in the process that tries it
 PATIENCE = 120  # seconds that a trial may take
+# A verbose oneDNN names what it computes by.
+_TRIAL = f"""
+import os, sys
+os.environ |= {{"XLA_FLAGS": "", "ONEDNN_VERBOSE": "1", "{_IN_TRIAL}": "1"}}
+from jcnn.engine.onednn.trial import main
+sys.exit(main())
+"""
 # What oneDNN needs of the processor for its compiled convolutions. Without them it
 # takes those that may wait for ever (see `onednn`) or none, which ends the process.
 _INSTRUCTIONS = {
@@ -71,22 +77,7 @@ def _passed() -> bool:
 
 
 def _try() -> bool:
-    command = [sys.executable or "python3", "-m", "jcnn.engine.onednn.trial"]
-    folder = Path(__file__).parents[3]
-    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-    variables = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": path}
-    variables["ONEDNN_VERBOSE"] = "1"  # it names what it computes by
-    variables[_IN_TRIAL] = "1"
-    try:
-        done = subprocess.run(
-            command,
-            env=os.environ | variables,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=PATIENCE,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    named = done.stdout.splitlines()
-    waits = any(b",gemm:" in line or b":gemm:" in line for line in named)
-    return done.returncode == 0 and named[-1:] == [b"passed"] and not waits
+    (ended,) = run([_TRIAL], PATIENCE)
+    named = ended.output.splitlines()
+    waits = any(",gemm:" in line or ":gemm:" in line for line in named)
+    return ended.status == 0 and named[-1:] == ["passed"] and not waits

@@ -1,10 +1,9 @@
-"""A trial of oneDNN's convolution, in a process that may die: `python -m` this module.
+"""A trial of oneDNN's convolution, in a process that may die.
 
 It prints "passed" if drawn convolutions and gradients are what lax gives. Of all draws
 that `experiments/draw_onednn.py` makes it takes the first.
 """
 
-import sys
 from functools import partial
 
 import jax
@@ -98,7 +97,3 @@ def main() -> int:
         return 1
     print("passed")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
