@@ -3,10 +3,10 @@
 In the order of reading. Convolutions: `general` (any that lax has), of `lax_arguments`
 (what is asked for) and `canonical` (which problem that is); `problem` (what is to be
 computed), `primitive` (how JAX sees it), `lowering` (what becomes of it), `planner`
-(which algorithm computes it), `algorithm` and `algorithms/` (how). These share `blocks`,
-`transposed`, `padding`, `toom` and `onednn/`, the library inside jaxlib. `policies` is
-what `jax.checkpoint` keeps of them. Then `pools/`, and `sums`. All of them:
-`declaration` (of a primitive), `eager` (outside `jax.jit`), `sharding` (several
+(which algorithm computes it), `algorithm` and `algorithms/` (how). These share
+`blocks`, `transposed`, `padding`, `toom` and `onednn/`, the library inside jaxlib.
+`policies` is what `jax.checkpoint` keeps of them. Then `pools/`, and `sums`. All of
+them: `declaration` (of a primitive), `eager` (outside `jax.jit`), `sharding` (several
 devices), `xla_faults` (what XLA gets wrong).
 
 Words:

@@ -84,8 +84,8 @@ def _on_cpu(context: mlir.LoweringRuleContext):
 def _is_portable(context: mlir.LoweringRuleContext) -> bool:
     """Whether a program must be made of JAX's own operations, since it is exported.
 
-    So must be what cannot be kept otherwise (see `onednn`) where JAX is told that
-    this is an error.
+    So it must be where JAX is told that a program which its persistent cache cannot
+    hold is an error (see `onednn/calls.py`).
     """
     exported = context.module_context.lowering_parameters.for_export
     return exported or jax.config.jax_raise_persistent_cache_errors  # pyright: ignore

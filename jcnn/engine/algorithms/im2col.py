@@ -19,11 +19,6 @@ from ..transposed import dilate, transposed, transposed_kernel
 PATCH_BYTES = 4 << 20  # of one block: more does not stay in a core's cache
 
 
-def unsupported_reason(problem: Problem) -> str | None:
-    """It serves everything."""
-    return None
-
-
 def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
     groups, blocks = problem.groups, _blocks(problem, x.dtype)
 
@@ -115,7 +110,7 @@ def _blocks(problem: Problem, dtype) -> Blocks:
 
 IM2COL = Algorithm(
     "im2col",
-    unsupported_reason,
+    None,
     forward,
     input_gradient,
     kernel_gradient,
