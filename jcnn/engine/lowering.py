@@ -32,7 +32,7 @@ def solve(
 
 
 def _solve_models(first, second, *, problem: Problem, portable: bool):
-    """At once what is one product or one pass over memory, all else one by one.
+    """By vmap if that is one product or one pass over memory, else one by one.
 
     Each model fills the cores by itself, and one by one their blocks stay in the cache.
     """

@@ -4,6 +4,7 @@ They know lax's primitive, by its identity and parameters. So they are asked abo
 and what they answer holds for ours.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,8 +15,7 @@ from jax.extend.core import JaxprEqn, Var
 from jax.extend.core.primitives import closed_call_p
 from jax.interpreters.partial_eval import partial_eval_jaxpr_custom_rules as rules
 
-from .._dtypes import widest
-from .algorithms.lax import LAX
+from .lowering import solve
 from .primitive import convolution_p, convolve
 from .problem import Problem
 
@@ -51,22 +51,13 @@ def _partial_eval(policy, unknown, available, equation: JaxprEqn):
 
 def _asked(policy, *types, problem: Problem) -> Any:
     """What the policy says of the convolution that lax would make of it."""
-    program = jax.make_jaxpr(partial(_by_lax, problem=problem))(*types)
+    by_lax = partial(solve, problem=replace(problem, impl="lax"))
+    program = jax.make_jaxpr(by_lax)(*types)
     for equation in program.eqns:
         if equation.primitive in (lax.conv_general_dilated_p, lax.dot_general_p):
             types = [v.aval for v in equation.invars]
             return policy(equation.primitive, *types, **equation.params)
     return False  # of no models
-
-
-def _by_lax(first, second, *, problem: Problem):
-    if problem.models is not None:
-        one = partial(_by_lax, problem=problem.one_model())
-        axes = problem.model_axes(first, second)
-        return jax.vmap(one, axes, axis_size=problem.models)(first, second)
-    dtype = widest(first.dtype, second.dtype)
-    operands = first.astype(dtype), second.astype(dtype)
-    return LAX.compute(problem, *operands)
 
 
 _NAME = "jcnn_convolution"

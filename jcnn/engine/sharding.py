@@ -46,10 +46,10 @@ def sharded_by_type(*types: Any) -> bool:
 def compiled_as(
     sharding: NamedSharding, function: Callable[..., jax.Array], *operands: jax.Array
 ) -> jax.Array:
-    """The function of operands that are sharded by type, its result as it is said.
+    """Runs the function under `auto_axes`, with an explicit sharding of its result.
 
-    Between the two the compiler says how arrays are laid out: jcnn's primitives have no
-    rules for it, and not all that lax's convolution becomes in transformations has.
+    Within it the compiler lays arrays out: jcnn's primitives have no rules for types
+    that are sharded, and not all that lax's convolution becomes in transformations has.
     """
     run: Any = jax.sharding.auto_axes(function, out_sharding=sharding)
     return run(*operands)

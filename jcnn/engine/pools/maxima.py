@@ -46,8 +46,8 @@ def put_on_cpu(a: jax.Array, x: jax.Array, *, windows: Windows) -> jax.Array:
     """Adds each window's value of `a` to where `x` has its first maximum."""
     if not x.size or not a.size:
         return jnp.zeros(x.shape, a.dtype)
-    # XLA would fuse the search for the winner into the sums, and search anew for every
-    # pixel. It does not look through a branch, nor know that nothing exceeds infinity.
+    # An opaque predicate: XLA would fuse the search for the winner into the sums, and
+    # search anew for every pixel. It does not know that nothing exceeds infinity.
     winner = lax.cond(
         x[(0,) * x.ndim] > jnp.inf,
         lambda x: taps(x, windows, 0)[0].astype(jnp.int8),
