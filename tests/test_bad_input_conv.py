@@ -266,7 +266,7 @@ NAMES = {
             ("winograd", r"strides 1, not \(2, 2\)"),
             ("depthwise", "not 1 for 4 channels"),
             ("grouped", "more than 1 group"),
-            ("polyphase", "only the gradient"),
+            ("polyphase", "only the input gradient"),
         )
     },
     # An error that is found late must not find padding done already.

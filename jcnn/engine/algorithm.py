@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import jax
 
-from .problem import Problem
+from .problem import Op, Problem
 
 Compute = Callable[[Problem, jax.Array, jax.Array], jax.Array]
 
@@ -45,7 +46,8 @@ class Algorithm:
     def unsupported_reason(self, problem: Problem) -> str | None:
         """Why it cannot compute a problem; None if it can."""
         if getattr(self, problem.op) is None:
-            return f"it has no {problem.op.replace('_', ' ')}"
+            ops = [op.replace("_", " ") for op in get_args(Op) if getattr(self, op)]
+            return f"it computes only the {' and the '.join(ops)}"
         return self.limits and self.limits(problem)
 
     def supports(self, problem: Problem) -> bool:
