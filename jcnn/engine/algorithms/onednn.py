@@ -9,6 +9,7 @@ import jax
 
 from ..algorithm import Algorithm
 from ..onednn import calls
+from ..padding import pad
 from ..problem import Problem
 from ..transposed import transposed, transposed_kernel
 from . import onednn_kernel_gradient
@@ -23,13 +24,15 @@ def unsupported_reason(problem: Problem) -> str | None:
         if any(s > 1 for s in problem.strides):
             return "it computes gradients to the input only without strides"
         problem = transposed(problem)
-    return calls.unsupported_reason(_on_a_line(problem))
+    return calls.unsupported_reason(_plainest(_on_a_line(problem)))
 
 
 def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
     line = _on_a_line(problem)
     x, kernel = x.reshape(line.shape("x")), kernel.reshape(line.shape("kernel"))
-    return calls.convolution(line, x, kernel).reshape(problem.shape("y"))
+    called = _plainest(line)
+    x = pad(x, [(0, n - m) for n, m in zip(called.input_size, line.input_size)])
+    return calls.convolution(called, x, kernel).reshape(problem.shape("y"))
 
 
 def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Array:
@@ -43,6 +46,20 @@ def _on_a_line(problem: Problem) -> Problem:
     row = (problem.batch,)
     line = replace(problem, batch=1, input_size=row, output_size=row, kernel_size=(1,))
     return replace(line, strides=(1,), padding=((0, 0),), dilation=(1,))
+
+
+def _plainest(problem: Problem) -> Problem:
+    """The same without pixels behind the last window, and without idle strides."""
+    ends = zip(problem.input_size, problem.padding, calls.rest(problem))
+    size, padding = zip(
+        *(
+            (max(n - max(rest - high, 0), 1), (low, max(high - rest, 0)))
+            for n, (low, high), rest in ends
+        )
+    )
+    steps = zip(problem.strides, problem.output_size)
+    strides = tuple(s if o > 1 else 1 for s, o in steps)
+    return replace(problem, input_size=size, padding=padding, strides=strides)
 
 
 def _operations(problem: Problem) -> int:

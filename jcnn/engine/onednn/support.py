@@ -17,9 +17,12 @@ from ..._children import run
 from ..._files import user_cache, write_file
 from ..._processor import instructions, signature
 
-# Versions of jaxlib, and whether the processor has AVX-512, for which thousands of
-# configurations were drawn (experiments/draw_onednn.py).
-TRIED = {("0.10.2", False)}
+# For which dtypes thousands of configurations were drawn (experiments/draw_onednn.py),
+# by jaxlib's version and the widest instructions of the processor.
+TRIED = {
+    ("0.10.2", "avx2"): {"float32"},
+    ("0.10.2", "amx_bf16"): {"float32", "bfloat16", "float16"},
+}
 _IN_TRIAL = "JCNN_ONEDNN_TRIAL"  # set in the process that tries it
 PATIENCE = 120  # seconds that a trial may take
 # A verbose oneDNN names what it computes by.
@@ -27,7 +30,7 @@ _TRIAL = f"""
 import os, sys
 os.environ |= {{"XLA_FLAGS": "", "ONEDNN_VERBOSE": "1", "{_IN_TRIAL}": "1"}}
 from jcnn.engine.onednn.trial import main
-sys.exit(main())
+sys.exit(main("%s"))
 """
 # What oneDNN needs of the processor for its compiled convolutions. Without them it
 # takes those that may wait for ever (see `onednn`) or none, which ends the process.
@@ -51,23 +54,25 @@ def unavailable_reason(dtype: str) -> str | None:
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         if name in os.environ:
             return f"{name} may leave oneDNN without what it needs"
-    if is_tried() or _IN_TRIAL in os.environ or _passed():
+    if is_tried(dtype) or _IN_TRIAL in os.environ or _passed(dtype):
         return None
-    return f"a trial of it failed with jaxlib {JAXLIB} on this processor"
+    return f"a trial of {dtype} failed with jaxlib {JAXLIB} on this processor"
 
 
-def is_tried() -> bool:
+def is_tried(dtype: str) -> bool:
     """Whether this jaxlib was tried on this kind of processor."""
-    return (JAXLIB, "avx512f" in instructions()) in TRIED
+    widest = ("amx_bf16", "avx512f", "avx2")
+    kind = next((name for name in widest if name in instructions()), "none")
+    return dtype in TRIED.get((JAXLIB, kind), ())
 
 
-def _passed() -> bool:
+def _passed(dtype: str) -> bool:
     """Whether a trial has passed, now or before with this jaxlib and processor."""
-    path = user_cache() / "onednn" / f"{JAXLIB}-{signature()}"
+    path = user_cache() / "onednn" / f"{JAXLIB}-{dtype}-{signature()}"
     try:
         return path.read_text() == "passed"
     except OSError:
-        passed = _try()
+        passed = _try(dtype)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, b"passed" if passed else b"failed")
@@ -76,8 +81,8 @@ def _passed() -> bool:
     return passed
 
 
-def _try() -> bool:
-    (ended,) = run([_TRIAL], PATIENCE)
+def _try(dtype: str) -> bool:
+    (ended,) = run([_TRIAL % dtype], PATIENCE)
     named = ended.output.splitlines()
     waits = any(",gemm:" in line or ":gemm:" in line for line in named)
     return ended.status == 0 and named[-1:] == ["passed"] and not waits
