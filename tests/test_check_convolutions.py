@@ -58,7 +58,8 @@ def perturb(monkeypatch, name: str, factor: float) -> None:
 
     algorithm = ALGORITHMS[name]
     operations = ("forward", "input_gradient", "kernel_gradient")
-    off = {o: scaled(getattr(algorithm, o)) for o in operations}
+    there = {o: f for o in operations if (f := getattr(algorithm, o))}
+    off = {o: scaled(f) for o, f in there.items()}
     monkeypatch.setitem(ALGORITHMS, name, replace(algorithm, **off))
 
 

@@ -165,7 +165,8 @@ def _blocks_of(positions: int) -> ExitStack:
         return blocks_of(problem, positions)
 
     for algorithm in ALGORITHMS.values():
-        module = sys.modules[algorithm.forward.__module__]
+        some = algorithm.forward or algorithm.input_gradient  # of its file
+        module = sys.modules[some.__module__]
         if positions and hasattr(module, "blocks_of"):
             stack.enter_context(mock.patch.object(module, "blocks_of", small))
     return stack

@@ -43,17 +43,16 @@ def linear_pair(
         function = partial(by_lax, windows=windows)
         return jax.linear_transpose(lambda x: function(x, *others), x)(a)[0]
 
-    there_p = define(f"jcnn_{name}", _outputs, there, by_lax)
-    back_p = define(f"jcnn_{name}_transposed", _size, back, back_by_lax)
+    there_p = define(f"jcnn_{name}", lambda w: w.outputs, there, by_lax)
+    back_p = define(f"jcnn_{name}_transposed", lambda w: w.size, back, back_by_lax)
 
-    def transpose_there(cotangent, a, *others, windows):
-        return bind(back_p, cotangent, *others, windows=windows)
+    def transpose(primitive):
+        return lambda t, a, *others, windows: bind(
+            primitive, t, *others, windows=windows
+        )
 
-    def transpose_back(cotangent, a, *others, windows):
-        return bind(there_p, cotangent, *others, windows=windows)
-
-    define_linear(there_p, transpose_there, others)
-    define_linear(back_p, transpose_back, others)
+    define_linear(there_p, transpose(back_p), others)
+    define_linear(back_p, transpose(there_p), others)
     return partial(bind, there_p), partial(bind, back_p)
 
 
@@ -100,11 +99,3 @@ def define(
     primitive = declare(name, result, batched)
     define_lowering(primitive, elsewhere, lambda context: by_taps, elsewhere)
     return primitive
-
-
-def _outputs(windows: Windows) -> tuple[int, ...]:
-    return windows.outputs
-
-
-def _size(windows: Windows) -> tuple[int, ...]:
-    return windows.size
