@@ -11,6 +11,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 from . import acceleration
 from .engine.canonical import canonicalize
 from .engine.lax_arguments import Convolution
+from .engine.onednn.support import keeps_programs
 from .engine.planner import plan
 from .engine.pools.maxima import max_windows_p
 from .engine.primitive import convolution_p
@@ -146,7 +147,7 @@ def _convolution_of_lax(eqn: JaxprEqn, accelerated: bool) -> Operation:
 
 
 def _planned(eqn: JaxprEqn, problem: Problem) -> Operation:
-    algorithm, reason = plan(problem)
+    algorithm, reason = plan(problem, portable=keeps_programs())
     what, flops = _convolution(problem), _flops(problem)
     return _named(eqn, what, algorithm.name, reason, flops)
 

@@ -21,7 +21,7 @@ IMPLS = ("auto", "lax", "im2col")
 # in float32 and 2.2e-16 in float64, n below 1000, and algorithms that transform their
 # operands may lose a digit. bfloat16 (eps 7.8e-3) is summed in float32, and rounded
 # by eps / 2 when it leaves an operation.
-TOLERANCE = {"float32": 1e-5, "float64": 1e-12, "bfloat16": 1e-2}
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12, "bfloat16": 1e-2, "float16": 2e-3}
 
 
 class Link(NamedTuple):

@@ -5,6 +5,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+from jcnn.engine.onednn.support import unavailable_reason
+
 SCRIPT = """
 import jax, json
 from jcnn.experiment.compiled import keep_programs
@@ -20,7 +24,10 @@ print(json.dumps([folder and str(folder), jax.device_get(y).tobytes().hex()]))
 
 
 def _run(cache, **variables):
-    environment = os.environ | {"XDG_CACHE_HOME": str(cache)} | variables
+    # Without oneDNN, since programs that call it cannot be kept.
+    without = {"ONEDNN_MAX_CPU_ISA": "AVX2", "XDG_CACHE_HOME": str(cache)}
+    settings = os.environ | without | variables
+    environment = {k: v for k, v in settings.items() if v is not None}
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT],
         env=environment,
@@ -49,6 +56,13 @@ def test_jaxs_own_settings_come_first(tmp_path):
     for variables in ({"JAX_ENABLE_COMPILATION_CACHE": "false"}, own):
         assert _run(tmp_path, **variables)[0] is None
         assert not (tmp_path / "jcnn").exists()
+
+
+@pytest.mark.skipif(
+    unavailable_reason("float32") is not None, reason="this jaxlib has no oneDNN"
+)
+def test_with_onednn_nothing_is_kept(tmp_path):
+    assert _run(tmp_path, ONEDNN_MAX_CPU_ISA=None)[0] is None
 
 
 def test_a_folder_that_cannot_be_made_is_done_without(tmp_path):

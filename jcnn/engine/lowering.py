@@ -15,6 +15,7 @@ from .._dtypes import wide, widest
 from .algorithm import Algorithm
 from .algorithms.lax import ELSEWHERE
 from .declaration import define_lowering
+from .onednn.support import keeps_programs
 from .planner import plan
 from .primitive import convolution_p
 from .problem import Problem
@@ -82,13 +83,8 @@ def _on_cpu(context: mlir.LoweringRuleContext):
 
 
 def _is_portable(context: mlir.LoweringRuleContext) -> bool:
-    """Whether a program must be made of JAX's own operations, since it is exported.
-
-    So it must be where JAX is told that a program which its persistent cache cannot
-    hold is an error (see `onednn/calls.py`).
-    """
-    exported = context.module_context.lowering_parameters.for_export
-    return exported or jax.config.jax_raise_persistent_cache_errors  # pyright: ignore
+    """Whether a program must be made of JAX's own operations: it goes to a file."""
+    return context.module_context.lowering_parameters.for_export or keeps_programs()
 
 
 define_lowering(convolution_p, solve, _on_cpu, _solve_elsewhere)

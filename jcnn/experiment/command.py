@@ -104,7 +104,6 @@ def main(
     )
     if config.keep_memory:
         keep_memory()
-    keep_programs()
     with ExitStack() as held:
         try:
             prepared = _prepare(config, make_recipe, program, held)
@@ -115,6 +114,7 @@ def main(
         if prepared is None:
             print(f"this run is finished; everything is in {config.run_dir}")
             return 0
+        keep_programs()
         try:
             result = fit(
                 prepared.recipe,

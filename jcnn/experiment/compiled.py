@@ -7,6 +7,7 @@ import jax
 
 from .._files import user_cache
 from .._processor import signature
+from ..engine.onednn.support import unavailable_reason
 
 _LEAST_SECONDS = 0.1  # of compilation: what is quicker is not kept
 
@@ -15,8 +16,9 @@ def keep_programs() -> Path | None:
     """Lets JAX keep what it compiles in the user's cache folder.
 
     The programs are the same to the bit as those compiled anew. JAX's own settings come
-    first: a folder that is set already, or `JAX_ENABLE_COMPILATION_CACHE=false`. Call
-    it before the first computation.
+    first: a folder that is set already, or `JAX_ENABLE_COMPILATION_CACHE=false`. Not so
+    on CPUs for which jaxlib has oneDNN: its convolutions cannot be kept, and are worth
+    more than a quick start. Call it before the first computation.
 
     Returns:
         The folder; None if nothing was changed, also where it cannot be written or
@@ -27,6 +29,8 @@ def keep_programs() -> Path | None:
     """
     enabled = jax.config.jax_enable_compilation_cache  # pyright: ignore
     if not enabled or jax.config.jax_compilation_cache_dir:  # pyright: ignore
+        return None
+    if jax.default_backend() == "cpu" and unavailable_reason("float32") is None:
         return None
     try:
         folder = user_cache() / "programs" / signature()

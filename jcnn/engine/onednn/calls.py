@@ -18,7 +18,6 @@ where there is one window, and no pixels behind the last one.
 """
 
 import json
-import warnings
 from math import prod
 from typing import Any
 
@@ -119,7 +118,6 @@ def transposed_product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _call(name: str, result: jax.ShapeDtypeStruct, config: dict[str, Any], *operands):
-    _expect_no_kept_program()
     call = jax.ffi.ffi_call(
         name,
         result,
@@ -127,18 +125,6 @@ def _call(name: str, result: jax.ShapeDtypeStruct, config: dict[str, Any], *oper
         legacy_backend_config=json.dumps(config),
     )
     return call(*operands)
-
-
-def _expect_no_kept_program() -> None:
-    """JAX cannot write a program with this call to its persistent cache, and warns of
-    it each time. The program is compiled anew by the next process, and that is all.
-    """
-    if jax.config.jax_compilation_cache_dir:  # pyright: ignore
-        warnings.filterwarnings(
-            "ignore",
-            "Error writing persistent compilation cache entry for .*std::bad_alloc",
-            UserWarning,
-        )
 
 
 def _config(problem: Problem, inputs_first: bool) -> dict[str, Any]:

@@ -10,7 +10,9 @@ import os
 import platform
 import sys
 from functools import cache
+from typing import Any
 
+import jax
 from jaxlib.version import __version__ as JAXLIB
 
 from ..._children import run
@@ -57,6 +59,17 @@ def unavailable_reason(dtype: str) -> str | None:
     if is_tried(dtype) or _IN_TRIAL in os.environ or _passed(dtype):
         return None
     return f"a trial of {dtype} failed with jaxlib {JAXLIB} on this processor"
+
+
+def keeps_programs() -> bool:
+    """Whether JAX writes compiled programs to a persistent cache.
+
+    It must not write one with a call of oneDNN: that fails (std::bad_alloc), or ends
+    the process (jaxlib 0.10.2, 0.12.0.1).
+    """
+    config: Any = jax.config
+    enabled = config.jax_enable_compilation_cache
+    return bool(enabled and config.jax_compilation_cache_dir)
 
 
 def is_tried(dtype: str) -> bool:
