@@ -42,8 +42,7 @@ MOST_OPERATIONS = 64
 MOST_BYTES = 64 << 20
 LEAST_POSITIONS = 1024  # fewer do not pay for Winograd's transformed kernel
 LONG_FILTER = 16  # taps a channel, from which on lax's filters of signals are faster
-FEW_PAIRS = 8  # of an input and an output channel
-FEW_PAIRS_OF_SIGNALS = 512
+FEW_PAIRS = {1: 512, 2: 8}  # of an input and an output channel, by dimensions
 ENOUGH_CHANNELS = 24  # to sum over: from there on Winograd's gains on lax's
 
 
@@ -88,9 +87,10 @@ def plan(problem: Problem, *, portable: bool = False) -> Plan:
         return Plan(LAX, "there is nothing to compute")
     if asked := _asked_for(problem, portable):
         return asked
+    rules, otherwise = RULES, "no other algorithm computes it within the bounds"
     if jnp.dtype(problem.dtype) not in (jnp.float32, jnp.bfloat16, jnp.float64):
-        return Plan(LAX, f"the dtype is {problem.dtype}")
-    for algorithm, holds, reason in RULES:
+        rules, otherwise = RULES[:1], f"the dtype is {problem.dtype}"
+    for algorithm, holds, reason in rules:
         if (
             (algorithm.portable or not portable)
             and is_eligible(algorithm, problem)
@@ -99,7 +99,7 @@ def plan(problem: Problem, *, portable: bool = False) -> Plan:
             and algorithm.temporary_bytes(problem) <= MOST_BYTES
         ):
             return Plan(algorithm, reason)
-    return Plan(LAX, "no other algorithm computes it within the bounds")
+    return Plan(LAX, otherwise)
 
 
 def is_eligible(algorithm: Algorithm, problem: Problem) -> bool:
@@ -158,11 +158,11 @@ def _large(problem: Problem) -> bool:
 def _tiny_kernel_gradient(problem: Problem) -> bool:
     """Bringing x and y to a product takes longer than so little of it.
 
-    The more so in one dimension, where few taps share what was brought.
+    The fewer dimensions, the fewer taps share what was brought.
     """
     pairs = problem.in_channels * problem.out_channels
-    few = pairs <= (FEW_PAIRS_OF_SIGNALS if problem.rank == 1 else FEW_PAIRS)
-    return few and problem.op == "kernel_gradient"
+    few = FEW_PAIRS.get(problem.rank, 0)
+    return problem.op == "kernel_gradient" and pairs <= few
 
 
 def _fills_vectors(problem: Problem) -> bool:

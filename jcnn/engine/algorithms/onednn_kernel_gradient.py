@@ -5,7 +5,8 @@ channels of x, and y is the kernel. The channels of x are laid along one more sp
 axis, over which the window does not move; without that a product would have as few rows
 as the kernel has columns. Of an image of one channel the rows are the image as each tap
 sees it, and of a dense layer its features. Windows that do not overlap make it one
-product of matrices as they lie, which oneDNN has for short floats.
+product of matrices as they lie, which oneDNN has for short floats. In three dimensions
+the kernel's planes are taken one by one.
 """
 
 from dataclasses import replace
@@ -33,8 +34,10 @@ FULL_ROWS = 8  # of a product's left side: fewer channels are joined by taps
 def unsupported_reason(problem: Problem) -> str | None:
     if _is_product(problem):
         return None
-    if problem.groups > 1 or problem.rank > 2:
-        return "it computes gradients to the kernel of 1 group and up to 2 axes"
+    if problem.groups > 1:
+        return "it computes gradients to the kernel of 1 group"
+    if problem.rank == 3:
+        return unsupported_reason(_of_planes(problem))
     dtype = widest(problem.dtype, problem.output_dtype)  # what both come in
     if problem.rank == 0:
         return calls.unsupported_reason(_of_rows(problem, problem.batch, dtype))
@@ -54,6 +57,8 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
         return calls.convolution(
             _of_rows(problem, len(x), x.dtype), x.T[None], y[None]
         )[0]
+    if problem.rank == 3:
+        return _plane_by_plane(problem, x, y)
     if problem.in_channels == 1:
         return _of_one_channel(problem, x, y)
     blocks, kept = _blocks(problem), _kept(problem)
@@ -80,6 +85,8 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
 def operations(problem: Problem) -> int:
     if _is_product(problem) or problem.rank == 0:
         return 1
+    if problem.rank == 3:
+        return problem.kernel_size[0] * operations(_of_planes(problem))
     kept = 0 if problem.in_channels == 1 else _kept(problem)
     return prod(problem.kernel_size[kept:])
 
@@ -89,6 +96,10 @@ def temporary_bytes(problem: Problem) -> int:
         return matmul.temporary_bytes(problem)
     if problem.rank == 0:
         return problem.batch * problem.in_channels * jnp.dtype(problem.dtype).itemsize
+    if problem.rank == 3:
+        planes = _of_planes(problem)
+        x = prod(planes.shape("x")) * jnp.dtype(problem.dtype).itemsize
+        return x + temporary_bytes(planes)
     if problem.in_channels == 1:
         return prod(problem.kernel_size) * _seen_by_taps(problem).bytes
     joined = prod(problem.kernel_size[_kept(problem) :])
@@ -100,6 +111,39 @@ def _is_product(problem: Problem) -> bool:
     dtype = widest(problem.dtype, problem.output_dtype)
     may_be = calls.product_unsupported_reason(dtype) is None
     return may_be and matmul.unsupported_reason(problem) is None
+
+
+# --- in three dimensions ---
+
+
+def _plane_by_plane(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
+    """For each plane of the kernel the gradient of what it sees, as of images."""
+    planes, ones = _of_planes(problem), (1, 1)
+    (low, _), o = problem.padding[0], problem.output_size[0]
+    reach = (o - 1) * problem.strides[0] + problem.window[0]
+    x = pad(x, [(low, reach - low - problem.input_size[0])])
+    seen = window_taps(
+        x,
+        (problem.kernel_size[0], *ones),
+        (problem.strides[0], *ones),
+        (problem.dilation[0], *ones),
+    )
+    y = y.reshape(planes.shape("y"))
+    parts = [kernel_gradient(planes, a.reshape(planes.shape("x")), y) for a in seen]
+    return jnp.stack(parts)
+
+
+def _of_planes(problem: Problem) -> Problem:
+    return replace(
+        problem,
+        batch=problem.batch * problem.output_size[0],
+        input_size=problem.input_size[1:],
+        output_size=problem.output_size[1:],
+        kernel_size=problem.kernel_size[1:],
+        strides=problem.strides[1:],
+        padding=problem.padding[1:],
+        dilation=problem.dilation[1:],
+    )
 
 
 # --- of images of one channel, and of what has no axes ---
