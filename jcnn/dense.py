@@ -66,7 +66,9 @@ def dense(
 def _product(x: jax.Array, kernel: jax.Array, precision: Any, dtype, impl) -> jax.Array:
     """By oneDNN if it is asked for, or of short floats, of which XLA's is slow."""
     by_engine = impl == "onednn" or impl == "auto" and jnp.finfo(x.dtype).bits == 16
-    if not by_engine or sharded_by_type(jax.typeof(x), jax.typeof(kernel)):
+    known = all(isinstance(n, int) and n > 0 for n in (*x.shape, *kernel.shape))
+    sharded = sharded_by_type(jax.typeof(x), jax.typeof(kernel))
+    if not by_engine or not known or sharded:
         return jnp.dot(x, kernel, precision=precision, preferred_element_type=dtype)
     problem = Problem.dense(x, kernel, precision, dtype, impl)
     if impl == "onednn" and (reason := ONEDNN.unsupported_reason(problem)):

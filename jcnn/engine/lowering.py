@@ -16,7 +16,7 @@ from .algorithm import Algorithm
 from .algorithms.lax import ELSEWHERE
 from .declaration import define_lowering
 from .onednn.support import keeps_programs
-from .planner import plan
+from .planner import ALGORITHMS, plan
 from .primitive import convolution_p
 from .problem import Problem
 from .sharding import is_divided
@@ -55,7 +55,7 @@ def _solve_models(first, second, *, problem: Problem, portable: bool):
 
 
 def _solve_elsewhere(first, second, *, problem: Problem):
-    if problem.impl != "auto":
+    if problem.impl != "auto" and ALGORITHMS[problem.impl].portable:
         return solve(first, second, problem=problem, portable=True)
     if problem.models is not None:
         one = partial(_solve_elsewhere, problem=problem.one_model())
@@ -76,6 +76,10 @@ def _by(algorithm: Algorithm, problem: Problem, first, second):
     return result.astype(result_dtype)
 
 
+def _by_parts(first, second, *, problem: Problem):
+    return solve(first, second, problem=problem, portable=keeps_programs())
+
+
 def _on_cpu(context: mlir.LoweringRuleContext):
     if is_divided(context):
         return _solve_elsewhere
@@ -87,4 +91,4 @@ def _is_portable(context: mlir.LoweringRuleContext) -> bool:
     return context.module_context.lowering_parameters.for_export or keeps_programs()
 
 
-define_lowering(convolution_p, solve, _on_cpu, _solve_elsewhere)
+define_lowering(convolution_p, _by_parts, _on_cpu, _solve_elsewhere)

@@ -191,7 +191,7 @@ def _slow_by_lax(problem: Problem) -> bool:
 
 RULES = (
     Rule(ONEDNN, _short, "the processor multiplies short floats faster than float32"),
-    Rule(MATMUL, _pointwise, "a 1x1 kernel makes it one matrix product"),
+    Rule(MATMUL, _pointwise, "it is one matrix product"),
     Rule(WINOGRAD, _many_channels, "half the products, which are most of the work"),
     Rule(LAX, _tiny_kernel_gradient, "few channels leave no product worth making"),
     Rule(ONEDNN, _fills_vectors, "oneDNN's kernels fit the processor"),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..._dtypes import wide
+from ..._dtypes import wide, widest
 from ..algorithm import Algorithm
 from ..padding import pad
 from ..problem import Problem
@@ -110,13 +110,24 @@ def temporary_bytes(problem: Problem) -> int:
     return patches * problem.in_channels * jnp.dtype(problem.dtype).itemsize
 
 
+def _product_dtype(problem: Problem, a: jax.Array) -> jnp.dtype:
+    """That of the sums, but of dense layers no wider than it must be.
+
+    XLA divides those among devices, and there has no batches of products of short
+    floats with a wider result (jaxlib 0.10.2).
+    """
+    if problem.rank:
+        return wide(a.dtype)
+    return widest(a.dtype, problem.dtype_of(problem.result))
+
+
 def _dot(problem: Problem, a, b, contracted: tuple[int, int]):
     return lax.dot_general(
         a,
         b,
         (((contracted[0],), (contracted[1],)), ((), ())),
         precision=problem.precision,
-        preferred_element_type=wide(a.dtype),
+        preferred_element_type=_product_dtype(problem, a),
     )
 
 

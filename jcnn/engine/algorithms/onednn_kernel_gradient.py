@@ -220,6 +220,7 @@ def _of_block(
     """The forward convolution that gives a block's part of the gradient."""
     kept = _kept(problem)
     ones = (1,) * (problem.rank - kept)
+    kernel = list(zip(problem.dilation, problem.kernel_size))
     positions = (blocks.rows, *problem.output_size[1:])
     channels = problem.in_channels * prod(problem.kernel_size[kept:])
     seen = [
@@ -234,7 +235,7 @@ def _of_block(
         output_size=(*problem.kernel_size[:kept], *ones, channels),
         kernel_size=(*positions, 1),
         in_channels=blocks.images,
-        strides=(*problem.dilation[:kept], *ones, 1),
+        strides=(*(d if k > 1 else 1 for d, k in kernel[:kept]), *ones, 1),
         padding=(*pads, (0, 0)),
         dilation=(*problem.strides[:kept], *ones, 1),
         dtype=dtype,
