@@ -48,23 +48,15 @@ def _went_on(run_dir, whole, done, out, err):
     assert runs._result(run_dir) == runs._result(whole)
 
 
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    """What is compiled once for all processes below."""
-    return tmp_path_factory.mktemp("programs")
-
-
 @pytest.fixture
-def program(programs):
+def program():
     """Runs this file as a program, with a fault before a call to the device or none."""
 
     def run(run_dir, *fault):
         return subprocess.run(
             [sys.executable, __file__, run_dir, *map(str, fault)],
             cwd=Path(__file__).parents[1],
-            env=os.environ
-            | {"PYTHONPATH": ".", "JAX_COMPILATION_CACHE_DIR": str(programs)}
-            | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
+            env=os.environ | {"PYTHONPATH": "."},
             capture_output=True,
             text=True,
         )
