@@ -64,7 +64,7 @@ def explain(
     >>> explain(lambda x: conv(x, w, impl="auto"), x)
     what         of                       gives       MFLOP  by      because
     convolution  8x16x16x32 by 1x1x32x64  8x16x16x64    8.4  matmul
-        a 1x1 kernel makes it one matrix product
+        it is one matrix product
     convolutions: 1, in all 8.4 MFLOP
     """
     rows = operations(function, *args, accelerated=accelerated)
