@@ -34,9 +34,9 @@ def dense(
       bias: [O] or None.
       precision: as for `jax.numpy.dot`.
       preferred_element_type: dtype of the result, as wide as x's at least; None is x's.
-      impl: as for `conv`. By "onednn" the bits depend neither on the number of threads
-        nor on the other rows of x; by "auto" it is taken where it is faster, and all
-        others stand for lax's product.
+      impl: as for `conv`. By "onednn" the bits were seen to depend neither on the
+        number of threads nor on the other rows of x; "auto" takes it where it is
+        faster, and every other name means lax's product.
 
     Returns:
       [..., O].

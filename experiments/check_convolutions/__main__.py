@@ -78,7 +78,7 @@ def main(config: Config) -> int:
 
 
 def summary(errors: list[Error]) -> Table:
-    """For each way and face the number of errors, and the largest of each dtype."""
+    """For each way and result the number of errors, and the largest of each dtype."""
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     dtypes = list(dict.fromkeys(DTYPES))
     for name in ("way", "of"):

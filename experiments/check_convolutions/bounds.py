@@ -1,7 +1,7 @@
 """How large an error may be, way by way.
 
-Errors are measured in units of eps times the largest sum of absolute products that a
-face takes: a sum of n products is off by n / 2 units at most, hardly ever by two.
+Errors are measured in units of eps times the largest sum of absolute products that an
+operation takes: a sum of n products is off by n / 2 units at most, hardly ever by two.
 Winograd's algorithm takes differences of larger numbers. It is documented by its error
 relative to the largest result, which is stated where there are results enough for the
 largest one to be typical.

@@ -151,6 +151,21 @@ class Problem:
         """The operation that computes a tensor from the other two."""
         return replace(self, op=_OPS[tensor])
 
+    def row(self, pixels: int, channels: int) -> "Problem":
+        """The forward 1x1 convolution of one row of pixels, to as many features."""
+        return replace(
+            self,
+            op="forward",
+            batch=1,
+            input_size=(pixels,),
+            output_size=(pixels,),
+            kernel_size=(1,),
+            in_channels=channels,
+            strides=(1,),
+            padding=((0, 0),),
+            dilation=(1,),
+        )
+
     def one_model(self) -> "Problem":
         return replace(self, models=None)
 

@@ -7,7 +7,7 @@ import jax
 
 from .._files import user_cache
 from .._processor import signature
-from ..engine.onednn.support import unavailable_reason
+from ..engine.onednn.support import is_default
 
 _LEAST_SECONDS = 0.1  # of compilation: what is quicker is not kept
 
@@ -30,7 +30,7 @@ def keep_programs() -> Path | None:
     enabled = jax.config.jax_enable_compilation_cache  # pyright: ignore
     if not enabled or jax.config.jax_compilation_cache_dir:  # pyright: ignore
         return None
-    if jax.default_backend() == "cpu" and unavailable_reason("float32") is None:
+    if is_default():
         return None
     try:
         folder = user_cache() / "programs" / signature()

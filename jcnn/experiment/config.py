@@ -96,7 +96,7 @@ class RunConfig:
     """Images per training step."""
     impl: Literal["auto", "lax", "onednn"] = "auto"
     """Who computes convolutions and dense layers: jcnn by the fastest algorithm known,
-    lax, or oneDNN, whose bits do not depend on the number of threads."""
+    lax, or oneDNN, whose bits hardly depend on the number of threads (see README)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the network computes in; parameters, statistics, sums and loss are float32
     with bfloat16 too."""

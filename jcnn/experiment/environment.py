@@ -16,7 +16,7 @@ import jcnn
 
 from .._files import write_file
 from ..compilation import Options
-from ..engine.onednn.support import keeps_programs, unavailable_reason
+from ..engine.onednn.support import is_default
 from .threads import usable_cores
 
 # Options of JAX: where programs are kept and written to, and which.
@@ -76,7 +76,7 @@ def describe_environment(
         },
         "compiler_options": dict(compiler_options or {}),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS"),
-        "onednn": _has_onednn(),
+        "onednn": is_default(),  # its convolutions have other bits
         "jax_config": {
             name: _to_json(value)
             for name, value in sorted(jax.config.values.items())
@@ -85,13 +85,6 @@ def describe_environment(
         "commit": None if commit is None else commit.decode(),
         "dirty": None if commit is None else changes != b"",
     }
-
-
-def _has_onednn() -> bool:
-    """Whether convolutions may be oneDNN's, which have other bits."""
-    if jax.default_backend() != "cpu" or keeps_programs():
-        return False
-    return unavailable_reason("float32") is None
 
 
 def hide_from_git(folder: Path) -> None:

@@ -43,20 +43,14 @@ def _on_a_line(problem: Problem) -> Problem:
     """A dense layer is one row of pixels; what has spatial axes stays as it is."""
     if problem.rank:
         return problem
-    row = (problem.batch,)
-    line = replace(problem, batch=1, input_size=row, output_size=row, kernel_size=(1,))
-    return replace(line, strides=(1,), padding=((0, 0),), dilation=(1,))
+    return problem.row(problem.batch, problem.in_channels)
 
 
 def _plainest(problem: Problem) -> Problem:
     """The same without pixels behind the last window, and without idle strides."""
-    ends = zip(problem.input_size, problem.padding, calls.rest(problem))
-    size, padding = zip(
-        *(
-            (max(n - max(rest - high, 0), 1), (low, max(high - rest, 0)))
-            for n, (low, high), rest in ends
-        )
-    )
+    ends = list(zip(problem.input_size, problem.exact_padding))
+    size = tuple(max(n + min(high, 0), 1) for n, (_, high) in ends)
+    padding = tuple((low, max(high, 0)) for _, (low, high) in ends)
     steps = zip(problem.strides, problem.output_size)
     strides = tuple(s if o > 1 else 1 for s, o in steps)
     return replace(problem, input_size=size, padding=padding, strides=strides)

@@ -174,21 +174,9 @@ def _positions(blocks: Blocks) -> int:
 
 def _of_rows(problem: Problem, terms: int, dtype: DTypeLike) -> Problem:
     """The 1x1 convolution of one pixel a row, with a channel for each term of a sum."""
-    rows = (prod(problem.kernel_size) * problem.in_channels,)
-    return replace(
-        problem,
-        op="forward",
-        batch=1,
-        input_size=rows,
-        output_size=rows,
-        kernel_size=(1,),
-        in_channels=terms,
-        strides=(1,),
-        padding=((0, 0),),
-        dilation=(1,),
-        dtype=dtype,
-        output_dtype=wide(dtype),
-    )
+    rows = prod(problem.kernel_size) * problem.in_channels
+    row = problem.row(rows, terms)
+    return replace(row, dtype=dtype, output_dtype=wide(dtype))
 
 
 # --- of images of several channels ---

@@ -72,6 +72,13 @@ def keeps_programs() -> bool:
     return bool(enabled and config.jax_compilation_cache_dir)
 
 
+def is_default() -> bool:
+    """Whether oneDNN may compute what JAX's default device does."""
+    if jax.default_backend() != "cpu" or keeps_programs():
+        return False
+    return unavailable_reason("float32") is None
+
+
 def is_tried(dtype: str) -> bool:
     """Whether this jaxlib was tried on this kind of processor."""
     widest = ("amx_bf16", "avx512f", "avx2")

@@ -30,9 +30,8 @@ def draw(rng: np.random.Generator) -> Problem:
     window = [d * (k - 1) + 1 for d, k in zip(dilation, kernel)]
     size = tuple(int(rng.integers(1, 9)) + w for w in window)
     op = str(rng.choice(["forward", "forward", "input_gradient", "kernel_gradient"]))
-    most = (
-        1 if op == "forward" else -1
-    )  # beyond the window; gradients are asked for within
+    # Gradients are asked for with padding within the window alone.
+    most = 1 if op == "forward" else -1
     widest = 3 if depthwise else 99
     pads = tuple(_sizes(rng, 2, 0, min(w + most, widest)) for w in window)
     groups = int(rng.choice([2, 3, 8, 24] if depthwise else [1, 1, 1, 2, 3, 8]))
