@@ -97,7 +97,11 @@ def _fill(folder):
 def _protect(folder):
     """What Linux does to a disk after an error."""
     assert _mount("--bind", folder, folder)
-    assert _mount("-o", "remount,bind,ro", folder)
+    for _ in range(100):  # refused while a file of it is open for writing
+        if _mount("-o", "remount,bind,ro", folder):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the folder is busy")
 
 
 def _mount(*arguments):
