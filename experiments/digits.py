@@ -14,7 +14,8 @@ import optax
 from jcnn import Layer, flatten, serial
 from jcnn.augment import random_crop
 from jcnn.data import load
-from jcnn.experiment import (
+from jcnn.layers import Conv, Dense, Dropout, MaxPool
+from jcnn.runs import (
     Count,
     NonNegative,
     Positive,
@@ -24,7 +25,6 @@ from jcnn.experiment import (
     count_steps,
     main,
 )
-from jcnn.layers import Conv, Dense, Dropout, MaxPool
 from jcnn.train import classification
 
 

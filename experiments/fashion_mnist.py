@@ -13,7 +13,8 @@ import optax
 
 from jcnn.augment import random_crop, random_flip
 from jcnn.data import load
-from jcnn.experiment import (
+from jcnn.models import small_cnn
+from jcnn.runs import (
     Count,
     NonNegative,
     Positive,
@@ -23,7 +24,6 @@ from jcnn.experiment import (
     count_steps,
     main,
 )
-from jcnn.models import small_cnn
 from jcnn.train import classification
 
 

@@ -12,16 +12,8 @@ import optax
 
 from jcnn.augment import random_crop
 from jcnn.data import load
-from jcnn.experiment import (
-    Count,
-    NonNegative,
-    Positive,
-    Recipe,
-    RunConfig,
-    count_steps,
-    main,
-)
 from jcnn.models import lenet5
+from jcnn.runs import Count, NonNegative, Positive, Recipe, RunConfig, count_steps, main
 from jcnn.train import classification
 
 

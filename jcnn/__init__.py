@@ -7,20 +7,21 @@ imported when it is first asked for.
 from importlib import import_module as _import_module
 from types import ModuleType as _ModuleType
 
-from .acceleration import accelerate as accelerate
+from ._conv import conv as conv
+from ._conv import conv_transpose as conv_transpose
+from ._conv import depthwise_conv as depthwise_conv
+from ._dense import dense as dense
+from ._dense import flatten as flatten
+from ._dropout import dropout as dropout
+from ._im2col import col2im as col2im
+from ._im2col import im2col as im2col
 from .combine import parallel as parallel
 from .combine import residual as residual
 from .combine import serial as serial
-from .conv import conv as conv
-from .conv import conv_transpose as conv_transpose
-from .conv import depthwise_conv as depthwise_conv
-from .dense import dense as dense
-from .dense import flatten as flatten
-from .dropin import conv_general_dilated as conv_general_dilated
-from .dropout import dropout as dropout
-from .explanation import explain as explain
-from .im2col import col2im as col2im
-from .im2col import im2col as im2col
+from .engine.acceleration import accelerate as accelerate
+from .engine.dropin import conv_general_dilated as conv_general_dilated
+from .inspect.explanation import explain as explain
+from .inspect.summary import summarize as summarize
 from .layers import Layer as Layer
 from .norm import batch_norm as batch_norm
 from .norm import group_norm as group_norm
@@ -30,7 +31,6 @@ from .pool import global_avg_pool as global_avg_pool
 from .pool import global_max_pool as global_max_pool
 from .pool import max_pool as max_pool
 from .pool import min_pool as min_pool
-from .summary import summarize as summarize
 
 __version__ = "0.1.0"
 
@@ -39,6 +39,7 @@ _MODULES = (
     "compilation",
     "data",
     "experiment",
+    "runs",
     "finite",
     "layers",
     "metrics",

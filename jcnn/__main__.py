@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import __version__
 from ._extras import missing
-from .experiment.output import lasting_output
+from .runs.output import lasting_output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _reproduce(options: argparse.Namespace) -> int:
     try:
-        from .experiment.reproduce import reproduce
+        from .runs.verify.reproduce import reproduce
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "jcnn":
             raise
@@ -51,7 +51,7 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _doctor(_: argparse.Namespace) -> int:
-    from .doctor import diagnose
+    from .doctor.report import diagnose
 
     def report() -> int:
         for line in diagnose():

@@ -17,6 +17,9 @@ from jax.nn.initializers import ones, zeros
 from jax.typing import ArrayLike, DTypeLike
 
 from . import _dtypes
+from ._conv import conv, conv_transpose, depthwise_conv
+from ._dense import dense
+from ._dropout import check_rate, dropout
 from ._layer import Initializer as Initializer
 from ._layer import Layer as Layer
 from ._layer import Params as Params
@@ -31,9 +34,6 @@ from ._layer import child_key as child_key
 from ._layer import parametric as parametric
 from ._layer import stateless as stateless
 from ._shapes import Padding, flag, integer, number, sizes, spatial_rank
-from .conv import conv, conv_transpose, depthwise_conv
-from .dense import dense
-from .dropout import check_rate, dropout
 from .norm import batch_norm, check_epsilon, group_norm, layer_norm
 from .pool import avg_pool, max_pool
 

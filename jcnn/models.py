@@ -9,8 +9,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from ._dense import flatten
 from .combine import Part, residual, serial
-from .dense import flatten
 from .layers import AvgPool, BatchNorm, Conv, Dense, Dropout, Layer, MaxPool
 from .pool import global_avg_pool
 

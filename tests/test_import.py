@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 import jcnn
-from jcnn.experiment import write_weights
+from jcnn.runs import write_weights
 
 _EXTRAS = {
     "PIL",
@@ -65,16 +65,16 @@ def _seen():
 
 def test_import_loads_none_of_the_extras():
     before, alone, after, _ = (set(seen["modules"]) for seen in _seen())
-    assert "jcnn.conv" in alone - before and "jcnn.train" in after - alone
+    assert "jcnn._conv" in alone - before and "jcnn.train" in after - alone
     packages = {name.split(".")[0] for name in after}
     assert "jax" in packages and not _EXTRAS & packages
 
 
 def test_modules_are_there_and_imported_when_asked_for():
     _, alone, _, _ = (set(seen["modules"]) for seen in _seen())
-    assert not {"jcnn.data", "jcnn.experiment", "jcnn.models"} & alone
+    assert not {"jcnn.data", "jcnn.runs", "jcnn.models"} & alone
     program = "import jcnn; jcnn.models.vgg, jcnn.train.create, jcnn.data.load; " + (
-        "jcnn.layers, jcnn.augment, jcnn.finite, jcnn.experiment.main; "
+        "jcnn.layers, jcnn.augment, jcnn.finite, jcnn.runs.main; "
         "from jcnn import models, data; assert models is jcnn.models; "
         "assert {'data', 'models', 'train', 'conv'} <= set(dir(jcnn)); jcnn.nothing"
     )
@@ -96,16 +96,16 @@ def test_weights_are_read_without_what_training_needs(tmp_path):
     write_weights(path, {"conv": {"kernel": np.ones((3, 3, 1, 2), "f4")}}, {})
     names = ("tyro", "rich", "matplotlib", "orbax", "PIL", "tensorflow_datasets")
     hidden = f"import sys; sys.modules.update(dict.fromkeys({names})); "
-    read = "from jcnn.experiment import read_weights as r; " + (
-        f"print(jcnn.experiment.read_weights({str(path)!r})[0]['conv']['kernel'].shape)"
+    read = "from jcnn.runs import read_weights as r; " + (
+        f"print(jcnn.runs.read_weights({str(path)!r})[0]['conv']['kernel'].shape)"
     )
     done = _run(f"{hidden}import jcnn; {read}")
     assert done.stdout == "(3, 3, 1, 2)\n", done.stderr
-    done = _run(f"{hidden}from jcnn.experiment import main")
+    done = _run(f"{hidden}from jcnn.runs import main")
     last = done.stderr.splitlines()[-1]
     assert "belongs to jcnn's extra experiments: pip install" in last
     assert all(p in last for p in ("tyro", "orbax-checkpoint", "scikit-learn", "rich"))
-    done = _run("import jcnn.experiment as e; print(e.fit, e.Recipe); e.nothing")
+    done = _run("import jcnn.runs as e; print(e.fit, e.Recipe); e.nothing")
     assert done.stdout.startswith("<function fit")
     assert "has no attribute 'nothing'" in done.stderr
 

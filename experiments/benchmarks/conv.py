@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 from jcnn.compilation import default_options
-from jcnn.experiment import keep_memory
+from jcnn.runs import keep_memory
 
 from .operations import OPERATIONS, operands, operation
 from .report import table

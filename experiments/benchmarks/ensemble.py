@@ -19,8 +19,8 @@ import optax
 import tyro
 
 from jcnn import flatten, serial, train
-from jcnn.experiment import keep_memory
 from jcnn.layers import Conv, Dense, Layer, MaxPool
+from jcnn.runs import keep_memory
 
 from .operations import convolution, operands
 from .report import environment, ratio, table

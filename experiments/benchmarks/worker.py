@@ -36,11 +36,11 @@ def main(name: str, model: str, seconds: str, dtype: str, *settings: str) -> Non
     peer = import_module(f"experiments.benchmarks.peers.{PEERS[name].module}")
     import_s = time.perf_counter() - start
     if "keep-memory" in settings:
-        from jcnn.experiment import keep_memory
+        from jcnn.runs import keep_memory
 
         keep_memory()
     if "accelerated" in settings:
-        from jcnn.acceleration import accelerate
+        from jcnn.engine.acceleration import accelerate
 
         accelerate()
     step = peer.make(model, dtype=dtype)

@@ -21,14 +21,9 @@ from rich.table import Table
 
 import jcnn
 from jcnn.data import load
-from jcnn.experiment.config import OptionError, Range, check_config
-from jcnn.experiment.environment import describe_environment
-from jcnn.experiment.run_folder import (
-    make_run_dir,
-    write_config,
-    write_file,
-    write_json,
-)
+from jcnn.runs.config import OptionError, Range, check_config
+from jcnn.runs.store.folder import make_run_dir, write_config, write_file, write_json
+from jcnn.runs.verify.environment import describe_environment
 
 from .canvas import draw_page
 from .facts import Fact, collect_facts

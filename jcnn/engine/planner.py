@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from .._processor import lanes
 from .algorithm import Algorithm
 from .algorithms.depthwise import DEPTHWISE
 from .algorithms.grouped import GROUPED
@@ -23,6 +22,7 @@ from .algorithms.onednn import ONEDNN
 from .algorithms.polyphase import POLYPHASE
 from .algorithms.winograd import WINOGRAD
 from .problem import Problem, highest
+from .processor import lanes
 
 ALGORITHMS = {
     algorithm.name: algorithm

@@ -2,7 +2,7 @@
 
 Each fault has the tag "XLA-FAULT", which stands in other files too where a workaround
 is a line of theirs. When no jaxlib that is supported has the fault, the workaround
-goes; `python -m jcnn doctor` tells of most (`_faults.py`).
+goes; `python -m jcnn doctor` tells of most (`jcnn.doctor.faults`).
 
 XLA-FAULT negative padding: the float32 convolution of CPUs reads outside its buffer
 where low padding is negative, and padding beyond the window makes it negative in the

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, relu
 
-from ..report import processors
+from experiments.benchmarks.report import processors
+
 from . import workload
 from .workload import Dtype, Model, Step
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..._dtypes import wide
-from ...im2col import window_taps
+from ..._im2col import window_taps
 from ..algorithm import Algorithm
 from ..blocks import Blocks, blocks_of
 from ..padding import pad

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._dtypes import wide
-from ...im2col import window_patches
+from ..._im2col import window_patches
 from ..algorithm import Algorithm
 from ..blocks import Blocks, blocks_of
 from ..problem import Problem

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from ..._dtypes import wide, widest
+from ..._im2col import window_patches, window_taps
 from ..._shapes import Pairs
-from ...im2col import window_patches, window_taps
 from ..blocks import Blocks, blocks_of, even
 from ..onednn import calls
 from ..padding import pad

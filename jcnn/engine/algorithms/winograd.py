@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ...im2col import window_patches
+from ..._im2col import window_patches
 from ..algorithm import Algorithm
 from ..blocks import Blocks, blocks_of
 from ..padding import pad

@@ -15,11 +15,11 @@ from typing import Any
 import jax
 from jaxlib.version import __version__ as JAXLIB
 
-from ..._children import run
 from ..._files import user_cache, write_file
-from ..._processor import instructions, signature
+from ..children import run
+from ..processor import instructions, signature
 
-# For which dtypes thousands of configurations were drawn (experiments/draw_onednn.py),
+# For which dtypes thousands of configurations were drawn (tests/stress/onednn.py),
 # by jaxlib's version and the widest instructions of the processor.
 TRIED = {
     ("0.10.2", "avx2"): {"float32"},

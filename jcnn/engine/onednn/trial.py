@@ -1,7 +1,7 @@
 """A trial of oneDNN's convolution, in a process that may die.
 
 It prints "passed" if drawn convolutions and gradients of a dtype are what lax gives. Of
-all draws that `experiments/draw_onednn.py` makes it takes the first.
+all draws that `tests/stress/onednn.py` makes it takes the first.
 """
 
 from functools import partial

@@ -1,0 +1,377 @@
+"""Convolution, transposed and depthwise convolution of arrays, channels last."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from ._dense import add_bias, check_bias
+from ._dtypes import result_dtype, same, wide
+from ._shapes import (
+    Padding,
+    Pairs,
+    dilated,
+    flag,
+    image,
+    integer,
+    output_size,
+    pad_pairs,
+    sizes,
+)
+from .engine.eager import at_once
+from .engine.general import convolve_general
+from .engine.lax_arguments import Convolution
+from .engine.planner import check_impl
+from .engine.transposed import transposed_kernel
+
+_MODES = {"ZEROS": None, "CIRCULAR": "wrap", "REFLECT": "reflect", "EDGE": "edge"}
+
+
+def conv(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    padding_mode: str = "ZEROS",
+    kernel_dilation: int | Sequence[int] = 1,
+    input_dilation: int | Sequence[int] = 1,
+    feature_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: DTypeLike | None = None,
+    impl: str = "auto",
+) -> jax.Array:
+    """Convolution (cross-correlation) in 1 to 3 spatial dimensions.
+
+    y[n, o, f] = bias[f] + sum over k, c of x[n, o*s + k*d - low, c] kernel[k, c, f]
+
+    Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016),
+    sections 2 to 5, has pictures of every argument.
+
+    Policies of `jax.checkpoint` that save products (`dots_saveable`) save it as they
+    save `lax.conv_general_dilated`.
+
+    Args:
+      x: [N, *spatial, C], floating point.
+      kernel: [*size, C // feature_group_count, O], of x's dtype.
+      bias: [O] or None.
+      strides: distance of neighbouring windows; one int or one per spatial dimension.
+      padding: "SAME" (ceil(n / stride) outputs, an odd rest behind), "SAME_LOWER" (an
+        odd rest before), "VALID" (none), an int for every side, or for each spatial
+        dimension an int or a (low, high) pair; a negative one crops.
+      padding_mode: what stands outside: "ZEROS", "CIRCULAR" (the other side),
+        "REFLECT" (mirrored, without repeating the edge) or "EDGE" (the edge repeated).
+      kernel_dilation: distance of neighbouring taps of the kernel.
+      input_dilation: distance of neighbouring pixels of x, with zeros between.
+      feature_group_count: in how many groups channels and features are split, each
+        group of features seeing its own group of channels only.
+      precision: of the products: a `jax.lax.Precision` or its name, or a pair of these,
+        one for x and one for kernel; None is JAX's `default_matmul_precision`.
+      preferred_element_type: dtype of the result; None is x's.
+      impl: "auto" for the fastest algorithm known for the shapes on a CPU, and lax's on
+        other platforms; "lax" for `lax.conv_general_dilated` everywhere; or another
+        algorithm by name ("im2col", "winograd", …: `jcnn/engine/algorithms/`).
+
+    Returns:
+      [N, *out, O], out = floor((n + low + high - window) / stride) + 1.
+
+    Raises:
+      ValueError: if shapes do not fit one another, the window is larger than the
+        padded input, an argument is none of what is listed above, or the algorithm
+        that is named does not support this convolution.
+      TypeError: if x is not floating point, or the dtypes differ.
+
+    >>> edge = jnp.array([1.0, -1.0]).reshape(2, 1, 1)
+    >>> conv(jnp.array([0.0, 0, 5, 5]).reshape(1, 4, 1), edge, padding="VALID").ravel()
+    Array([ 0., -5.,  0.], dtype=float32)
+    """
+    x, kernel, rank = _operands(x, kernel)
+    strides = sizes("strides", strides, rank)
+    kernel_dilation = sizes("kernel_dilation", kernel_dilation, rank)
+    input_dilation = sizes("input_dilation", input_dilation, rank)
+    _check_groups(x, kernel, feature_group_count)
+    bias = check_bias(bias, kernel, x)
+    check_impl(impl)
+    precision = _precision(precision)
+    dtype = result_dtype(preferred_element_type, x)
+    window = dilated(kernel.shape[:-2], kernel_dilation)
+    size = dilated(x.shape[1:-1], input_dilation)
+    pads = pad_pairs(padding, size, window, strides)
+    output_size(size, window, strides, pads)
+    return _biased(
+        x,
+        kernel,
+        bias,
+        strides=strides,
+        pads=pads,
+        padding_mode=_mode(padding_mode),
+        input_dilation=input_dilation,
+        kernel_dilation=kernel_dilation,
+        groups=feature_group_count,
+        precision=precision,
+        preferred_element_type=dtype,
+        impl=impl,
+    )
+
+
+@at_once
+def _biased(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    *,
+    strides: tuple[int, ...],
+    pads: Pairs,
+    padding_mode: str,
+    input_dilation: tuple[int, ...],
+    kernel_dilation: tuple[int, ...],
+    groups: int,
+    precision: Any,
+    preferred_element_type: DTypeLike | None,
+    impl: str,
+) -> jax.Array:
+    x, pads = _pad_by_mode(x, pads, padding_mode, input_dilation)
+    spatial = "DHW"[-len(pads) :]
+    layouts = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+    convolution = Convolution(
+        strides,
+        pads,
+        input_dilation,
+        kernel_dilation,
+        lax.conv_dimension_numbers(x.shape, kernel.shape, layouts),
+        feature_group_count=groups,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
+    return add_bias(convolve_general(x, kernel, convolution, impl), bias)
+
+
+def depthwise_conv(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    padding_mode: str = "ZEROS",
+    kernel_dilation: int | Sequence[int] = 1,
+    input_dilation: int | Sequence[int] = 1,
+    precision: Any = None,
+    preferred_element_type: DTypeLike | None = None,
+    impl: str = "auto",
+) -> jax.Array:
+    """Convolution of every channel with kernels of its own: `conv` in C groups.
+
+    Args:
+      x: [N, *spatial, C].
+      kernel: [*size, 1, C * M]: features c*M to c*M + M - 1 see channel c.
+      bias: [C * M] or None.
+      strides, padding, padding_mode, kernel_dilation, input_dilation, precision,
+        preferred_element_type, impl: as for `conv`.
+
+    Returns:
+      [N, *out, C * M].
+
+    Raises:
+      ValueError, TypeError: as `conv`.
+
+    >>> x = jnp.array([[1.0, 10.0], [2.0, 20.0]])[None]
+    >>> depthwise_conv(x, jnp.ones((2, 1, 2)), padding="VALID")
+    Array([[[ 3., 30.]]], dtype=float32)
+    """
+    x, _ = image(x)
+    return conv(
+        x,
+        kernel,
+        bias,
+        strides=strides,
+        padding=padding,
+        padding_mode=padding_mode,
+        kernel_dilation=kernel_dilation,
+        input_dilation=input_dilation,
+        feature_group_count=x.shape[-1],
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        impl=impl,
+    )
+
+
+def conv_transpose(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    kernel_dilation: int | Sequence[int] = 1,
+    feature_group_count: int = 1,
+    transpose_kernel: bool = False,
+    precision: Any = None,
+    preferred_element_type: DTypeLike | None = None,
+    impl: str = "auto",
+) -> jax.Array:
+    """Transposed ("fractionally strided") convolution: enlarges x by the strides.
+
+    It is the convolution of x with stride - 1 zeros put between neighbours, as
+    `lax.conv_transpose` defines it. With `transpose_kernel` it is the gradient to the
+    input of the `conv` that has this kernel, strides and "SAME" or "VALID" padding.
+
+    Args:
+      x: [N, *spatial, C].
+      kernel: [*size, C // feature_group_count, O]; with `transpose_kernel`
+        [*size, O // feature_group_count, C], turned round in space.
+      bias: [O] or None.
+      strides: the factors of enlargement.
+      padding: "SAME" (n * stride outputs), "SAME_LOWER", "VALID", or the padding of
+        the spread x: an int, ints or pairs. PyTorch's `padding=p` is window - 1 - p
+        here, its `output_padding` an addition to the high side.
+      kernel_dilation, feature_group_count, precision, preferred_element_type, impl:
+        as for `conv`.
+
+    Returns:
+      [N, *out, O].
+
+    Raises:
+      ValueError, TypeError: as `conv`.
+
+    >>> x = jnp.array([1.0, 2.0]).reshape(1, 2, 1)
+    >>> conv_transpose(x, jnp.ones((2, 1, 1)), strides=2).ravel()
+    Array([1., 1., 2., 2.], dtype=float32)
+    """
+    x, kernel, rank = _operands(x, kernel)
+    strides = sizes("strides", strides, rank)
+    dilation = sizes("kernel_dilation", kernel_dilation, rank)
+    if flag("transpose_kernel", transpose_kernel):
+        groups = integer("feature_group_count", feature_group_count, minimum=1)
+        if kernel.shape[-1] % groups:
+            raise ValueError(
+                f"feature_group_count={groups} must divide the kernel's last "
+                f"axis, got kernel {kernel.shape}"
+            )
+        if kernel.shape[-1] != x.shape[-1]:
+            raise ValueError(
+                f"kernel must have x's {x.shape[-1]} channels as its last axis with "
+                f"transpose_kernel, got kernel {kernel.shape}"
+            )
+        kernel = transposed_kernel(kernel, groups)
+    return conv(
+        x,
+        kernel,
+        bias,
+        padding=_transposed_pads(
+            padding, dilated(kernel.shape[:-2], dilation), strides
+        ),
+        kernel_dilation=dilation,
+        input_dilation=strides,
+        feature_group_count=feature_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        impl=impl,
+    )
+
+
+def _operands(x: ArrayLike, kernel: ArrayLike) -> tuple[jax.Array, jax.Array, int]:
+    (x, rank), kernel = image(x), jnp.asarray(kernel)
+    if kernel.ndim != x.ndim:
+        raise ValueError(
+            f"kernel must be [*size, C // feature_group_count, O] with {rank} spatial "
+            f"dimensions as x {x.shape} has, got shape {kernel.shape}"
+        )
+    kernel = same("kernel", kernel, x)
+    if 0 in kernel.shape[:-2]:
+        raise ValueError(f"kernel must not be empty in space, got {kernel.shape}")
+    return x, kernel, rank
+
+
+def _check_groups(x: jax.Array, kernel: jax.Array, feature_group_count: int) -> None:
+    groups = integer("feature_group_count", feature_group_count, minimum=1)
+    channels, inputs, features = x.shape[-1], *kernel.shape[-2:]
+    if channels % groups or features % groups:
+        raise ValueError(
+            f"feature_group_count={groups} must divide the {channels} channels of x "
+            f"and the {features} features of kernel"
+        )
+    if inputs * groups != channels:
+        raise ValueError(
+            f"kernel must have {channels // groups} input channels (x has {channels} "
+            f"in {groups} groups), got kernel {kernel.shape}"
+        )
+
+
+def _precision(precision: Any) -> Any:
+    """None, one `lax.Precision`, or one for each operand, as lax settles it."""
+    if precision is None:
+        return _default_precision()
+    pair = isinstance(precision, tuple | list) and len(precision) == 2
+    names = precision if pair else (precision,)
+    try:
+        if not all(isinstance(name, str | lax.Precision) for name in names):
+            raise ValueError
+        each = tuple(map(lax.Precision, names))
+    except ValueError:
+        raise ValueError(
+            "precision must be None, a jax.lax.Precision or its name, or a pair of "
+            "these two (convolutions take no algorithms of dot products), "
+            f"got {precision!r}"
+        ) from None
+    return each if pair else each[0]
+
+
+def _default_precision() -> lax.Precision | None:
+    """JAX's, unless it is an algorithm of dot products."""
+    name = jax.config.jax_default_matmul_precision  # pyright: ignore
+    try:
+        return None if name is None else lax.Precision(name)
+    except ValueError:
+        return None
+
+
+def _mode(padding_mode: Any) -> str:
+    mode = padding_mode.upper() if isinstance(padding_mode, str) else None
+    if mode not in _MODES:
+        raise ValueError(
+            f"padding_mode must be one of {', '.join(_MODES)}, got {padding_mode!r}"
+        )
+    return mode
+
+
+def _pad_by_mode(
+    x: jax.Array, pads: Pairs, padding_mode: str, input_dilation: tuple[int, ...]
+) -> tuple[jax.Array, Pairs]:
+    """Puts what is not zero round x; the padding that is left is of zeros."""
+    if padding_mode == "ZEROS":
+        return x, pads
+    if any(d > 1 for d in input_dilation):
+        raise ValueError(
+            f"padding_mode={padding_mode!r} needs input_dilation 1, "
+            f"got {input_dilation}"
+        )
+    if 0 in x.shape[1:-1]:
+        raise ValueError(
+            f"padding_mode={padding_mode!r} needs a non-empty image, got x {x.shape}"
+        )
+    around = [(max(low, 0), max(high, 0)) for low, high in pads]
+    wider = x.astype(wide(x.dtype))  # edges are repeated: their gradients are sums
+    padded = jnp.pad(wider, ((0, 0), *around, (0, 0)), mode=_MODES[padding_mode])
+    return padded.astype(x.dtype), tuple(
+        (min(low, 0), min(high, 0)) for low, high in pads
+    )
+
+
+def _transposed_pads(
+    padding: Padding, window: tuple[int, ...], strides: tuple[int, ...]
+) -> Padding:
+    """Padding of the spread input that inverts "SAME" and "VALID" of `conv`."""
+    if not isinstance(padding, str):
+        return padding
+    # The convolution to be inverted sees n * stride pixels, a multiple of its stride.
+    inverse = pad_pairs(padding, strides, window, strides)
+    pairs = []
+    for k, s, (low, high) in zip(window, strides, inverse):
+        rest = max(s - k, 0)  # pixels behind the last window, which none has seen
+        pairs.append((k - 1 - low, k - 1 - high + rest))
+    return tuple(pairs)

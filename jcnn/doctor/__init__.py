@@ -1,0 +1,1 @@
+"""What this machine and this jaxlib can do for convolutions."""

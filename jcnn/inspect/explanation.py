@@ -1,0 +1,211 @@
+"""Which convolutions and pools a JAX function consists of, and how each is computed."""
+
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
+
+from ..engine import acceleration
+from ..engine.canonical import canonicalize
+from ..engine.lax_arguments import Convolution
+from ..engine.onednn.support import keeps_programs
+from ..engine.planner import plan
+from ..engine.pools.maxima import max_windows_p
+from ..engine.primitive import convolution_p
+from ..engine.problem import Problem
+from ..engine.sharding import sharded_by_type
+
+_POOLS = {  # by the names of primitives
+    "reduce_window_max": "window maxima",
+    "reduce_window_min": "window minima",
+    "reduce_window_sum": "window sums",
+    "select_and_gather_add": "tangent of maxima",
+    "select_and_scatter_add": "gradient of maxima",
+    "jcnn_window_sums": "window sums",
+    "jcnn_window_sums_transposed": "gradient of sums",
+    "jcnn_window_maxima": "window maxima",
+    "jcnn_max_windows": "tangent of maxima",
+    "jcnn_max_windows_transposed": "gradient of maxima",
+}
+
+
+class Operation(NamedTuple):
+    """A convolution, or what a pool or its gradient is made of."""
+
+    what: str
+    operands: tuple[tuple[int, ...], ...]  # their shapes
+    result: tuple[int, ...]
+    algorithm: str
+    reason: str
+    flops: int = 0  # of a convolution: two for each product of the definition
+    times: int | None = 1  # that it is computed; None if only the running program knows
+    dtype: str = "float32"  # of the operands
+
+
+def explain(
+    function: Callable[..., Any], *args: Any, accelerated: bool | None = None
+) -> None:
+    """Prints the convolutions and pools of `function(*args)`, and of its gradients.
+
+    Nothing is computed. It tells what happens on a CPU; elsewhere all is lax's. Dtypes
+    are told where some operand is not float32.
+
+    Args:
+      function: what `jax.make_jaxpr` takes, such as `jax.grad` of a loss.
+      *args: its arguments: pytrees of arrays or of `jax.ShapeDtypeStruct`.
+      accelerated: whether lax's own operations run as under `jcnn.accelerate()`; None
+        if they do now.
+
+    >>> from jcnn import conv
+    >>> x, w = jax.numpy.ones((8, 16, 16, 32)), jax.numpy.ones((1, 1, 32, 64))
+    >>> explain(lambda x: conv(x, w, impl="auto"), x)
+    what         of                       gives       MFLOP  by      because
+    convolution  8x16x16x32 by 1x1x32x64  8x16x16x64    8.4  matmul
+        it is one matrix product
+    convolutions: 1, in all 8.4 MFLOP
+    """
+    rows = operations(function, *args, accelerated=accelerated)
+    if rows:
+        _print_table([_HEADER, *map(_cells, rows)])
+    flops = [row.flops * (row.times or 1) for row in rows]
+    number = sum(row.times or 1 for row in rows if row.flops)
+    print(f"convolutions: {number}, in all {sum(flops) / 1e6:,.1f} MFLOP")
+
+
+def operations(
+    function: Callable[..., Any], *args: Any, accelerated: bool | None = None
+) -> list[Operation]:
+    """What `explain` prints, as values, in the order of the program."""
+    if accelerated is None:
+        accelerated = acceleration.in_force()
+    program = jax.make_jaxpr(function)(*args)
+    found = []
+    for eqn, times in equations(program.jaxpr):
+        operation = _operation(eqn, accelerated)
+        if operation is not None:
+            found.append(operation._replace(times=times))
+    return found
+
+
+def equations(
+    jaxpr: Jaxpr, times: int | None = 1
+) -> Iterator[tuple[JaxprEqn, int | None]]:
+    """All equations, those of parts too, each with how many times it is computed."""
+    for eqn in jaxpr.eqns:
+        yield eqn, times
+        inside = times
+        if eqn.primitive.name == "scan" and times is not None:
+            inside = times * eqn.params["length"]
+        if eqn.primitive.name == "while":
+            inside = None
+        for inner in jaxprs_in_params(eqn.params):
+            yield from equations(inner, inside)
+
+
+def _operation(eqn: JaxprEqn, accelerated: bool) -> Operation | None:
+    if eqn.primitive is convolution_p:
+        return _planned(eqn, eqn.params["problem"])
+    if eqn.primitive is lax.conv_general_dilated_p:
+        return _convolution_of_lax(eqn, accelerated)
+    what = _POOLS.get(eqn.primitive.name)
+    if what is None:
+        return None
+    windows = eqn.params.get("windows")
+    if windows and (eqn.primitive is max_windows_p or not windows.by_taps):
+        return _named(eqn, what, *_BY_LAX)
+    if "windows" in eqn.params:
+        return _named(eqn, what, *_BY_TAPS)
+    for replacement in acceleration.replacements() if accelerated else ():
+        if replacement.primitive is eqn.primitive:
+            supported = replacement.faster(*_types(eqn), **eqn.params) is not None
+            return _named(eqn, what, *(_BY_TAPS if supported else _LEFT_TO_LAX))
+    return _named(eqn, what, *_BY_LAX)
+
+
+_BY_LAX = ("lax", "it is lax's own")
+_LEFT_TO_LAX = ("lax", "no fast algorithm supports it")
+_BY_TAPS = ("taps", "whole arrays, one for each pixel of a window")
+
+
+def _convolution_of_lax(eqn: JaxprEqn, accelerated: bool) -> Operation:
+    lhs, rhs = _types(eqn)
+    canonical = canonicalize(lhs, rhs, Convolution.of(eqn.params))
+    if canonical is None:
+        kernel, features = rhs.shape, eqn.params["dimension_numbers"].rhs_spec[0]
+        products = prod(_shape(eqn)) * prod(kernel) // max(kernel[features], 1)
+        plan_ = _LEFT_TO_LAX if accelerated else _BY_LAX
+        return _named(eqn, "convolution", *plan_, 2 * products)
+    what, flops = _convolution(canonical.problem), _flops(canonical.problem)
+    if not accelerated:
+        return _named(eqn, what, *_BY_LAX, flops)
+    if sharded_by_type(lhs, rhs):
+        return _named(eqn, what, *_LEFT_TO_LAX, flops)
+    return _planned(eqn, canonical.problem)
+
+
+def _planned(eqn: JaxprEqn, problem: Problem) -> Operation:
+    algorithm, reason = plan(problem, portable=keeps_programs())
+    what, flops = _convolution(problem), _flops(problem)
+    return _named(eqn, what, algorithm.name, reason, flops)
+
+
+def _convolution(problem: Problem) -> str:
+    op = "convolution" if problem.rank else "dense"
+    if problem.op != "forward":
+        op = problem.op.replace("_", " ")
+    return op if problem.models is None else f"{op}, {problem.models} models"
+
+
+def _flops(problem: Problem) -> int:
+    return 2 * problem.multiply_adds
+
+
+def _named(
+    eqn: JaxprEqn, what: str, algorithm: str, reason: str, flops: int = 0
+) -> Operation:
+    types = _types(eqn)
+    operands, dtype = tuple(t.shape for t in types), types[0].dtype.name
+    return Operation(what, operands, _shape(eqn), algorithm, reason, flops, dtype=dtype)
+
+
+def _types(eqn: JaxprEqn) -> list[Any]:
+    return [v.aval for v in eqn.invars]
+
+
+def _shape(eqn: JaxprEqn) -> tuple[int, ...]:
+    return eqn.outvars[0].aval.shape  # pyright: ignore
+
+
+_HEADER = ("what", "dtype", "of", "gives", "times", "MFLOP", "by", "because")
+
+
+def _cells(row: Operation) -> tuple[str, ...]:
+    return (
+        row.what,
+        row.dtype,
+        " by ".join(map(_sizes, row.operands)),
+        _sizes(row.result),
+        "?" if row.times is None else str(row.times),
+        f"{row.flops / 1e6:,.1f}" if row.flops else "",
+        row.algorithm,
+        row.reason,
+    )
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    ordinary = {"dtype": {"float32"}, "times": {"1"}}  # and so not told
+    columns = [c for c in zip(*rows) if set(c[1:]) != ordinary.get(c[0])]
+    aligned = []
+    for column in columns:
+        width = max(map(len, column))
+        right = column[0] in ("times", "MFLOP")
+        aligned.append([f"{c:>{width}}" if right else f"{c:<{width}}" for c in column])
+    for row in zip(*aligned):
+        print("  ".join(row).rstrip())

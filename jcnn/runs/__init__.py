@@ -1,0 +1,61 @@
+"""What an experiment needs beside its model and recipe: the extra `experiments`.
+
+A script has a frozen dataclass of options, a function from it to a `Recipe`, and
+`main`, which makes the command line and the run folder and trains. Each name is
+imported when it is first asked for: `read_weights` needs safetensors alone.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .._extras import missing
+
+if TYPE_CHECKING:
+    from .command import main as main
+    from .command import refuses as refuses
+    from .config import Count as Count
+    from .config import NonNegative as NonNegative
+    from .config import OptionError as OptionError
+    from .config import Positive as Positive
+    from .config import Range as Range
+    from .config import Rate as Rate
+    from .config import RunConfig as RunConfig
+    from .config import check_config as check_config
+    from .loop import Result as Result
+    from .loop import fit as fit
+    from .memory import keep_memory as keep_memory
+    from .recipe import Recipe as Recipe
+    from .recipe import check_recipe as check_recipe
+    from .store.folder import read_config as read_config
+    from .store.folder import read_metrics as read_metrics
+    from .stepping import count_steps as count_steps
+    from .store.weights import read_weights as read_weights
+    from .store.weights import write_weights as write_weights
+
+_MODULE_OF = {
+    **dict.fromkeys(("main", "refuses"), "command"),
+    **dict.fromkeys(("Count", "NonNegative", "OptionError", "Positive"), "config"),
+    **dict.fromkeys(("Range", "Rate", "RunConfig", "check_config"), "config"),
+    **dict.fromkeys(("Result", "fit"), "loop"),
+    "keep_memory": "memory",
+    **dict.fromkeys(("Recipe", "check_recipe"), "recipe"),
+    **dict.fromkeys(("read_config", "read_metrics"), "store.folder"),
+    "count_steps": "stepping",
+    **dict.fromkeys(("read_weights", "write_weights"), "store.weights"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        if _MODULE_OF[name] == "store.weights":
+            error.msg = f"there is no {error.name}: pip install safetensors"
+            raise
+        raise missing("experiments", error) from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})

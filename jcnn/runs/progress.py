@@ -1,0 +1,188 @@
+"""What a run says while it goes: the model's table, a moving bar, a line per epoch.
+
+On a terminal the bar moves below the lines; written to a file or a pipe there are only
+the lines, without control codes.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box, progress
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..inspect.summary import Row
+from .output import printable
+
+
+def open_console() -> Console:
+    """A console on standard output, which is a terminal only if it really is one.
+
+    Services that run programs set FORCE_COLOR or TTY_COMPATIBLE, and keep a log of what
+    comes through a pipe: in there a moving bar is a line of garbage for each movement.
+
+    >>> open_console().is_terminal == sys.stdout.isatty()
+    True
+    """
+    terminal = None if sys.stdout.isatty() else False  # None: Rich looks closer
+    return Console(file=sys.stdout, force_terminal=terminal)
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line of text as it is: nothing in it is markup or a command, and it stays
+    one line.
+
+    >>> say(Console(width=20), "a [bold] name, longer than the line")
+    a [bold] name, longer than the line
+    """
+    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+
+
+def model_table(rows: Sequence[Row]) -> Table:
+    """The parts of a model, one a line, with the totals below; 80 columns suffice.
+
+    Where there are fewer, numbers are broken rather than cut.
+
+    Args:
+        rows: What `jcnn.summarize` returns.
+
+    >>> table = model_table([Row("conv1", (8, 8, 16), 160, 9216, (3, 3))])
+    >>> Console(width=80).print(table)  # doctest: +NORMALIZE_WHITESPACE
+                                  multiply-  receptive
+    layer   output  parameters       adds      field
+    ───────────────────────────────────────────────
+    conv1  8x8x16         160      9,216        3x3
+    ───────────────────────────────────────────────
+    total                 160      9,216
+    """
+    table = Table(
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        show_footer=True,
+    )
+    params = sum(row.params for row in rows)
+    counts = [row.multiply_adds for row in rows]
+    total = None if None in counts else sum(counts)  # pyright: ignore
+    table.add_column("layer", "total", overflow="fold")
+    for name, footer in {
+        "output": "",
+        "parameters": f"{params:,}",
+        "multiply-\nadds": _number(total),
+        "receptive\nfield": "",
+    }.items():
+        table.add_column(name, footer, justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(
+            Text(row.name),  # a name with brackets is no markup
+            "?" if row.output_shape is None else "x".join(map(str, row.output_shape)),
+            f"{row.params:,}",
+            _number(row.multiply_adds),
+            "x".join(map(_number, row.receptive_field)),
+        )
+    return table
+
+
+def _number(value: int | None) -> str:
+    """The number, or a question mark where it is unknown."""
+    return "?" if value is None else f"{value:,}"
+
+
+def describe_metrics(
+    metrics: dict[str, Any], epochs: int, *, watch: str = "accuracy"
+) -> str:
+    """One line of `metrics.jsonl` in words, in a width that hardly changes.
+
+    Args:
+        metrics: The line. Told are the loss, the watched metric, and that of the test
+            images, as far as the line has them: means over the epoch on a line that
+            ends one, else over the steps of the line.
+        epochs: Number of epochs of the whole run.
+        watch: Name of the watched metric.
+
+    >>> line = {"epoch": 2.5, "loss": 0.25, "accuracy": 0.9, "images_per_second": 1234}
+    >>> describe_metrics(line, 10)
+    'epoch  3/10  loss 0.2500  accuracy  90.00%  1,234 images/s'
+    >>> line = {"epoch": 1, "loss": 2, "epoch_loss": 3, "test_loss": 4, "test_error": 5}
+    >>> describe_metrics(line, 2, watch="error")
+    'epoch 1/2  loss 3.0000  test error 5.0000'
+    """
+    parts = [f"epoch {math.ceil(metrics['epoch']):{len(str(epochs))}}/{epochs}"]
+    test = f"test {watch}"
+    for name in dict.fromkeys(("loss", watch)):
+        value = metrics.get(f"epoch_{name}", metrics.get(name))
+        if value is not None:
+            parts.append(f"{name} {_padded(name, value)}")
+            test = "test" if name == watch else test
+    if f"test_{watch}" in metrics:
+        parts.append(f"{test} {_padded(watch, metrics[f'test_{watch}'])}")
+    if "images_per_second" in metrics:
+        parts.append(f"{metrics['images_per_second']:,.0f} images/s")
+    return "  ".join(parts)
+
+
+def is_accuracy(name: str) -> bool:
+    """Whether a metric is told in percent.
+
+    >>> is_accuracy("top5_accuracy"), is_accuracy("f1")
+    (True, False)
+    """
+    return name.endswith("accuracy")
+
+
+def format_metric(name: str, value: float) -> str:
+    """A metric's value as people read it, an accuracy in percent.
+
+    >>> format_metric("accuracy", 0.9), format_metric("loss", 2)
+    ('90.00%', '2.0000')
+    >>> format_metric("loss", 1e-6)
+    '1.000e-06'
+    """
+    if is_accuracy(name):
+        return f"{value:.2%}"
+    ordinary = not 0 < abs(value) < 1e-3 and not 1e6 <= abs(value) < math.inf
+    return f"{value:.4f}" if ordinary else f"{value:.3e}"
+
+
+def _padded(name: str, value: float) -> str:
+    return f"{format_metric(name, value):>{len('100.00%') if is_accuracy(name) else 6}}"
+
+
+@contextmanager
+def progress_bar(console: Console, total: int) -> Iterator[Callable[[int, str], None]]:
+    """Show a bar with the time left, below what `console` prints meanwhile.
+
+    Where `console` is no terminal there is no bar.
+
+    Args:
+        console: Where to show it.
+        total: Number of steps at which the bar is full.
+
+    Yields:
+        A function of the number of steps done and the text to stand beside the bar.
+
+    >>> with progress_bar(Console(), total=20) as show:
+    ...     show(10, "half")
+    """
+    bar = progress.Progress(
+        progress.BarColumn(bar_width=None),
+        progress.TextColumn("{task.description}", markup=False),
+        progress.TimeRemainingColumn(compact=True),
+        progress.TextColumn("left"),
+        console=console,
+        disable=not (console.is_terminal and console.is_interactive),
+        transient=True,
+        expand=True,
+    )
+    with bar:
+        task = bar.add_task("compiling", total=total)
+
+        def show(completed: int, text: str) -> None:
+            bar.update(task, completed=completed, description=text)
+
+        yield show

@@ -1,0 +1,192 @@
+"""How an epoch is cut into calls to the device, and what one call does."""
+
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax import lax
+
+from ..compilation import Options
+from ..inspect.explanation import equations
+from ..train import (Batch, LossFn, NotFinitePolicy, Step, TrainState, batch_at, make_scan, make_step)
+from .config import OptionError
+
+
+def count_steps(num_examples: int, *, batch_size: int, epochs: int) -> int:
+    """Number of steps of a run: in each epoch the whole batches of the training images.
+
+    The order of the images is one endless stream of shuffles: those that an epoch has
+    no whole batch for come first in the next one, so none is left out.
+
+    Args:
+        num_examples: Number of training images.
+        batch_size: Images per step.
+        epochs: Passes over the training images.
+
+    Raises:
+        OptionError: If there are fewer images than `batch_size`, or more steps than
+            the state can count.
+
+    >>> count_steps(1437, batch_size=64, epochs=2)
+    44
+    """
+    if not 1 <= batch_size <= num_examples:
+        raise OptionError(
+            f"--batch-size: {batch_size} is not allowed: at least 1 and at most "
+            f"{num_examples}, the number of training images"
+        )
+    per_epoch = num_examples // batch_size
+    most = (2**31 - 1) // per_epoch
+    if not 1 <= epochs <= most:
+        raise OptionError(
+            f"--epochs: {epochs} is not allowed: at least 1 and at most {most}"
+        )
+    return epochs * per_epoch
+
+
+def steps_per_call(multiply_adds: int) -> int:
+    """Number of steps that take a second at most, after which progress should move.
+
+    It is estimated, never measured: the division of a run into calls, and so the lines
+    of its metrics, are the same whenever it is repeated.
+
+    Args:
+        multiply_adds: Those of a step's forward pass.
+
+    >>> steps_per_call(10**15)
+    1
+    """
+    if jax.default_backend() == "cpu":
+        # Of two cores: LeNet-5's steps, and what ResNet-20's take beyond.
+        seconds = 0.02 + multiply_adds / 25e9
+    else:
+        seconds = max(1, multiply_adds) / 1e12
+    return max(1, int(1 / seconds))
+
+
+def split_epoch(num_steps: int, limit: int, every: int = 0) -> list[int]:
+    """Divide an epoch into calls of few different sizes, since each size is compiled.
+
+    The division depends on no measured time, and so do the results to the last bit.
+
+    Args:
+        num_steps: Steps of the epoch, at least 1.
+        limit: Steps that a call should have at most, at least 1.
+        every: A call ends after each so many steps of the epoch; 0 for none of these.
+
+    Returns:
+        The sizes in order. Without `every` they are all equal if a size of at least
+        half of `limit` divides `num_steps`, else all but the last.
+
+    >>> split_epoch(12, 5), split_epoch(13, 5), split_epoch(3, 5)
+    ([4, 4, 4], [5, 5, 3], [3])
+    >>> split_epoch(11, 4, every=5)
+    [4, 1, 4, 1, 1]
+    """
+    if 0 < every < num_steps:
+        parts = [every] * (num_steps // every) + [num_steps % every]
+        return [size for part in parts if part for size in split_epoch(part, limit)]
+    limit = min(limit, num_steps)
+    sizes = range(limit, limit // 2, -1)
+    size = next((size for size in sizes if num_steps % size == 0), limit)
+    rest = num_steps % size
+    return [size] * (num_steps // size) + [rest] * (rest > 0)
+
+
+def compile_steps(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    *,
+    batch_size: int,
+    sizes: Collection[int],
+    state: TrainState,
+    data: Batch,
+    not_finite: NotFinitePolicy = "stop",
+    ema_decay: float | None = None,
+    compiler_options: Options | None = None,
+) -> dict[int, Step]:
+    """Compile calls of so many steps each, so that later they take only their time.
+
+    Args:
+        loss_fn: As for `jcnn.train.make_step`.
+        tx: The optimizer.
+        batch_size: Images per step.
+        sizes: Numbers of steps of a call.
+        state: A training state; it is left as it is.
+        data: All training images, on the device.
+        not_finite: As for `jcnn.train.make_step`.
+        ema_decay: As for `jcnn.train.make_step`.
+        compiler_options: As for `jcnn.train.make_step`.
+
+    Returns:
+        For each size `steps(state, data) -> (state, metrics)`, which donates the state
+        and gives metrics of shape `[size]`.
+
+    >>> import jax.numpy as jnp
+    >>> from jcnn.layers import Dense
+    >>> from jcnn.train import classification, create
+    >>> loss_fn, _ = classification(Dense(2), lambda images, key: images)
+    >>> tx = optax.sgd(0.1)
+    >>> state = create(Dense(2), tx, jax.random.key(0), jnp.zeros((1, 3)))
+    >>> data = {"image": jnp.ones((9, 3)), "label": jnp.zeros(9, jnp.int32)}
+    >>> calls = compile_steps(
+    ...     loss_fn, tx, batch_size=4, sizes=[3, 5], state=state, data=data
+    ... )
+    >>> state, metrics = calls[5](state, data)
+    >>> int(state.step), metrics["loss"].shape
+    (5, (5,))
+    """
+    options: dict[str, Any] = {
+        "not_finite": not_finite,
+        "ema_decay": ema_decay,
+        "compiler_options": compiler_options,
+    }
+    if jax.default_backend() == "cpu" and _by_lax(loss_fn, state, data, batch_size):
+        step = _compile_step(loss_fn, tx, batch_size, state, data, options)
+        return {size: _repeat(step, size) for size in sizes}
+    return {
+        size: make_scan(loss_fn, tx, batch_size=batch_size, num_steps=size, **options)
+        .lower(state, data)
+        .compile()
+        for size in sizes
+    }
+
+
+def _by_lax(loss_fn, state, data, batch_size) -> bool:
+    """Whether some convolution of the loss is lax's own, not one of `impl="auto"`.
+
+    In a loop XLA computes its gradients up to 30 times slower: it tidies convolutions
+    in the outermost part of a program only (ConvCanonicalization, jaxlib 0.10).
+    """
+
+    def loss(state, data):
+        batch = batch_at(state.key, state.step, data, batch_size)
+        return loss_fn(state.params, state.model_state, batch, state.key)
+
+    found = equations(jax.make_jaxpr(loss)(state, data).jaxpr)
+    return any(e.primitive is lax.conv_general_dilated_p for e, _ in found)
+
+
+def _compile_step(loss_fn, tx, batch_size, state, data, options) -> Step:
+    """One step, outside of any loop."""
+
+    def take(key, step, data):
+        return batch_at(key, step, data, batch_size)
+
+    take = jax.jit(take).lower(state.key, state.step, data).compile()
+    batch = take(state.key, state.step, data)
+    step = make_step(loss_fn, tx, **options).lower(state, batch).compile()
+    return lambda state, data: step(state, take(state.key, state.step, data))
+
+
+def _repeat(step: Step, num_steps: int) -> Step:
+    def steps(state, data):
+        by_step = []
+        for _ in range(num_steps):
+            state, metrics = step(state, data)
+            by_step.append(metrics)
+        return state, jax.tree.map(lambda *v: np.stack(v), *jax.device_get(by_step))
+
+    return steps

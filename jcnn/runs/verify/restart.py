@@ -1,0 +1,119 @@
+"""Starting the program of a recorded run again, with its source as it is or was."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from subprocess import DEVNULL, Popen
+from typing import Any, NamedTuple
+
+from ..config import OptionError
+from .environment import git
+from ..output import printable
+from ..program import Program, program_files, start_arguments
+from .source import repository, unpack_source
+
+
+class Start(NamedTuple):
+    """How a program is started.
+
+    Attributes:
+        program: Which.
+        folder: The one it is started in.
+        variables: The environment's.
+        described: What it is called in messages.
+    """
+
+    program: Program
+    folder: Path
+    variables: dict[str, str]
+    described: str
+
+
+def find_start(name: str, source: dict[str, Any] | None) -> Start:
+    """Where the program of a run is now: below the current folder or its repository.
+
+    Any other module would be too much: some that are installed do a lot of things.
+
+    Args:
+        name: What the run knows it by.
+        source: That which the run has recorded.
+
+    Raises:
+        OptionError: If it is not there.
+    """
+    here, files = Path.cwd(), program_files(name)
+    places = [(here / file, here) for file in files]
+    if source is not None and _ends_with_any(Path(source["program"]), files):
+        roots = _repositories(here, Path(source["folder"]))
+        own = [(root / source["program"], root / source["folder"]) for root in roots]
+        places = own + places
+    for file, folder in places:
+        if file.is_file() and folder.is_dir():
+            program = Program(name, file.resolve())
+            return Start(program, folder, {**os.environ}, name)
+    raise OptionError(
+        f"config.json: {name} is not in {here}: there is no "
+        f"{' and no '.join(map(str, files))}"
+    )
+
+
+def with_source(start: Start, source: dict[str, Any], folder: Path) -> Start:
+    """The same with a source that is unpacked into a folder, and all else by links.
+
+    Raises:
+        ValueError: If that cannot be, see `unpack_source`.
+    """
+    root = repository(source, start.program)
+    folders = unpack_source(source, root, folder)
+    others = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    others = [p for p in others if p and not Path(p).absolute().is_relative_to(root)]
+    variables = {"PYTHONPATH": os.pathsep.join([*map(str, folders), *others])}
+    return Start(
+        Program(start.program.name, folder / source["program"]),
+        folder / start.folder.relative_to(root),
+        start.variables | variables,
+        f"the recorded source of {start.described}",
+    )
+
+
+def run(start: Start, options: list[str]) -> int:
+    """Run the program to its end; what it says goes to standard error.
+
+    Returns:
+        Its exit status.
+
+    Raises:
+        OptionError: If it cannot be started.
+    """
+    command = [sys.executable, *start_arguments(start.program.name), *options]
+    print(
+        f"running {start.described} in {start.folder}; its code is executed by this:\n"
+        f"  {printable(shlex.join(command))}",
+        file=sys.stderr,
+        flush=True,
+    )
+    try:
+        process = Popen(
+            command, cwd=start.folder, stdin=DEVNULL, stdout=2, env=start.variables
+        )
+    except (OSError, ValueError) as error:
+        raise OptionError(f"{start.described} cannot be started: {error}") from error
+    try:
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+
+
+def _repositories(here: Path, folder: Path) -> list[Path]:
+    """Where the repository can be of which `here` may be a folder of this name."""
+    top = git(here, "rev-parse", "--show-toplevel")
+    depth = len(folder.parts)
+    above = here.parents[depth - 1] if 0 < depth < len(here.parts) else here
+    return [*([Path(os.fsdecode(top))] if top else []), above, here]
+
+
+def _ends_with_any(path: Path, ends: list[Path]) -> bool:
+    return any(path.parts[-len(end.parts) :] == end.parts for end in ends)
