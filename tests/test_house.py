@@ -1,4 +1,4 @@
-"""The library stays small enough to read: lines of each part, and of its longest file."""
+"""The library stays small enough to read: lines of each part and of any file."""
 
 from pathlib import Path
 
