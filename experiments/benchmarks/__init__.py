@@ -3,9 +3,11 @@
 - conv: times of convolutions and their gradients, beside lax's and PyTorch's.
 - step: times of whole train steps, beside other frameworks'.
 - accelerate: train steps of Flax, Equinox and Keras, without and with `accelerate()`.
-- ensemble: several models at once.
+- pool: times of pools and their gradients.
+- ensemble: times of several models at once.
 - memory: peak memory of convolutions, beside lax's.
-- imports: what `import jcnn` takes.
+- imports: times of `import jcnn`.
 
-Other frameworks come with `uv run --group benchmarks --with torch`, or are left out.
+`uv run --group benchmarks --with torch` installs the other frameworks; those that are
+not installed are skipped.
 """

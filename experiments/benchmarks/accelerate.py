@@ -1,8 +1,8 @@
-"""Train steps of other libraries, without and with one line: `accelerate()`.
+"""Time train steps of other libraries, without and with `jcnn.accelerate()`.
 
-Flax, Equinox and Keras train the models of peers/workload.py, as their files in peers/
-have them, in fresh processes in turn. "With" differs in one call before the model is
-built; losses agree but for rounding and what a few steps make of it.
+Flax, Equinox and Keras train the models of peers/workload.py in fresh processes, in
+turn. The two variants differ in one call before the model is built. Their losses differ
+by rounding, which grows over the steps.
 """
 
 from collections.abc import Mapping
@@ -22,15 +22,15 @@ Name = Literal["flax_nnx", "equinox", "keras"]
 @dataclass(frozen=True)
 class Config:
     models: tuple[Model, ...] = get_args(Model)
-    """What is trained: see peers/workload.py."""
+    """Models to train: see peers/workload.py."""
     dtype: Dtype = "float32"
-    """What it computes in."""
+    """Dtype of the computation."""
     peers: tuple[Name, ...] = get_args(Name)
-    """Whose train steps are measured."""
+    """Frameworks to measure."""
     rounds: int = 3
-    """Processes for each."""
+    """Processes per framework and model."""
     seconds: float = 5.0
-    """Time for the steps of each process."""
+    """Seconds of steps per process."""
 
 
 def main(config: Config) -> None:

@@ -1,9 +1,9 @@
-"""Times of convolutions and their gradients: jcnn, lax, lax with options, PyTorch.
+"""Time convolutions and their gradients: jcnn, lax, lax with options, PyTorch.
 
-Each row is one convolution (f), or its gradient to the input (gx) or kernel (gw), in
-milliseconds, minimum / median, and in brackets the ratio of medians to jcnn's. All
-candidates of a row are called in turn, so that noise hits them alike. "lax+" is lax
-with the options of `jcnn.compilation`, which jcnn has too.
+Each row is one forward convolution (f), input gradient (gx) or kernel gradient (gw), in
+milliseconds: minimum / median, and in brackets the ratio of the median to jcnn's. The
+candidates of a row are called in turn, so that noise affects all alike. "lax+" and
+"jcnn+" use the compiler options of `jcnn.compilation`.
 """
 
 import math
@@ -29,22 +29,22 @@ NAMES = ("jcnn", "jcnn+", "lax", "lax+", "torch")
 SETS = {"chosen": CHOSEN_ON, "checked": CHECKED_ON}
 
 
-# Of others' medians to jcnn's, by kind of shape and operation, by whose they are.
+# Ratios of medians to jcnn's: {(kind of shape, operation): {candidate: ratios}}.
 Ratios = dict[tuple[str, str], dict[str, list[float]]]
 
 
 @dataclass(frozen=True)
 class Config:
     shapes: tuple[Literal["chosen", "checked"], ...] = ("chosen", "checked")
-    """Shapes that the planner's constants were chosen on, or checked on."""
+    """Shapes that the planner's constants were fitted to, or validated on."""
     seconds: float = 2.0
-    """Time for each row."""
+    """Seconds per row."""
     only: str = ""
-    """Only rows of this text in shape, operation or kind: "g4", "1000", "depthwise"."""
+    """Only rows whose shape, operation or kind contains this text, such as "g4"."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of inputs and kernels."""
+    """Dtype of inputs and kernels."""
     keep_memory: bool = False
-    """Whether all keep large buffers, as the experiments' option of this name."""
+    """Keep large buffers between calls, as experiments do by default."""
 
 
 def main(config: Config) -> None:
@@ -70,7 +70,7 @@ def main(config: Config) -> None:
 
 
 def means(ratios: Ratios) -> str:
-    """Geometric means over the shapes of a kind of the others' medians to jcnn's."""
+    """Return the geometric means of the ratios over the shapes of a kind."""
     rows = [
         [kind, operation, *(geometric_mean(by_name.get(n, [])) for n in NAMES[1:])]
         for (kind, operation), by_name in sorted(ratios.items())
@@ -99,7 +99,7 @@ def geometric_mean(values: list[float]) -> str:
 
 
 def candidates(shape: Shape, name: str, dtype: str) -> dict[str, Callable[[], object]]:
-    """Compiled functions without arguments, by whose they are."""
+    """Return compiled functions without arguments, by name of the candidate."""
     random = np.random.default_rng(0)
     x, w, y = (
         jnp.asarray(random.standard_normal(a.shape), dtype) for a in operands(shape)
@@ -125,7 +125,7 @@ def _blocking(function: Callable[..., object], *args: jax.Array):
 
 
 def _torch(shape: Shape, operation: str, x, w, y) -> Callable[[], object] | None:
-    """PyTorch's channels_last convolution with the same padding; None without it."""
+    """Return PyTorch's channels_last convolution; None if it is not installed."""
     try:
         import torch
     except ModuleNotFoundError:
@@ -141,7 +141,7 @@ def _torch(shape: Shape, operation: str, x, w, y) -> Callable[[], object] | None
     tx, ty = tx.contiguous(memory_format=layout), ty.contiguous(memory_format=layout)
     tw = tw.contiguous(memory_format=layout)
     window = (shape.kernel - 1) * shape.dilation + 1
-    # PyTorch pads alike on both sides: sizes agree, windows may lie one pixel off.
+    # PyTorch pads both sides equally: sizes agree, windows may be one pixel off.
     pads = [
         max((-(-n // shape.strides) - 1) * shape.strides + window - n + 1, 0) // 2
         for n in shape.size
@@ -165,7 +165,7 @@ def _torch(shape: Shape, operation: str, x, w, y) -> Callable[[], object] | None
 
 
 def matmul_peak() -> float:
-    """GFLOP/s of a large matrix product on this machine."""
+    """Return the GFLOP/s of a large matrix product on this machine."""
     a = jnp.asarray(np.random.default_rng(0).standard_normal((2048, 2048)), "float32")
     product = jax.jit(jnp.dot).lower(a, a).compile()
     times = interleaved({"dot": _blocking(product, a, a)}, seconds=2.0)
@@ -173,7 +173,7 @@ def matmul_peak() -> float:
 
 
 def work(shape: Shape) -> int:
-    """Floating-point operations of the definition."""
+    """Return the number of floating-point operations of the direct algorithm."""
     taps = shape.kernel ** len(shape.size) * shape.in_channels // shape.groups
     steps = 1 if shape.transposed else shape.strides
     positions = math.prod(-(-n // steps) for n in shape.size)

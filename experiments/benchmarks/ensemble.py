@@ -1,11 +1,10 @@
-"""Several models at once: `jax.vmap` over them, against one after the other.
+"""Time several models at once: `jax.vmap` over them, against a loop.
 
-Each row is a convolution with both its gradients, or a whole train step of a small net,
-for models that have parameters and inputs of their own: milliseconds, minimum / median,
-and in brackets the ratio of medians to jcnn's vmap. "loop" is a Python loop over the
-models in one jitted function, from lists to lists; "lax vmap" is what lax makes of
-mapped kernels, a convolution in groups. Arrays of many models are large, and without
-`--keep-memory` Linux takes those of more than 32 MiB back after each call.
+Each row is a convolution with both gradients, or a whole train step of a small network,
+for models with separate parameters and inputs. It gives milliseconds, minimum / median,
+and in brackets the ratio of the median to that of jcnn's vmap. "loop" is a Python loop
+over lists of models in one jitted function. "lax vmap" is lax's grouped convolution.
+Without `--keep-memory`, Linux reclaims arrays above 32 MiB after each call.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,17 +41,17 @@ NAMES = [f"{impl} {way}" for impl in IMPLS for way in ("vmap", "loop")]
 @dataclass(frozen=True)
 class Config:
     models: int = 8
-    """How many at once."""
+    """Number of models."""
     seconds: float = 4.0
-    """Time for each row."""
+    """Seconds per row."""
     only: str = ""
     """Only rows that contain this text, such as "g64" or "net"."""
     keep_memory: bool = False
-    """Whether all keep large buffers, as the experiments' option of this name."""
+    """Keep large buffers between calls, as experiments do by default."""
 
 
 class Work(NamedTuple):
-    """What is computed for every model."""
+    """A computation for every model."""
 
     one_model: Callable[[str], Callable[..., Any]]  # of the implementation of conv
     arguments: Callable[[int], tuple[Any, ...]]  # of the model's number
@@ -79,7 +78,7 @@ def main(config: Config) -> None:
 
 
 def train_step() -> Work:
-    """Of a net of dense convolutions, with a batch of 32 for each model."""
+    """Return the train step of a small network, with a batch of 32 per model."""
     tx = optax.adam(1e-3)
 
     def one_model(impl):
@@ -97,7 +96,7 @@ def train_step() -> Work:
 
 
 def with_gradients(shape: Shape) -> Work:
-    """A convolution and its gradients to input and kernel."""
+    """Return a convolution with its input gradient and kernel gradient."""
 
     def one_model(impl):
         def compute(x, w, y):
@@ -115,7 +114,7 @@ def with_gradients(shape: Shape) -> Work:
 
 
 def candidates(work: Work, models: int) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Compiled functions without arguments, with their NAMES."""
+    """Yield the NAMES and compiled functions without arguments."""
     separate = [work.arguments(model) for model in range(models)]
     stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *separate)
     for name, impl in IMPLS.items():

@@ -1,4 +1,4 @@
-"""Times of imports in fresh processes, each after `import jax`, in turn."""
+"""Time imports in fresh processes, each after `import jax`, in turn."""
 
 import os
 import statistics
@@ -26,9 +26,9 @@ _ENVIRONMENT = {"KERAS_BACKEND": "jax"}
 @dataclass(frozen=True)
 class Config:
     modules: tuple[str, ...] = MODULES
-    """What is imported, as far as it is installed."""
+    """Modules to import; those that are not installed are skipped."""
     rounds: int = 5
-    """Processes for each."""
+    """Processes per module."""
 
 
 def main(config: Config) -> None:
@@ -47,7 +47,7 @@ def main(config: Config) -> None:
 
 
 def import_ms(module: str) -> float:
-    """Milliseconds of one import in a process of its own, `import jax` not counted."""
+    """Return the milliseconds of one import in a fresh process, after `import jax`."""
     process = subprocess.run(
         [sys.executable, "-c", _PROGRAM, module],
         stdout=subprocess.PIPE,

@@ -1,8 +1,8 @@
-"""Peak memory of convolutions and their gradients: jcnn's planner against lax.
+"""Compare the peak memory of convolutions and their gradients: jcnn and lax.
 
-MiB of the temporary arrays of each compiled program, as XLA counts them; operands and
-results come on top of both, and so does what XLA's libraries take while they run. The
-exit status is 1 if jcnn is above lax by more than --margin anywhere.
+Print the MiB of temporary arrays in each compiled program, as XLA counts them, without
+operands, results and workspaces of XLA's libraries. The exit status is 1 if jcnn
+exceeds lax by more than --margin anywhere.
 """
 
 import sys
@@ -21,7 +21,7 @@ class Config:
     only: str = ""
     """Only rows that contain this text, such as "g4" or "1000"."""
     margin: float = 64.0
-    """By how many MiB jcnn may be above lax."""
+    """MiB by which jcnn may exceed lax."""
 
 
 def main(config: Config) -> int:
@@ -43,7 +43,7 @@ def main(config: Config) -> int:
 
 
 def temporary(shape: Shape, name: str, impl: str) -> float:
-    """MiB of temporary arrays.
+    """Return the MiB of temporary arrays.
 
     >>> temporary(Shape(1, (8,), 2, 2, kernel=3), "f", "lax") < 1
     True

@@ -14,7 +14,7 @@ OPERATIONS = ("f", "gx", "gw")
 
 
 def operands(shape: Shape) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """x, w, y: what the convolution takes and gives, in float32.
+    """Return x, w and y, the input, kernel and output of a convolution in float32.
 
     >>> [a.shape for a in operands(Shape(8, (16,), 3, 4, kernel=5, strides=2))]
     [(8, 16, 3), (5, 3, 4), (8, 8, 4)]
@@ -27,7 +27,7 @@ def operands(shape: Shape) -> tuple[jax.ShapeDtypeStruct, ...]:
 
 
 def convolution(shape: Shape, impl: str) -> Callable[..., jax.Array]:
-    """f(x, w), by the implementation `impl`."""
+    """Return the convolution f(x, w), computed by `impl`."""
     if shape.transposed:
         return partial(conv_transpose, strides=shape.strides, impl=impl)
     return partial(
@@ -40,7 +40,9 @@ def convolution(shape: Shape, impl: str) -> Callable[..., jax.Array]:
 
 
 def operation(shape: Shape, name: str, impl: str) -> Callable[..., jax.Array]:
-    """One of OPERATIONS as a function of (x, w, y); of gx and gw y is the cotangent.
+    """Return one of OPERATIONS as a function of (x, w, y).
+
+    For gx and gw, y is the cotangent.
 
     >>> shape = Shape(8, (16,), 3, 4, kernel=5, strides=2)
     >>> functions = [operation(shape, name, "lax") for name in OPERATIONS]

@@ -1,10 +1,10 @@
-"""Times of pools and their gradients: jcnn, lax, PyTorch in its channels-last layout.
+"""Time pools and their gradients: jcnn, lax, and PyTorch with channels last.
 
-Each row is one pool (f), its gradient (g) or both in one program (fg, as a training
-step has them), in milliseconds, minimum / median, and in brackets the ratio of medians
-to jcnn's. All candidates of a row are called in turn, so that noise hits them alike.
-PyTorch notes in the forward pass which pixel wins, so its g has less to do; fg is the
-same work for all.
+Each row is one pool (f), its gradient (g) or both in one program (fg, as in a training
+step), in milliseconds: minimum / median, and in brackets the ratio of the median to
+jcnn's. The candidates of a row are called in turn, so that noise affects all alike.
+PyTorch stores the index of the maximum in the forward pass, so its g does less work. fg
+is the same work for all.
 """
 
 from collections.abc import Callable
@@ -31,19 +31,19 @@ POOLS = {"max": max_pool, "avg": avg_pool}
 @dataclass(frozen=True)
 class Config:
     pools: tuple[Literal["max", "avg"], ...] = ("max", "avg")
-    """Which pools to measure."""
+    """Pools to measure."""
     faces: tuple[Literal["f", "g", "fg"], ...] = FACES
-    """What of them: forward, gradient, both."""
+    """Operations to measure: forward, gradient, both."""
     seconds: float = 1.0
-    """Time for each row."""
+    """Seconds per row."""
     only: str = ""
     """Only rows that contain this text, such as "k3 s2" or "1000"."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the inputs."""
+    """Dtype of the inputs."""
 
 
 class Shape(NamedTuple):
-    """Sizes of a pool; windows that overlap have "SAME" padding."""
+    """Sizes of a pool. Overlapping windows have "SAME" padding."""
 
     batch: int
     size: tuple[int, ...]
@@ -110,10 +110,10 @@ def row(shape: Shape, face: str, times: dict[str, Times]) -> str:
 def candidates(
     pool: str, shape: Shape, face: str, dtype: str
 ) -> dict[str, Callable[[], object]]:
-    """Compiled functions without arguments, by name."""
+    """Return compiled functions without arguments, by name."""
     random = np.random.default_rng(0)
     x = random.standard_normal((shape.batch, *shape.size, shape.channels))
-    x = jnp.asarray(np.maximum(x, 0), dtype)  # what a ReLU leaves: many ties
+    x = jnp.asarray(np.maximum(x, 0), dtype)  # as after a ReLU: many ties
     options = {"strides": shape.strides, "padding": shape.padding}
     of_jcnn = partial(POOLS[pool], window_shape=shape.window, **options)
     outputs = jax.eval_shape(of_jcnn, x)
@@ -129,7 +129,7 @@ def candidates(
 
 
 def _by_lax(pool: str, shape: Shape, x: jax.Array) -> jax.Array:
-    """What a program has that writes its pools in lax, as Flax and others do."""
+    """Return the pool written in lax, as Flax and others do."""
     rank = len(shape.size)
     window = (1, *[shape.window] * rank, 1)
     windows = (window, (1, *[shape.strides] * rank, 1), shape.padding)
@@ -160,10 +160,10 @@ def _blocking(function: Callable[..., object], *args: jax.Array):
 
 
 def _torch(pool: str, shape: Shape, face: str, x, y) -> Callable[[], object] | None:
-    """PyTorch's pool with the same windows; None without it, or where it has none.
+    """Return PyTorch's pool with the same windows; None if there is none.
 
-    It pads alike on both sides: where "SAME" has an odd rest its windows lie one
-    pixel off.
+    PyTorch pads both sides equally: where "SAME" pads an odd number of pixels, its
+    windows are one pixel off.
     """
     try:
         import torch

@@ -1,4 +1,4 @@
-"""What all benchmarks print alike: the machine and its versions, markdown tables."""
+"""Text that all benchmarks print: the machine, its versions, Markdown tables."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ _PACKAGES = ("jax", "jaxlib", "jcnn", "flax", "equinox", "keras", "torch")
 
 
 def environment() -> str:
-    """One line: processors, versions, and XLA's flags if there are any.
+    """Return one line with the processors, versions and XLA_FLAGS, if any.
 
     >>> "processors, Python 3." in environment()
     True
@@ -26,7 +26,7 @@ def environment() -> str:
 
 
 def processors() -> int:
-    """How many this process may use.
+    """Return the number of processors that this process may use.
 
     >>> processors() >= 1
     True
@@ -37,7 +37,7 @@ def processors() -> int:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A markdown table.
+    """Return a Markdown table.
 
     >>> print(table(["shape", "ms"], [["8x8", "1.5"]]))
     | shape | ms |
@@ -53,7 +53,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def ratio(value: float, base: float | None) -> str:
-    """`value / base`; nothing without a base.
+    """Return `value / base` with two decimals; "" without a base.
 
     >>> ratio(3.0, 2.0), ratio(3.0, None)
     ('1.50', '')

@@ -1,4 +1,4 @@
-"""Samples of several jobs, each in fresh processes, in turn: A B C, A B C, …"""
+"""Sample several jobs, each in fresh processes, in turn: A B C, A B C, …"""
 
 import json
 import os
@@ -18,7 +18,7 @@ _ENVIRONMENT = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 
 
 class Job(NamedTuple):
-    """A train step to measure, whether after `accelerate()` and `keep_memory()`."""
+    """A train step to measure, with or without `accelerate()` and `keep_memory()`."""
 
     name: Name
     model: Model
@@ -28,7 +28,7 @@ class Job(NamedTuple):
 
 
 def those_installed(names: Iterable[Name]) -> list[Name]:
-    """The peers that can be measured; prints which cannot."""
+    """Return the peers that are installed, and print which are not."""
     for name in names:
         if not PEERS[name].installed:
             print(f"{name} is left out: {PEERS[name].package} is not installed.\n")
@@ -38,12 +38,12 @@ def those_installed(names: Iterable[Name]) -> list[Name]:
 def sample_in_turn(
     jobs: Iterable[Job], *, rounds: int, seconds: float
 ) -> dict[Job, Sample]:
-    """Measures every job, the rounds taken together by `over_rounds`.
+    """Measure every job, and combine its rounds by `over_rounds`.
 
     Args:
-      jobs: in the order of each round. One that fails says so, and is left out.
-      rounds: how many processes each job gets, at least 1.
-      seconds: how long each process calls its step.
+      jobs: Jobs in the order of each round. A job that fails is reported and skipped.
+      rounds: Processes per job, at least 1.
+      seconds: Seconds of steps per process.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
@@ -61,7 +61,7 @@ def sample_in_turn(
 
 
 def over_rounds(samples: list[Sample]) -> Sample:
-    """The least minimum; of all else the median.
+    """Return the smallest minimum and the medians of everything else.
 
     >>> over_rounds([Sample(1, 2, 9, 9, 7, 3, 1), Sample(3, 2, 5, 9, 7, 3, 1)])[:3]
     (2.0, 2.0, 5)

@@ -1,10 +1,10 @@
-"""Convolutions to measure: a set to choose constants on, and one to check them on."""
+"""Convolutions to measure: a set to fit constants to, and one to validate them."""
 
 from typing import NamedTuple
 
 
 class Shape(NamedTuple):
-    """Sizes of a convolution with "SAME" padding; `size` is one, two or three sizes."""
+    """Sizes of a convolution with "SAME" padding, in one to three dimensions."""
 
     batch: int
     size: tuple[int, ...]
@@ -27,7 +27,7 @@ class Shape(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What it is compared with others as."""
+        """Return the kind of convolution, for means over shapes of a kind."""
         if self.transposed:
             return "transposed"
         if self.groups > 1:
@@ -82,7 +82,7 @@ CHOSEN_ON = [
     Shape(8, (64, 64), 24, 24, 3, dilation=3),
 ]
 
-# What they are checked on: nothing was chosen by these.
+# The validation set: no constant was fitted to these.
 CHECKED_ON = [
     Shape(61, (25, 25), 32, 48, 3),
     Shape(11, (37, 53), 64, 96, 3),

@@ -1,11 +1,10 @@
-"""Times of whole train steps: jcnn's, and those of other frameworks.
+"""Time whole train steps: jcnn's, and those of other frameworks.
 
-Every framework trains every model in fresh processes of its own, one after the other
-and round after round, so that a busy moment does not hit one alone. "jax" is plain JAX
-with lax's convolutions; "jax+" is the same with the options of `jcnn.compilation`;
-"jcnn_scan" takes four steps a call. Compilation is the first call; imports include jax
-and optax, or torch. The exit status is 1 if the frameworks' numbers of parameters
-differ or a loss does not fall.
+Every framework trains every model in fresh processes, one after the other and round
+after round, so that noise affects all alike. "jax" is plain JAX with its convolutions;
+"jax+" adds the compiler options of `jcnn.compilation`; "jcnn_scan" takes four steps a
+call. Compile time is that of the first call; import time includes jax and optax, or
+torch. The exit status is 1 if the numbers of parameters differ or a loss does not fall.
 """
 
 import sys
@@ -25,17 +24,17 @@ from .worker import WATCHED, Sample
 @dataclass(frozen=True)
 class Config:
     models: tuple[Model, ...] = get_args(Model)
-    """What is trained: see peers/workload.py."""
+    """Models to train: see peers/workload.py."""
     dtype: Dtype = "float32"
-    """What it computes in."""
+    """Dtype of the computation."""
     peers: tuple[Name, ...] = get_args(Name)
-    """Whose train steps are measured."""
+    """Frameworks to measure."""
     rounds: int = 3
-    """Processes for each."""
+    """Processes per framework and model."""
     seconds: float = 5.0
-    """Time for the steps of each process."""
+    """Seconds of steps per process."""
     keep_memory: bool = False
-    """Whether all keep large buffers, as the experiments' option of this name."""
+    """Keep large buffers between steps, as experiments do by default."""
 
 
 def main(config: Config) -> int:
@@ -87,7 +86,7 @@ def results_table(model: Model, results: Mapping[str, Sample]) -> str:
 
 
 def faults(results: Mapping[str, Sample]) -> list[str]:
-    """What shows that peers do not train the same, or do not train."""
+    """Return messages for peers whose models differ or do not train."""
     messages = []
     if len({sample.parameters for sample in results.values()}) > 1:
         messages.append("the models have different numbers of parameters")

@@ -1,4 +1,4 @@
-"""Times of competing functions, taken in turn, so that noise hits all alike."""
+"""Time competing functions in turn, so that noise affects all alike."""
 
 import random
 import statistics
@@ -19,11 +19,11 @@ class Times(NamedTuple):
 def interleaved(
     functions: dict[str, Callable[[], object]], *, seconds: float, least: int = 5
 ) -> dict[str, Times]:
-    """Calls every function in turn for `seconds` in all, at least `least` rounds.
+    """Call every function in turn for `seconds` in all, at least `least` rounds.
 
-    Threads of other libraries wait for work by spinning and slow whoever comes next.
-    So of two calls in a row the second is counted, after a pause, and each round has
-    an order of its own.
+    Idle threads of other libraries spin and slow down the next function. So each
+    function is called twice after a pause and the second call is counted, and the
+    order differs from round to round.
     """
     shuffle = random.Random(0).shuffle
     names = list(functions)

@@ -1,8 +1,8 @@
-"""Times one peer's train step in the process that it is: `rounds.py` starts it.
+"""Time one peer's train step in this process; `rounds.py` starts it.
 
     python -m experiments.benchmarks.worker PEER MODEL SECONDS DTYPE [SETTING ...]
 
-with the settings "accelerated" and "keep-memory", prints a `Sample` as a line of JSON.
+with the settings "accelerated" and "keep-memory" prints a `Sample` as a line of JSON.
 Nothing that a peer imports is imported before.
 """
 
@@ -20,7 +20,7 @@ WATCHED = 10  # runs between the first loss and the last
 
 
 class Sample(NamedTuple):
-    """What one process measured."""
+    """Measurements of one process."""
 
     import_s: float
     first_s: float  # the first run, which compiles

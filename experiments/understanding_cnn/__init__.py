@@ -1,5 +1,5 @@
-"""Every point of "Understanding Convolution Neural Networks, Part I", made exact.
+"""The claims of "Understanding Convolution Neural Networks, Part I", made exact.
 
-`python -m experiments.understanding_cnn` computes each with jcnn, checks the numbers,
-and draws one page of pictures.
+`python -m experiments.understanding_cnn` computes each claim with jcnn, checks the
+numbers, and draws one page of pictures.
 """

@@ -1,7 +1,7 @@
-"""Every point of "Understanding Convolution Neural Networks, Part I", made exact.
+"""The claims of "Understanding Convolution Neural Networks, Part I", made exact.
 
-Computes each with jcnn, checks the numbers, and draws one page of pictures, as
-page.png and page.pdf. The exit status is 1 if a number is not what it must be.
+Compute each claim with jcnn, check the numbers, and draw one page of pictures, page.png
+and page.pdf. The exit status is 1 if a number is wrong.
 """
 
 import io
@@ -35,16 +35,16 @@ _NAME = "experiments.understanding_cnn"
 @dataclass(frozen=True)
 class Config:
     digit: Annotated[int, Range(0, 359)] = 25
-    """Which of scikit-learn's 360 test digits is shown."""
+    """Number of the digit to draw, among the 360 test digits of scikit-learn."""
     run_dir: Path | None = None
-    """New or empty folder for the page; otherwise a new one under runs/."""
+    """New or empty folder for the page. By default a new one in runs/."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the facts and write the page.
 
     Args:
-        arguments: Command line; otherwise the program's.
+        arguments: Command line. By default the program's.
 
     Returns:
         The exit status: 0, 1 if a fact does not hold, 2 if an option or the run
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def facts_table(facts: dict[str, list[Fact]]) -> Table:
-    """The facts to be read in a terminal, those of a point together."""
+    """Return a table of the facts for a terminal, grouped by point."""
     table = Table("fact", "computed", "", box=box.SIMPLE_HEAD)
     for point, rows in facts.items():
         table.add_row(f"[bold]{point}")
@@ -101,7 +101,7 @@ def facts_table(facts: dict[str, list[Fact]]) -> Table:
 
 
 def _describe(value: Any) -> str:
-    """A value in few characters, whole numbers without a decimal point."""
+    """Format a value in few characters, integers without a decimal point."""
     if isinstance(value, list) and len(value) > 6:
         if len(set(value)) == 1:
             return f"{_describe(value[0])}, {len(value)} times"
@@ -122,7 +122,7 @@ def _facts_to_json(facts: dict[str, list[Fact]]) -> dict[str, Any]:
 
 def _picture(figure: Figure, kind: str) -> bytes:
     content = io.BytesIO()
-    # Without its date the same page is the same file.
+    # No date: the same page gives the same file.
     metadata = {"CreationDate": None} if kind == "pdf" else None
     figure.savefig(content, format=kind, metadata=metadata)
     return content.getvalue()

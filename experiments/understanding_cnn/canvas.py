@@ -1,7 +1,7 @@
-"""Pens for the pictures: cells, frames, arrows, measures and words, and the page.
+"""Drawing functions: cells, frames, arrows, dimensions, text, and the whole page.
 
-One unit is the side of a cell, y runs downwards from the top of a section, and x = 0
-is where its picture starts; what is written about it stands to the left of that.
+One unit is the side of a cell. y runs downwards from the top of a section. The picture
+starts at x = 0, with its text to the left.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 INK, GREY, LINE = "#22262b", "#6b737c", "#d3d8de"
 WINDOW, BLUE, RED, OUTSIDE = "#e08600", "#2166ac", "#b2182b", "#e0ebf6"
 
-WIDTH = 34  # of a picture, in units, as all that follows
+WIDTH = 34  # of a picture, in units, like all lengths below
 _INCHES = 0.22  # a unit
 _TEXT, _MARGIN, _GAP, _HEADER, _FOOTER = 15, 2.6, 3.6, 7.5, 3.0
 
@@ -25,14 +25,14 @@ Point = tuple[float, float]
 
 
 class Section(NamedTuple):
-    """A part of the page: words to the left, a picture to the right.
+    """A part of the page: text on the left, a picture on the right.
 
     Attributes:
-        title: A few words.
-        caption: What is to be seen.
-        code: The calls that compute it, a line each.
-        height: Units of the picture.
-        draw: Draws it into axes of units, x from 0 to `WIDTH`, y downwards.
+        title: Heading.
+        caption: Description of the picture.
+        code: The calls that compute it, one per line.
+        height: Height of the picture, in units.
+        draw: Function that draws it on axes in units, x from 0 to `WIDTH`, y downwards.
     """
 
     title: str
@@ -45,7 +45,7 @@ class Section(NamedTuple):
 def draw_page(
     title: str, subtitle: str, footer: str, sections: Sequence[Section]
 ) -> Figure:
-    """Draw all sections below one another on one page."""
+    """Draw all sections on one page, one below the other."""
     width = _MARGIN + _TEXT + WIDTH + _MARGIN
     height = _HEADER + sum(s.height + _GAP for s in sections) + _FOOTER
     figure = Figure(figsize=(width * _INCHES, height * _INCHES), dpi=160)
@@ -95,7 +95,7 @@ def write(
     colour: str = INK,
     weight: str = "normal",
 ) -> None:
-    """Write a line of text, its middle at the height y."""
+    """Write a line of text, vertically centred at y."""
     style = {"color": colour, "weight": weight, "fontsize": size, "zorder": 5}
     axes.text(x, y, text, ha=align, va="center_baseline", **style)
 
@@ -117,15 +117,15 @@ def draw_cells(
 
     Args:
         axes: Where to draw.
-        values: `[H, W]`; NaN is drawn as padding without a number.
+        values: Values `[H, W]`; NaN is drawn as padding without a number.
         x: Left end.
         y: Upper end.
         size: Side of a cell.
-        limit: The value drawn darkest; otherwise the greatest one.
-        signed: Blue below zero and red above, instead of white to black.
+        limit: The value drawn darkest. By default the largest one.
+        signed: Use blue for negative and red for positive values, not white to black.
         numbers: Write the values into the cells.
-        outside: Which cells are padding, `[H, W]` bool.
-        label: What stands above the grid.
+        outside: Mask of padding cells, bool `[H, W]`.
+        label: Text above the grid.
     """
     rows, columns = values.shape
     limit = limit or float(np.nanmax(np.abs(values))) or 1.0
@@ -153,7 +153,7 @@ def draw_cells(
 
 
 def format_number(value: float) -> str:
-    """A number with a real minus, without a sign at zero, and nothing for NaN.
+    """Format a number with a minus sign (not a hyphen), zero unsigned, NaN as "".
 
     >>> format_number(-0.0), format_number(-3.0), format_number(float("nan"))
     ('0', '−3', '')
@@ -184,7 +184,7 @@ def draw_arrow(axes: Axes, start: Point, end: Point, *, colour: str = GREY) -> N
 
 
 def draw_measure(axes: Axes, start: Point, end: Point, text: str) -> None:
-    """Draw the length of a line, and what it is called above it or to its left."""
+    """Draw a dimension line with its label above it or on its left."""
     style = {"arrowstyle": "|-|,widthA=0.25,widthB=0.25", "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", end, start, arrowprops={"color": GREY, "lw": 0.9, **style})
     x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2

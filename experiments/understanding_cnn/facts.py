@@ -1,7 +1,7 @@
-"""What the article says, made exact, beside what jcnn computes.
+"""The claims of the article, made exact, beside the values that jcnn computes.
 
-A function for each point of the article, in its order. What is exact stands here as
-numbers, as a formula, or as a loop; what is computed comes from jcnn.
+One function per point of the article, in its order. Exact values are numbers, formulas
+or loops; computed values come from jcnn.
 """
 
 from itertools import product
@@ -27,13 +27,13 @@ from .probes import (
 
 
 class Fact(NamedTuple):
-    """A statement, the value it must have, and the value it has.
+    """A claim, its exact value, and the computed value.
 
     Attributes:
         claim: The statement.
-        exact: The value that must come out.
-        computed: The value that has come out of jcnn.
-        article: What the article says instead, where it is loose.
+        exact: The value that is expected.
+        computed: The value that jcnn gives.
+        article: The article's own statement, where it is imprecise.
     """
 
     claim: str
@@ -43,15 +43,15 @@ class Fact(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether the two values are equal, to the last digit."""
+        """Whether the two values are exactly equal."""
         return self.exact == self.computed
 
 
 def collect_facts(digit: np.ndarray) -> dict[str, list[Fact]]:
-    """The facts of every point of the article, by the point's name.
+    """Return the facts of every point of the article, by its name.
 
     Args:
-        digit: A picture of whole numbers, `[8, 8]` float32.
+        digit: Image `[8, 8]` float32 with integer values.
 
     >>> facts = collect_facts(np.eye(8, dtype=np.float32))
     >>> facts["Parameter sharing"][1][:3]
@@ -80,7 +80,7 @@ def symbols() -> list[Fact]:
     kernel, output = params["kernel"].shape, summarize(layer, x)[0].output_shape
     return [
         Fact("kernel for 3 channels, f = 3, n_filters = 10", (3, 3, 3, 10), kernel),
-        Fact("what it makes of 32×32×3, p = 1, s = 2", (16, 16, 10), output),
+        Fact("its output for 32×32×3, p = 1, s = 2", (16, 16, 10), output),
     ]
 
 
@@ -89,7 +89,9 @@ def parameter_sharing() -> list[Fact]:
     dense = serial(flatten=flatten, dense=Dense(30 * 30 * 10, use_bias=False))
     (colour,), (grey,) = (summarize(shared, _spec(32, 32, c)) for c in (3, 1))
     return [
-        Fact("10 filters of 3×3 make of 32×32×3", (30, 30, 10), colour.output_shape),
+        Fact(
+            "output of 10 filters of 3×3 for 32×32×3", (30, 30, 10), colour.output_shape
+        ),
         Fact(
             "parameters: (3·3·3 + 1)·10",
             280,
@@ -111,12 +113,12 @@ def sparsity() -> list[Fact]:
     rows, columns = np.nonzero(jacobian[2, 3])
     return [
         Fact(
-            "inputs that each of 6×6 outputs sees, f = 3",
+            "inputs of each of 6×6 outputs, f = 3",
             [9] * 36,
             (jacobian != 0).sum((2, 3)).ravel().tolist(),
         ),
         Fact(
-            "rows and columns that output (2, 3) sees",
+            "rows and columns in the window of output (2, 3)",
             ([2, 3, 4], [3, 4, 5]),
             (np.unique(rows).tolist(), np.unique(columns).tolist()),
         ),
@@ -147,7 +149,7 @@ def convolution(digit: np.ndarray) -> list[Fact]:
             "convolution; exactly, cross-correlation",
         ),
         Fact(
-            "… with filter turned round: 1·3 + 2·2 + 4·1",
+            "… with the filter flipped: 1·3 + 2·2 + 4·1",
             11,
             feature_map(x, kernel[:, ::-1]).item(),
         ),
@@ -177,7 +179,7 @@ def valid_and_same() -> list[Fact]:
             "n; only at s = 1",
         ),
         Fact(
-            "sums of 3 of 1…8, s = 2, SAME: one zero, behind",
+            "sums of 3 of 1…8, s = 2, SAME: one zero, at the end",
             [6, 12, 18, 15],
             feature_map(ramp, ones, strides=(1, 2), padding="SAME").ravel().tolist(),
         ),
@@ -196,7 +198,7 @@ def padding() -> list[Fact]:
     return [
         Fact("size of 3×3 padded by 2", (7, 7), padded.shape),
         Fact(
-            "its numbers: the image, zeros outside of it",
+            "its values: the image, zeros outside",
             np.pad(image, 2).ravel().tolist(),
             padded.ravel().tolist(),
         ),
@@ -217,7 +219,7 @@ def padding() -> list[Fact]:
 def stride() -> list[Fact]:
     places = np.arange(49, dtype=np.float32).reshape(7, 7)
     first = np.zeros((3, 3), np.float32)
-    first[0, 0] = 1  # so what a window answers is the place where it starts
+    first[0, 0] = 1  # so a window's output is the position where it starts
     sizes = [*product((7, 8, 28), (3, 5), (0, 1, 2), (1, 2, 3))]
     return [
         Fact(
@@ -245,7 +247,7 @@ def relu() -> list[Fact]:
             derivatives,
             "no vanishing gradients; for z > 0",
         ),
-        Fact("derivative of 10 in a row at 1", 1, slope(jax.nn.relu, 10, 1.0)),
+        Fact("derivative of 10 ReLUs in a row at 1", 1, slope(jax.nn.relu, 10, 1.0)),
         Fact(
             "… of 10 sigmoids at −2, 0, 2: below (1/4)¹⁰",
             [True] * 3,
@@ -259,7 +261,9 @@ def max_pooling() -> list[Fact]:
     (row,) = summarize(MaxPool(2), _spec(28, 28, 32))
     return [
         Fact(
-            "greatest of each 2×2 of 4×4", [6, 5, 3, 9], pooled(x, 2).ravel().tolist()
+            "maximum of each 2×2 window of 4×4",
+            [6, 5, 3, 9],
+            pooled(x, 2).ravel().tolist(),
         ),
         Fact("size of 28×28×32 pooled by 2", (14, 14, 32), row.output_shape),
         Fact("parameters", 0, row.params),
@@ -291,7 +295,7 @@ def shifting(digit: np.ndarray) -> list[Fact]:
             there[:, 3:].ravel().tolist(),
         ),
         Fact(
-            "columns that answer to edges at 3, 4, 5, 6, 7",
+            "columns that respond to edges at 3, 4, 5, 6, 7",
             [2, 3, 4, 5, 6],
             [int(values[0].argmax()) for values in maps],
         ),
@@ -299,10 +303,10 @@ def shifting(digit: np.ndarray) -> list[Fact]:
             "… pooled by 2",
             [1, 1, 2, 2, 3],
             [int(pooled(values, 2)[0].argmax()) for values in maps],
-            "some invariance; to every second step",
+            "some invariance; to every second shift",
         ),
         Fact(
-            "… pooled whole: the greatest answer",
+            "… global max pool: the largest response",
             [2] * 5,
             [pooled(values, 8).item() for values in maps],
         ),
@@ -313,7 +317,7 @@ def fields_of_use() -> list[Fact]:
     classes, features = 10, _spec(8, 8, 32)
     classify = serial(mean=global_avg_pool, head=Dense(classes))
     segment = ConvTranspose(classes, 2, strides=2)
-    detect = Conv(4 + 1 + classes, 3)  # a box, is there one, what is in it
+    detect = Conv(4 + 1 + classes, 3)  # box, score, classes
     shapes = [
         summarize(head, features)[-1].output_shape
         for head in (classify, segment, detect)

@@ -1,4 +1,4 @@
-"""The pictures of the page: what the facts look like, with real numbers.
+"""The pictures of the page: the facts as drawings of real numbers.
 
 Each function draws one into axes of units, as `canvas.Section` describes them.
 """
@@ -113,7 +113,7 @@ def draw_sparsity(axes: Axes, digit: np.ndarray) -> None:
 def draw_convolution(axes: Axes, digit: np.ndarray) -> None:
     values = feature_map(digit, VERTICAL_EDGE)
     products = sliding_window_view(digit, (3, 3)) * VERTICAL_EDGE
-    busy = np.count_nonzero(products, (2, 3))  # a window that shows something
+    busy = np.count_nonzero(products, (2, 3))  # a window that contains ink
     r, c = np.unravel_index(busy.argmax(), busy.shape)
     y, size = 1.6, 0.9
     middle = y + (r + 1.5) * size
@@ -150,7 +150,7 @@ def draw_valid_and_same(axes: Axes) -> None:
     for i, (n, f, s) in enumerate(sizes):
         p = (f - 1) // 2
         valid, same, even = (output_size(n, f, s, pad) for pad in ("VALID", "SAME", p))
-        zeros = max((same - 1) * s + f - n, 0)  # that the last window needs
+        zeros = max((same - 1) * s + f - n, 0)  # needed by the last window
         before, behind = zeros // 2, zeros - zeros // 2
         row = [n, f, s, valid, f"{same}  ({before}, {behind})", f"{even}  ({p}, {p})"]
         for x, text in zip(columns, row, strict=True):
@@ -341,13 +341,13 @@ def draw_invariance(axes: Axes, digits: np.ndarray) -> None:
 
 
 def shift_changes(digits: np.ndarray) -> dict[str, float]:
-    """By how much a shift by one column changes a digit and what is made of it.
+    """Return how much a shift by one column changes a digit and its features.
 
     Args:
         digits: `[N, 8, 8]` float32.
 
     Returns:
-        Means over the digits of |after − before| / |before|, Euclidean norms.
+        Means over the digits of |after − before| / |before|, in Euclidean norms.
     """
     before, after = (
         np.pad(digits, ((0, 0), (2, 2), (2 + d, 2 - d)))[..., None] for d in (0, 1)

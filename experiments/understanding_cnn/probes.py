@@ -1,4 +1,4 @@
-"""What is measured of jcnn: on one image and one filter, as arrays of NumPy."""
+"""Measurements of jcnn on one image and one filter, as NumPy arrays."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,12 +14,12 @@ VERTICAL_EDGE = np.array([[-1, 0, 1], [-1, 0, 1], [-1, 0, 1]], np.float32)
 
 
 def feature_map(image: np.ndarray, kernel: np.ndarray, **options: Any) -> np.ndarray:
-    """`jcnn.conv` of one image with one filter, without padding if none is given.
+    """Convolve one image with one filter by `jcnn.conv`, by default without padding.
 
     Args:
-        image: `[H, W]` float32.
-        kernel: `[KH, KW]` float32.
-        options: As `jcnn.conv` takes them.
+        image: Image `[H, W]` float32.
+        kernel: Filter `[KH, KW]` float32.
+        options: Keyword arguments of `jcnn.conv`.
 
     >>> feature_map(np.eye(3, dtype=np.float32), np.ones((2, 2), np.float32))
     array([[2., 1.],
@@ -31,7 +31,7 @@ def feature_map(image: np.ndarray, kernel: np.ndarray, **options: Any) -> np.nda
 
 
 def pooled(values: np.ndarray, window: int) -> np.ndarray:
-    """`jcnn.max_pool` of one map.
+    """Apply `jcnn.max_pool` to one feature map.
 
     >>> pooled(np.eye(4, dtype=np.float32), 2)
     array([[1., 0.],
@@ -41,7 +41,7 @@ def pooled(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def edge_map(place: int) -> np.ndarray:
-    """The map `[8, 8]` of a 9x9 image that is bright from column `place` on.
+    """Return the feature map `[8, 8]` of a 9x9 image bright from column `place` on.
 
     >>> edge_map(3)[0]
     array([0., 0., 2., 0., 0., 0., 0., 0.], dtype=float32)
@@ -52,7 +52,7 @@ def edge_map(place: int) -> np.ndarray:
 
 
 def output_size(n: int, f: int, s: int, padding: int | str) -> int:
-    """How many places a window of `f` has on a line of `n`, from shapes alone.
+    """Return the output size of a window of `f` on `n` values, from shapes alone.
 
     >>> output_size(7, 3, 2, "VALID")
     3
@@ -63,7 +63,7 @@ def output_size(n: int, f: int, s: int, padding: int | str) -> int:
 
 
 def connections(kernel: np.ndarray) -> np.ndarray:
-    """The derivatives of an output `[6, 6]` by an input `[8, 8]`, as `[6, 6, 8, 8]`.
+    """Return the Jacobian `[6, 6, 8, 8]` of an output `[6, 6]` by an input `[8, 8]`.
 
     >>> connections(np.ones((3, 3), np.float32))[2, 3].sum()
     np.float32(9.0)
@@ -74,9 +74,9 @@ def connections(kernel: np.ndarray) -> np.ndarray:
 
 
 def windows_entered(n: int, f: int, p: int) -> np.ndarray:
-    """How many windows of f x f each of n x n pixels enters, padded by p.
+    """Return how many f x f windows contain each of n x n pixels, padded by p.
 
-    That is by how much the sum of all windows grows with the pixel.
+    This is the derivative of the sum of all windows by the pixel.
 
     >>> windows_entered(3, 2, 0)
     array([[1., 2., 1.],
@@ -91,7 +91,7 @@ def windows_entered(n: int, f: int, p: int) -> np.ndarray:
 
 
 def slope(function: Callable[[Any], Any], times: int, z: float) -> float:
-    """The derivative at z of a function applied several times.
+    """Return the derivative at z of a function applied several times.
 
     >>> slope(jnp.square, 2, 1.0)
     4.0

@@ -1,6 +1,6 @@
-"""Equinox: one example, channels first, mapped over the batch, as its manual has it.
+"""Equinox: one example, channels first, vmapped over the batch, as in its manual.
 
-For bfloat16 the loss casts the network, since its layers compute in their own dtype.
+For bfloat16 the loss casts the network: layers compute in their parameters' dtype.
 """
 
 from collections.abc import Iterator

@@ -19,7 +19,7 @@ def make(model: Model, examples: int | None = None, dtype: Dtype = "float32") ->
     keras.config.set_dtype_policy("mixed_bfloat16" if mixed else dtype)
     build = {"mnist": mnist, "vgg": vgg, "resnet20": resnet20}[model]
     inputs = keras.Input(images.shape[1:])
-    head = layers.Dense(workload.CLASSES, dtype="float32")  # and so is the loss
+    head = layers.Dense(workload.CLASSES, dtype="float32")  # for a float32 loss
     net = keras.Model(inputs, head(build(inputs)))
     net.compile(
         optimizer=keras.optimizers.Adam(workload.LEARNING_RATE, epsilon=1e-8),

@@ -1,7 +1,7 @@
 """PyTorch, eager, channels last.
 
-Its padding is alike on both sides, where "SAME" puts an odd pixel behind: with strides
-of 2 the windows lie one pixel off, their number and the work are the same.
+It pads both sides equally, where "SAME" adds an odd pixel at the end: with strides of 2
+the windows are one pixel off, but their number and the work are the same.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def make(
     torch.set_num_threads(processors())
     torch.manual_seed(0)
     images, labels = map(torch.from_numpy, workload.batch(model, examples))
-    # What comes of NHWC by permuting axes is channels last already.
+    # NHWC with permuted axes is channels last already.
     images, labels = images.permute(0, 3, 1, 2), labels.long()
     build = {"mnist": mnist, "vgg": vgg, "resnet20": resnet20}[model]
     net = build().to(memory_format=torch.channels_last).train()  # pyright: ignore

@@ -1,13 +1,13 @@
-"""What every peer trains: three models' sizes and a fixed batch for each.
+"""The workload of every peer: sizes of three models, and a fixed batch for each.
 
 - mnist: two 3x3 convolutions with bias, ReLU and a 2x2 max pool each; two dense layers.
-- vgg: two 3x3 convolutions with batch norm and ReLU a stage, then a 2x2 max pool; the
+- vgg: per stage two 3x3 convolutions with batch norm and ReLU, then a 2x2 max pool; the
   global mean; one dense layer.
 - resnet20: He et al. (2015), section 4.2, with 1x1 convolutions where sizes change.
 
-Softmax cross-entropy, Adam, float32. Sizes and numbers of parameters agree; the first
-parameters are each framework's own. In bfloat16 the models compute by the framework's
-own way of mixed precision, with parameters, running statistics and loss in float32.
+Softmax cross-entropy, Adam, float32. Sizes and numbers of parameters agree; each
+framework has its own initial parameters. In bfloat16 each uses its own form of mixed
+precision, with parameters, running statistics and loss in float32.
 """
 
 from collections.abc import Callable
@@ -36,15 +36,15 @@ LEARNING_RATE = 1e-3
 
 
 class Step(NamedTuple):
-    """A train step that is ready to be called."""
+    """A train step ready to be called."""
 
-    run: Callable[[], float]  # to its very end; the loss before it
-    parameters: int  # how many numbers are trained
-    steps: int = 1  # that one run takes
+    run: Callable[[], float]  # waits for all results; returns the loss
+    parameters: int  # number of trained values
+    steps: int = 1  # per run
 
 
 def batch(model: Model, examples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Images [N, H, W, C] and labels [N]; `examples` is another N than the model's.
+    """Return images [N, H, W, C] and labels [N]; `examples` overrides the model's N.
 
     >>> images, labels = batch("mnist", 2)
     >>> images.shape, images.dtype, labels.shape, labels.dtype
