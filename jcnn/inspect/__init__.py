@@ -1,1 +1,1 @@
-"""Convolutions and networks looked at: how they are computed, what they consist of."""
+"""Inspection of functions and networks: algorithms, shapes, receptive fields."""

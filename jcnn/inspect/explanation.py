@@ -1,12 +1,12 @@
-"""Which convolutions and pools a JAX function consists of, and how each is computed."""
+"""The convolutions and pools of a JAX function, and how each is computed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple
 
 import jax
 from jax import lax
-from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
+from jax.extend.core import JaxprEqn
 
 from ..engine import acceleration
 from ..engine.canonical import canonicalize
@@ -17,6 +17,7 @@ from ..engine.pools.maxima import max_windows_p
 from ..engine.primitive import convolution_p
 from ..engine.problem import Problem
 from ..engine.sharding import sharded_by_type
+from .jaxprs import equations, shapes
 
 _POOLS = {  # by the names of primitives
     "reduce_window_max": "window maxima",
@@ -33,31 +34,31 @@ _POOLS = {  # by the names of primitives
 
 
 class Operation(NamedTuple):
-    """A convolution, or what a pool or its gradient is made of."""
+    """A convolution, or an operation of a pool or of its gradient."""
 
     what: str
     operands: tuple[tuple[int, ...], ...]  # their shapes
     result: tuple[int, ...]
     algorithm: str
     reason: str
-    flops: int = 0  # of a convolution: two for each product of the definition
-    times: int | None = 1  # that it is computed; None if only the running program knows
+    flops: int = 0  # of a convolution: two for each product
+    times: int | None = 1  # that it runs; None in a while loop
     dtype: str = "float32"  # of the operands
 
 
 def explain(
     function: Callable[..., Any], *args: Any, accelerated: bool | None = None
 ) -> None:
-    """Prints the convolutions and pools of `function(*args)`, and of its gradients.
+    """Print the convolutions and pools of `function(*args)`, and of its gradients.
 
-    Nothing is computed. It tells what happens on a CPU; elsewhere all is lax's. Dtypes
-    are told where some operand is not float32.
+    Nothing is computed. The algorithms are those of a CPU; elsewhere all are lax's.
+    Dtypes are printed where some operand is not float32.
 
     Args:
-      function: what `jax.make_jaxpr` takes, such as `jax.grad` of a loss.
-      *args: its arguments: pytrees of arrays or of `jax.ShapeDtypeStruct`.
-      accelerated: whether lax's own operations run as under `jcnn.accelerate()`; None
-        if they do now.
+        function: What `jax.make_jaxpr` takes, such as `jax.grad` of a loss.
+        *args: Its arguments: pytrees of arrays or of `jax.ShapeDtypeStruct`.
+        accelerated: Whether lax's own operations run as under `jcnn.accelerate()`; by
+            default whether they do now.
 
     >>> from jcnn import conv
     >>> x, w = jax.numpy.ones((8, 16, 16, 32)), jax.numpy.ones((1, 1, 32, 64))
@@ -78,7 +79,7 @@ def explain(
 def operations(
     function: Callable[..., Any], *args: Any, accelerated: bool | None = None
 ) -> list[Operation]:
-    """What `explain` prints, as values, in the order of the program."""
+    """Return what `explain` prints, in the order of the program."""
     if accelerated is None:
         accelerated = acceleration.in_force()
     program = jax.make_jaxpr(function)(*args)
@@ -88,21 +89,6 @@ def operations(
         if operation is not None:
             found.append(operation._replace(times=times))
     return found
-
-
-def equations(
-    jaxpr: Jaxpr, times: int | None = 1
-) -> Iterator[tuple[JaxprEqn, int | None]]:
-    """All equations, those of parts too, each with how many times it is computed."""
-    for eqn in jaxpr.eqns:
-        yield eqn, times
-        inside = times
-        if eqn.primitive.name == "scan" and times is not None:
-            inside = times * eqn.params["length"]
-        if eqn.primitive.name == "while":
-            inside = None
-        for inner in jaxprs_in_params(eqn.params):
-            yield from equations(inner, inside)
 
 
 def _operation(eqn: JaxprEqn, accelerated: bool) -> Operation | None:
@@ -135,10 +121,11 @@ def _convolution_of_lax(eqn: JaxprEqn, accelerated: bool) -> Operation:
     canonical = canonicalize(lhs, rhs, Convolution.of(eqn.params))
     if canonical is None:
         kernel, features = rhs.shape, eqn.params["dimension_numbers"].rhs_spec[0]
-        products = prod(_shape(eqn)) * prod(kernel) // max(kernel[features], 1)
+        outputs = prod(shapes(eqn.outvars)[0])
+        flops = 2 * outputs * prod(kernel) // max(kernel[features], 1)
         plan_ = _LEFT_TO_LAX if accelerated else _BY_LAX
-        return _named(eqn, "convolution", *plan_, 2 * products)
-    what, flops = _convolution(canonical.problem), _flops(canonical.problem)
+        return _named(eqn, "convolution", *plan_, flops)
+    what, flops = _name(canonical.problem), 2 * canonical.problem.multiply_adds
     if not accelerated:
         return _named(eqn, what, *_BY_LAX, flops)
     if sharded_by_type(lhs, rhs):
@@ -148,35 +135,27 @@ def _convolution_of_lax(eqn: JaxprEqn, accelerated: bool) -> Operation:
 
 def _planned(eqn: JaxprEqn, problem: Problem) -> Operation:
     algorithm, reason = plan(problem, portable=keeps_programs())
-    what, flops = _convolution(problem), _flops(problem)
-    return _named(eqn, what, algorithm.name, reason, flops)
+    flops = 2 * problem.multiply_adds
+    return _named(eqn, _name(problem), algorithm.name, reason, flops)
 
 
-def _convolution(problem: Problem) -> str:
+def _name(problem: Problem) -> str:
     op = "convolution" if problem.rank else "dense"
     if problem.op != "forward":
         op = problem.op.replace("_", " ")
     return op if problem.models is None else f"{op}, {problem.models} models"
 
 
-def _flops(problem: Problem) -> int:
-    return 2 * problem.multiply_adds
-
-
 def _named(
     eqn: JaxprEqn, what: str, algorithm: str, reason: str, flops: int = 0
 ) -> Operation:
-    types = _types(eqn)
-    operands, dtype = tuple(t.shape for t in types), types[0].dtype.name
-    return Operation(what, operands, _shape(eqn), algorithm, reason, flops, dtype=dtype)
+    operands, (result, *_) = tuple(shapes(eqn.invars)), shapes(eqn.outvars)
+    dtype = _types(eqn)[0].dtype.name
+    return Operation(what, operands, result, algorithm, reason, flops, dtype=dtype)
 
 
 def _types(eqn: JaxprEqn) -> list[Any]:
     return [v.aval for v in eqn.invars]
-
-
-def _shape(eqn: JaxprEqn) -> tuple[int, ...]:
-    return eqn.outvars[0].aval.shape  # pyright: ignore
 
 
 _HEADER = ("what", "dtype", "of", "gives", "times", "MFLOP", "by", "because")
@@ -200,7 +179,7 @@ def _sizes(shape: tuple[int, ...]) -> str:
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:
-    ordinary = {"dtype": {"float32"}, "times": {"1"}}  # and so not told
+    ordinary = {"dtype": {"float32"}, "times": {"1"}}  # omitted
     columns = [c for c in zip(*rows) if set(c[1:]) != ordinary.get(c[0])]
     aligned = []
     for column in columns:

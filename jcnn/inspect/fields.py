@@ -1,308 +1,329 @@
-"""Receptive fields along one spatial dimension, and what operations on axes do to them.
+"""Receptive fields: which pixels each value of an array depends on.
 
-What a value sees is a `View`: a tuple of `Field`s, or None where it is unknown.
+A view describes an array [*shape] along one spatial dimension of the image. It is an
+integer array [*shape, 2] of the first pixel that a value depends on and minus the last
+one, so the union of two views is their minimum. Along axes where all values see the
+same, its size is 1. A view is None where it is unknown.
 
 Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks"
-(2019), section 2, has the sums for windows.
+(2019), derive closed forms for chains of windows; the interval of every position holds
+for any program.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from jax.extend.core import JaxprEqn
 
-Steps = tuple[tuple[int, float], ...]
+from .jaxprs import ELEMENTWISE, REDUCTIONS, SCANS, shapes
 
-_MOST_FIELDS = 8  # of one value
-_MOST_POSITIONS = 1 << 22  # that are tried one by one
-
-
-class Grid(NamedTuple):
-    """Elements `spacing` pixels apart, of which values between them see some.
-
-    A value that is moved by m pixels sees the elements number m / spacing - `before` to
-    m / spacing + `behind`, those of them that are whole numbers.
-    """
-
-    spacing: float
-    before: float
-    behind: float
+View = np.ndarray | None
+_NOTHING = 1 << 29  # in place of both bounds of a value that sees no pixel
+_MOST = 1 << 24  # values of a view
 
 
-class Field(NamedTuple):
-    """The pixels from `low` to `high`, moved by where a value stands in its array.
-
-    Beyond `least` and `most` there are none, but padding. `steps` has for every axis of
-    the array (size, move in pixels) of its positions; of an axis into which a reshape
-    has put several, those of all, in row-major order. Behind a transposed convolution
-    `low` and `high` are those of an element of the `grid`.
-    """
-
-    low: float
-    high: float
-    steps: tuple[Steps, ...]
-    least: float
-    most: float
-    grid: Grid | None = None
-
-    def reach(self, axes: Iterable[int] | None = None) -> tuple[float, float]:
-        """How far down and up the positions along (all) axes lie from the first."""
-        steps = self.steps if axes is None else [self.steps[axis] for axis in axes]
-        ends = [(n - 1) * j for n, j in chain(*steps)]
-        return sum(e for e in ends if e < 0), sum(e for e in ends if e > 0)
-
-    def is_moved(self, axis: int) -> bool:
-        """Whether values along an axis see other pixels."""
-        return any(j for _, j in self.steps[axis])
-
-    def seen(self, move: Any) -> tuple[Any, Any]:
-        """The first and last pixel that values see which are moved so far."""
-        low, high = move, move
-        if self.grid is not None:
-            spacing, before, behind = self.grid
-            low = np.ceil(move / spacing - before) * spacing
-            high = np.floor(move / spacing + behind) * spacing
-        low = np.maximum(low + self.low, self.least)
-        return low, np.minimum(high + self.high, self.most)
-
-    def ends(self) -> tuple[float, float]:
-        """The first and last pixel that any value sees."""
-        down, up = self.reach()
-        return self.seen(down)[0], self.seen(up)[1]
-
-    def extended(self, down: float, up: float) -> "Field":
-        """Of values that see also what those see which lie so far below and above."""
-        if self.grid is None:
-            return self._replace(low=self.low + down, high=self.high + up)
-        spacing, before, behind = self.grid
-        grid = Grid(spacing, before - down / spacing, behind + up / spacing)
-        return self._replace(grid=grid)
+def image_view(shape: Sequence[int], axis: int) -> View:
+    """Return the view of an image along one of its axes: each pixel sees itself."""
+    pixels = np.arange(shape[axis], dtype=np.int32)
+    sizes = [n if i == axis else 1 for i, n in enumerate(shape)]
+    return np.stack([pixels, -pixels], -1).reshape(*sizes, 2)
 
 
-View = tuple[Field, ...] | None
-
-
-def of_pixels(shape: Sequence[int], axis: int) -> View:
-    """What the pixels of an image see along one axis: themselves."""
-    steps = [_evenly(n, i == axis) for i, n in enumerate(shape)]
-    return (Field(0, 0, tuple(steps), 0, shape[axis] - 1),)
-
-
-def union(views: Iterable[View]) -> View:
-    """What is seen by a value that is computed of several at one place."""
-    kept: list[Field] = []
-    for view in views:
-        if view is None:
-            return None
-        for field in view:
-            for other in kept:
-                if field[2:] == other[2:]:
-                    kept.remove(other)
-                    low, high = min(other.low, field.low), max(other.high, field.high)
-                    field = field._replace(low=low, high=high)
-                    break
-            kept.append(field)
-    return tuple(kept) if len(kept) <= _MOST_FIELDS else None
-
-
-def each(view: View, follow: Callable[..., Field | None], *args: Any) -> View:
-    """Each of the fields, followed; unknown if one of them is."""
-    if view is None:
+def union(views: Sequence[View]) -> View:
+    """Return the view of values that are computed from several at the same place."""
+    known = [view for view in views if view is not None]
+    if len(known) < len(views):
         return None
-    fields = [follow(field, *args) for field in view]
-    return union([None if field is None else (field,) for field in fields])
+    if prod(np.broadcast_shapes(*(v.shape for v in known))) > 2 * _MOST:
+        return None
+    return reduce(np.minimum, known)
 
 
-def settled(view: View) -> View:
-    """The view, in one form if one field sees in all places all that any field sees."""
-    if not view:
+def to_rank(view: View, rank: int) -> View:
+    """Return the view with axes of size 1 put before its own."""
+    return (
+        None
+        if view is None
+        else view.reshape(*(1,) * (rank + 1 - view.ndim), *view.shape)
+    )
+
+
+def num_pixels(view: View) -> int | None:
+    """Return the most pixels that any value sees, from the first to the last."""
+    return None if view is None else int((1 - view.sum(-1)).max(initial=0))
+
+
+def propagate(
+    eqn: JaxprEqn, seen: Mapping[int, View], constants: frozenset[int], border: bool
+) -> list[View]:
+    """Return the views of an equation's results.
+
+    Args:
+        eqn: The equation.
+        seen: The views of the operands that depend on the image, by position.
+        constants: Positions of operands that depend on neither image nor parameters.
+        border: Whether a concatenation extends an image, which is not to count.
+    """
+    if eqn.primitive.name == "split":
+        axis, sizes = eqn.params["axis"], list(map(int, eqn.params["sizes"]))
+        starts = [int(n) for n in np.cumsum([0, *sizes])]
+        parts = [np.arange(s, s + n)[:, None] for s, n in zip(starts, sizes)]
+        view = seen[0]
+        return [None if view is None else _take(view, axis, part) for part in parts]
+    if eqn.primitive.name == "concatenate" and border:
+        lengths = [shape[eqn.params["dimension"]] for shape in shapes(eqn.invars)]
+        longest = max(seen, key=lengths.__getitem__)
+        seen = {longest: seen[longest]}
+    views = []
+    for number, view in seen.items():
+        followed = None if view is None else _follow(view, eqn, number, constants)
+        views.append(followed)
+    view = union(views)
+    rank = len(shapes(eqn.outvars)[0])
+    return [_compact(to_rank(view, rank))] * len(eqn.outvars)
+
+
+def _follow(
+    view: np.ndarray, eqn: JaxprEqn, number: int, constants: frozenset[int]
+) -> View:
+    """Return the view of the result, as far as it depends on one operand."""
+    name, params, operands = eqn.primitive.name, eqn.params, shapes(eqn.invars)
+    shape, out = operands[number], shapes(eqn.outvars)[0]
+    if name in ELEMENTWISE or name == "jcnn_broadcast":
         return view
-    lows, highs = zip(*(field.ends() for field in view))
-    least, most = min(lows), max(highs)
-    for field in view:
-        down, up = field.reach()
-        if field.seen(up)[0] <= least and field.seen(down)[1] >= most:
-            still = tuple(_evenly(_size(steps), 0) for steps in field.steps)
-            return (Field(least, most, still, least, most),)
+    if name == "broadcast_in_dim":
+        sizes = dict(zip(params["broadcast_dimensions"], view.shape))
+        return view.reshape(*(sizes.get(i, 1) for i in range(len(out))), 2)
+    if name == "transpose":
+        return view.transpose(*params["permutation"], len(out))
+    if name == "squeeze":
+        return view.squeeze(tuple(params["dimensions"]))
+    if name == "reshape":
+        return _reshape(view, shape, out)
+    if name in REDUCTIONS and "axes" in params:
+        return _reduce(view, params["axes"]).squeeze(tuple(params["axes"]))
+    if name == "jcnn_sum":
+        return _reduce(view, params["axes"])
+    if name == "sort":
+        return _reduce(view, [params["dimension"]])
+    if name in SCANS:
+        axis = params["axis"]
+        back = np.flip(view, axis) if params["reverse"] else view
+        scanned = np.minimum.accumulate(back, axis)
+        return np.flip(scanned, axis) if params["reverse"] else scanned
+    if name == "dot_general":
+        return _dot(view, params, number, operands, constants)
+    if name == "conv_general_dilated" and number == 0:
+        return _lax_convolution(view, params, operands, out)
+    if name == "jcnn_convolution":
+        return _jcnn_convolution(view, params["problem"], number, shape, out)
+    return _move(view, name, params, number, operands, out)
+
+
+def _move(
+    view: np.ndarray,
+    name: str,
+    params: Mapping[str, Any],
+    number: int,
+    operands: list[tuple[int, ...]],
+    out: tuple[int, ...],
+) -> View:
+    """Follow what takes values from other positions along each axis by itself."""
+    shape = operands[number]
+    settings: list[dict[str, int]] = [{} for _ in shape]  # of `_places`
+    if name == "rev":
+        ends = {axis: shape[axis] - 1 for axis in params["dimensions"]}
+        settings = [
+            {"stride": -1, "low": -ends[i]} if i in ends else {}
+            for i in range(len(shape))
+        ]
+    elif name == "slice":
+        strides = params["strides"] or (1,) * len(shape)
+        settings = [
+            {"stride": s, "low": -start}
+            for s, start in zip(strides, params["start_indices"])
+        ]
+    elif name == "pad" and number == 0:
+        config = params["padding_config"]
+        settings = [{"low": low, "holes": 1 + inside} for low, _, inside in config]
+    elif name == "concatenate":
+        axis = params["dimension"]
+        settings[axis] = {"low": sum(other[axis] for other in operands[:number])}
+    elif name in ("jcnn_window_sums", "jcnn_window_maxima"):
+        _, window, strides, padding = params["windows"]
+        settings = [
+            {"window": k, "stride": s, "low": low}
+            for k, s, (low, _) in zip(window, strides, padding)
+        ]
+    elif name.startswith("reduce_window_"):
+        names = ("window", "stride", "dilation", "holes", "low")
+        values = zip(
+            params["window_dimensions"],
+            params["window_strides"],
+            params["window_dilation"],
+            params["base_dilation"],
+            (low for low, _ in params["padding"]),
+        )
+        settings = [dict(zip(names, each)) for each in values]
+    else:
+        return None
+    for axis, (n, positions) in enumerate(zip(shape, out)):
+        view = _take(view, axis, _places(n, positions, **settings[axis]))
     return view
 
 
-def pixels(view: View) -> int | None:
-    """How many pixels that value sees which sees most."""
+def _dot(
+    view: np.ndarray,
+    params: Mapping[str, Any],
+    number: int,
+    operands: list[tuple[int, ...]],
+    constants: frozenset[int],
+) -> View:
+    contracted, batch = params["dimension_numbers"]
+    mixed = any(view.shape[axis] > 1 for axis in contracted[number])
+    if mixed and 1 - number in constants:
+        return None  # a constant matrix may be mostly zero, as that of a resize
+    free = [
+        [i for i in range(len(shape)) if i not in (*contracted[side], *batch[side])]
+        for side, shape in enumerate(operands)
+    ]
+    kept = [*batch[number], *free[number]]
+    view = _reduce(view, contracted[number]).transpose(
+        *kept, *contracted[number], view.ndim - 1
+    )
+    sizes, others = [*view.shape[: len(kept)]], [1] * len(free[1 - number])
+    place = len(sizes) if number == 0 else len(batch[0])
+    return view.reshape(*sizes[:place], *others, *sizes[place:], 2)
+
+
+def _lax_convolution(
+    view: np.ndarray,
+    params: Mapping[str, Any],
+    operands: list[tuple[int, ...]],
+    out: tuple[int, ...],
+) -> View:
+    lhs, rhs, result = params["dimension_numbers"]
+    grouped = params["feature_group_count"] > 1 and view.shape[lhs[1]] > 1
+    if grouped or params["batch_group_count"] > 1:
+        return None
+    view = _reduce(view, [lhs[1]])
+    windows = zip(
+        params["window_strides"],
+        params["rhs_dilation"],
+        params["lhs_dilation"],
+        params["padding"],
+    )
+    for i, (stride, dilation, holes, (low, _)) in enumerate(windows, 2):
+        index = _places(
+            operands[0][lhs[i]],
+            out[result[i]],
+            operands[1][rhs[i]],
+            stride,
+            dilation,
+            holes,
+            low,
+        )
+        view = _take(view, lhs[i], index)
+    return view.transpose(*(lhs[result.index(i)] for i in range(len(out))), len(out))
+
+
+def _jcnn_convolution(
+    view: np.ndarray,
+    problem: Any,
+    number: int,
+    shape: tuple[int, ...],
+    out: tuple[int, ...],
+) -> View:
+    grouped = problem.groups > 1 and view.shape[-2] > 1
+    if grouped or "kernel" in (problem.result, problem.operands[number]):
+        return None
+    view = _reduce(view, [len(shape) - 1])
+    windows = zip(
+        problem.kernel_size,
+        problem.strides,
+        problem.dilation,
+        problem.window,
+        problem.padding,
+    )
+    for i, (k, s, d, whole, (low, _)) in enumerate(windows):
+        axis = len(shape) - 1 - problem.rank + i
+        n, positions = shape[axis], out[len(out) - 1 - problem.rank + i]
+        if problem.op == "forward":
+            index = _places(n, positions, k, s, d, 1, low)
+        else:  # the input gradient: a transposed convolution
+            index = _places(n, positions, k, 1, d, s, whole - 1 - low)
+        view = _take(view, axis, index)
+    return view
+
+
+def _reshape(view: np.ndarray, shape: Sequence[int], out: Sequence[int]) -> View:
+    """Expand only those groups of axes that are split or merged and vary."""
+    if 0 in out:
+        return np.full((*out, 2), _NOTHING, np.int32)
+    full, new = [], []
+    i = j = 0
+    while i < len(shape) or j < len(out):
+        own, other = [i], [j]
+        m = n = 1
+        while True:
+            if m <= n and i < len(shape):
+                m, i = m * shape[i], i + 1
+            else:
+                n, j = n * out[j], j + 1
+            if m == n:
+                break
+        own, other = range(own[0], i), range(other[0], j)
+        varies = any(view.shape[axis] > 1 for axis in own)
+        full += [shape[axis] if varies else 1 for axis in own]
+        new += [out[axis] if varies else 1 for axis in other]
+    if prod(full) > _MOST:
+        return None
+    return np.broadcast_to(view, (*full, 2)).reshape(*new, 2)
+
+
+def _reduce(view: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    """Return the view of values that depend on all positions along some axes."""
+    axes = tuple(axes)
+    return np.minimum.reduce(view, axis=axes, keepdims=True, initial=_NOTHING)
+
+
+def _places(
+    n: int,
+    positions: int,
+    window: int = 1,
+    stride: int = 1,
+    dilation: int = 1,
+    holes: int = 1,
+    low: int = 0,
+) -> np.ndarray:
+    """Return which of n entries each tap of each window meets: [positions, window].
+
+    The entries are `holes` apart, after padding of `low`; -1 where there is none.
+    """
+    place = np.arange(positions)[:, None] * stride + np.arange(window) * dilation - low
+    entry, rest = np.divmod(place, holes)
+    return np.where((rest == 0) & (entry >= 0) & (entry < n), entry, -1)
+
+
+def _take(view: np.ndarray, axis: int, index: np.ndarray) -> np.ndarray:
+    """Return the view of windows along an axis, whose entries `index` names."""
+    if view.shape[axis] == 1:  # all entries see the same
+        some = (index >= 0).any(1)
+        sizes = [-1 if i == axis else 1 for i in range(view.ndim)]
+        return view if some.all() else np.where(some.reshape(sizes), view, _NOTHING)
+    around = [(0, int(i == axis)) for i in range(view.ndim)]
+    view = np.pad(view, around, constant_values=_NOTHING)  # entry -1
+    return reduce(np.minimum, (view.take(tap, axis) for tap in index.T))
+
+
+def _compact(view: View) -> View:
     if view is None:
         return None
-    axes = [i for i in range(len(view[0].steps)) if any(f.is_moved(i) for f in view)]
-    if prod(_size(view[0].steps[axis]) for axis in axes) > _MOST_POSITIONS:
-        return None
-    lows, highs = [], []
-    for field in view:
-        moves = np.zeros(())
-        for n, j in chain(*(field.steps[axis] for axis in axes)):
-            moves = np.add.outer(moves, j * np.arange(n))
-        low, high = field.seen(moves.ravel())
-        lows.append(np.where(low <= high, low, np.inf))  # where it sees anything
-        highs.append(np.where(low <= high, high, -np.inf))
-    seen = np.maximum.reduce(highs) - np.minimum.reduce(lows)
-    return int(seen.max(initial=-1)) + 1
-
-
-# --- operations on one field; None: it cannot be followed ---
-
-
-def chained(
-    field: Field, follow: Callable[..., Field | None], steps: Iterable[Sequence[Any]]
-) -> Field | None:
-    """The field after one step for each entry of `steps`."""
-    for step in steps:
-        followed = follow(field, *step)
-        if followed is None:
-            return None
-        field = followed
-    return field
-
-
-def over(field: Field, axes: Iterable[int]) -> Field:
-    """Of values computed from all positions along some axes."""
-    return field.extended(*field.reach(axes))
-
-
-def accumulated(field: Field, axis: int, from_the_end: bool) -> Field:
-    """Of values computed from all positions before them along an axis, or behind."""
-    down, up = field.reach([axis])
-    field = _bounded(field)
-    return field.extended(down, up) if from_the_end else field.extended(-up, -down)
-
-
-def without(field: Field, axes: Iterable[int]) -> Field:
-    gone = set(axes)
-    kept = (steps for i, steps in enumerate(field.steps) if i not in gone)
-    return field._replace(steps=tuple(kept))
-
-
-def placed(field: Field, axes: Sequence[int], out: Sequence[int]) -> Field:
-    """With its axes among others, along which all positions see the same."""
-    steps = [_evenly(n, 0) for n in out]
-    for axis, own in zip(axes, field.steps):
-        if _size(own) == out[axis]:
-            steps[axis] = own
-    return field._replace(steps=tuple(steps))
-
-
-def reshaped(field: Field, out: Sequence[int]) -> Field | None:
-    if 0 in out:
-        return placed(field, (), out)
-    left = list(chain(*field.steps))
-    axes = []
-    for size in out:
-        steps: list[tuple[int, float]] = []
-        while size > 1:
-            n, j = left.pop(0)
-            if n > size:  # the rest belongs to the next axis
-                if n % size:
-                    return None
-                left.insert(0, (n // size, j))
-                n, j = size, j * (n // size)
-            elif size % n:
-                return None
-            steps.append((n, j))
-            size //= n
-        axes.append(_joined(steps))
-    return field._replace(steps=tuple(axes))
-
-
-def reversed_axis(field: Field, axis: int) -> Field:
-    steps = list(field.steps)
-    end = sum((n - 1) * j for n, j in steps[axis])
-    steps[axis] = tuple((n, -j) for n, j in steps[axis])
-    return _moved(field._replace(steps=tuple(steps)), end)
-
-
-def shuffled(field: Field, axis: int) -> Field:
-    """Of values that may have come from any position along the axis."""
-    return _spaced(over(field, [axis]), axis, _size(field.steps[axis]), 0)
-
-
-def sliced(field: Field, axis: int, start: int, stride: int, out: int) -> Field | None:
-    steps = field.steps[axis]
-    if start == 0 and stride == 1 and _size(steps) == out:
-        return field
-    if out == 1:
-        for n, j in reversed(steps):
-            start, digit = divmod(start, n)
-            field = _moved(field, digit * j)
-        return _spaced(field, axis, 1, 0)
-    if len(steps) > 1:
-        return None if field.is_moved(axis) else _spaced(field, axis, out, 0)
-    return windowed(field, axis, 1, stride, 1, -start, out)
-
-
-def padded(
-    field: Field, axis: int, low: int, high: int, holes: int, out: int
-) -> Field | None:
-    if holes and field.is_moved(axis):
-        return None
-    return windowed(field, axis, 1, 1, 1, low, out)
-
-
-def windowed(
-    field: Field, axis: int, window: int, stride: int, spread: int, low: int, out: int
-) -> Field | None:
-    """Of windows along an axis that is padded before, its positions `spread` apart."""
-    steps = field.steps[axis]
-    if window == stride == spread == 1 and low == 0 and _size(steps) == out:
-        return field
-    if not field.is_moved(axis):
-        return _spaced(field, axis, out, 0)
-    if len(steps) > 1:
-        return None
-    jump, grid = steps[0][1], field.grid  # pyright: ignore
-    if spread > 1 and (jump < 0 or grid is not None and not _divides(grid, jump)):
-        return None
-    field = _bounded(field)
-    if spread > 1 and grid is None:
-        field = field._replace(grid=Grid(jump, 0, 0))
-    jump /= spread
-    ends = -low * jump, (window - 1 - low) * jump
-    return _spaced(field.extended(min(ends), max(ends)), axis, out, jump * stride)
-
-
-def _divides(grid: Grid, jump: float) -> bool:
-    """Whether all values see those elements that lie on a grid of `jump` pixels."""
-    places = grid.spacing, grid.before * grid.spacing, grid.behind * grid.spacing
-    return all((place / jump).is_integer() for place in places)
-
-
-def _evenly(n: int, jump: float) -> Steps:
-    return ((n, float(jump)),) if n != 1 else ()
-
-
-def _joined(steps: Iterable[tuple[int, float]]) -> Steps:
-    """Steps of more than one position; evenly spaced ones as one."""
-    joined: list[tuple[int, float]] = []
-    for n, j in steps:
-        if joined and joined[-1][1] == n * j:
-            n *= joined.pop()[0]
-        joined.append((n, j))
-    return tuple(joined)
-
-
-def _size(steps: Steps) -> int:
-    return prod(n for n, _ in steps)
-
-
-def _spaced(field: Field, axis: int, n: int, jump: float) -> Field:
-    steps = list(field.steps)
-    steps[axis] = _evenly(n, jump)
-    return field._replace(steps=tuple(steps))
-
-
-def _moved(field: Field, by: float) -> Field:
-    return field.extended(by, by)
-
-
-def _bounded(field: Field) -> Field:
-    """With the bounds of its array, beyond which nothing is seen."""
-    least, most = field.ends()
-    return field._replace(least=least, most=most)
+    for axis in range(view.ndim - 1):
+        first = view.take([0], axis) if view.shape[axis] > 1 else view
+        if view.shape[axis] > 1 and (view == first).all():
+            view = first
+    return view

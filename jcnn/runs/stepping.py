@@ -9,7 +9,7 @@ import optax
 from jax import lax
 
 from ..compilation import Options
-from ..inspect.explanation import equations
+from ..inspect.jaxprs import equations
 from ..train import (Batch, LossFn, NotFinitePolicy, Step, TrainState, batch_at, make_scan, make_step)
 from .config import OptionError
 

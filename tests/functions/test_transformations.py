@@ -30,7 +30,7 @@ from jcnn import (
 )
 from jcnn.engine.dropin import conv_general_dilated
 from jcnn.engine.sums import total
-from jcnn.inspect.explanation import equations
+from jcnn.inspect.jaxprs import equations
 from tests.helpers.oracle import assert_close
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
