@@ -1,6 +1,8 @@
-"""Two CPU devices, no silent promotion, and random numbers for the tests."""
+"""Two CPU devices, no silent promotion, random numbers, and which cases are drawn."""
 
 import os
+from collections import Counter, defaultdict
+from itertools import combinations
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
@@ -10,8 +12,84 @@ os.environ["XLA_FLAGS"] = (
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+settings.register_profile("few", max_examples=5, derandomize=True, deadline=None)
+settings.register_profile(
+    "stress", parent=settings.get_profile("few"), max_examples=200
+)
+settings.load_profile("few")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of the tests that are marked stress, run every N-th only",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects by marker
+def pytest_collection_modifyitems(config, items):
+    _mark_what_is_covered(items)
+    every = config.getoption("every")
+    stress = [item for item in items if item.get_closest_marker("stress")]
+    left_out = set(stress) - set(stress[::every])
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _mark_what_is_covered(items):
+    """Mark cases as stress whose combinations of parameters other cases have.
+
+    For tests marked `cover(n)`: as many cases stay as hold every combination of
+    values of n parameters that any case has. Arguments of one `parametrize` are one
+    parameter.
+    """
+    tests = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("cover") and hasattr(item, "callspec"):
+            tests[item.nodeid.partition("[")[0]].append(item)
+    for cases in tests.values():
+        strength = cases[0].get_closest_marker("cover").args[0]
+        for case in set(cases) - _covering(strength, cases):
+            case.add_marker("stress")
+
+
+def _covering(strength, cases):
+    """Few cases that hold every combination of `strength` values that any has."""
+    values = {case: _values(case) for case in cases}
+    combined = {
+        case: set(combinations(held, min(strength, len(held))))
+        for case, held in values.items()
+    }
+    missing, uses, chosen = set().union(*combined.values()), Counter(), set()
+
+    def gain(case):
+        """New combinations first, then values that were seldom used."""
+        return len(combined[case] & missing), -sum(uses[v] for v in values[case])
+
+    while missing:
+        best = max(cases, key=gain)
+        chosen.add(best)
+        uses.update(values[best])
+        missing -= combined[best]
+    return chosen
+
+
+def _values(case):
+    """Name and identity of each parameter's value."""
+    parameters = case.callspec.params.copy()
+    values = []
+    for mark in case.iter_markers("parametrize"):
+        names = mark.args[0]
+        names = names.split(",") if isinstance(names, str) else names
+        names = [name.strip() for name in names]
+        values.append(tuple((n, id(parameters.pop(n))) for n in names))
+    return values + [(name, id(value)) for name, value in parameters.items()]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,6 +105,14 @@ def programs_forgotten():
     """A module's compiled programs go with it: all together they take gigabytes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For modules that compare up to rounding: LLVM does not optimize programs."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

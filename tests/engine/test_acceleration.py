@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
@@ -15,6 +15,8 @@ from jax.sharding import AxisType, PartitionSpec
 from jcnn import conv
 from jcnn.engine import acceleration
 from jcnn.engine.acceleration import accelerate, in_force
+
+pytestmark = pytest.mark.cover(1)
 
 
 def _gradients():
@@ -331,7 +333,6 @@ _AXIS = st.tuples(
 )
 
 
-@settings(max_examples=20, derandomize=True, deadline=None)
 @given(
     st.lists(_AXIS, min_size=1, max_size=4),
     st.sampled_from([lax.max, lax.min]),

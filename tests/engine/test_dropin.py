@@ -12,6 +12,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import jcnn
 from jcnn import conv_general_dilated
 
+pytestmark = pytest.mark.cover(1)
+
 
 def _normal(rng, shape, dtype="float32"):
     x = rng.standard_normal(shape)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -27,6 +27,8 @@ from jcnn.engine.primitive import convolve
 from jcnn.engine.problem import Problem
 from tests.helpers import oracle
 from tests.helpers.oracle import assert_close
+
+pytestmark = pytest.mark.cover(1)
 
 
 @pytest.fixture(autouse=True)
@@ -678,7 +680,6 @@ def test_blocks_change_nothing(case, positions, rng, monkeypatch):
     assert len(loops_of(jax.make_jaxpr(computed)(x, w, g).jaxpr)) == sum(blocked)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     batch=st.integers(1, 50),
     output_size=st.lists(st.integers(1, 20), min_size=1, max_size=3).map(tuple),

@@ -9,6 +9,8 @@ from jax import lax
 from jcnn.engine.pools.maxima import max_windows
 from jcnn.engine.pools.windows import Windows
 
+pytestmark = pytest.mark.cover(1)
+
 NONE = (0, 0)
 SIZE = (2, 9, 8, 3)
 WINDOWS = [

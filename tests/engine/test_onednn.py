@@ -24,6 +24,7 @@ from jcnn.engine.onednn.support import is_tried, unavailable_reason
 from jcnn.engine.planner import ALGORITHMS
 from jcnn.engine.problem import Problem
 from tests.helpers import oracle
+from tests.helpers.stress import few_of
 
 _ROOT = Path(__file__).parents[2]
 NEEDS_IT = pytest.mark.skipif(
@@ -240,6 +241,7 @@ def test_a_trial_that_dies_or_fails_is_believed(status, said, tmp_path, monkeypa
     assert not support._passed("float32")
 
 
+@pytest.mark.stress
 @NEEDS_IT
 def test_no_drawn_configuration_ends_the_process():
     """In a process that may die; the last line of what it says names the draw."""
@@ -401,9 +403,10 @@ print(hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in leaves)).hexdiges
 
 
 @NEEDS_IT
-def test_bits_do_not_depend_on_the_number_of_threads():
+@pytest.mark.parametrize("counts", few_of([(1, 3), (1, 2, 3, 8)], 1), ids=str)
+def test_bits_do_not_depend_on_the_number_of_threads(counts):
     digests = set()
-    for threads in (1, 2, 3, 8):
+    for threads in counts:
         environment = os.environ | {"NPROC": str(threads)}
         done = subprocess.run(
             [sys.executable, "-c", _DIGEST],

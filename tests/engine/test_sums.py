@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 from jcnn.engine.sums import broadcast, total
+from tests.helpers.stress import few_of
 
 CASES = [
     ((128, 16, 16, 16), (0, 1, 2)),
@@ -108,9 +109,10 @@ print(hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in arrays)).hexdiges
 """
 
 
-def test_the_number_of_threads_changes_no_bits():
+@pytest.mark.parametrize("counts", few_of([(1, 3), (1, 2, 3, 8)], 1), ids=str)
+def test_the_number_of_threads_changes_no_bits(counts):
     bits = set()
-    for threads in (1, 2, 3, 8):
+    for threads in counts:
         environment = os.environ | {"NPROC": str(threads)}
         command = [sys.executable, "-c", PROGRAM]
         done = subprocess.run(

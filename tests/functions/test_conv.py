@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from jax import lax
 
@@ -15,7 +15,10 @@ from jcnn import conv, conv_transpose, depthwise_conv
 from tests.helpers import oracle
 from tests.helpers.oracle import IMPLS, assert_close
 
-pytestmark = pytest.mark.usefixtures("strict_promotion")
+pytestmark = [
+    pytest.mark.usefixtures("strict_promotion", "quick_compilation"),
+    pytest.mark.cover(2),
+]
 
 ANY_IMPL = pytest.mark.parametrize("impl", IMPLS)
 ANY_RANK = pytest.mark.parametrize("rank", (1, 2, 3))
@@ -114,6 +117,7 @@ def of_rank(value, rank):
     return value[:rank] if isinstance(value, tuple) else value
 
 
+@pytest.mark.cover(1)
 @ANY_IMPL
 @pytest.mark.parametrize("case", CONV_CASES)
 def test_conv_is_what_the_loops_give(case, impl, rng):
@@ -169,7 +173,6 @@ def problems(draw):
 
 
 @ANY_IMPL
-@settings(max_examples=30, deadline=None, derandomize=True)
 @given(problem=problems())
 def test_any_conv_and_its_adjoints(problem, impl):
     x, kernel, groups, mode, windows, seed = problem
@@ -206,6 +209,7 @@ def test_algorithms_agree(rank, rng):
             assert_close(a, b, "float32")
 
 
+@pytest.mark.cover(1)
 @ANY_IMPL
 @pytest.mark.parametrize("groups", (1, 2))
 def test_eager_is_jit(groups, impl, rng):
@@ -223,6 +227,7 @@ def test_eager_is_jit(groups, impl, rng):
         assert_close(a, b, "float32")
 
 
+@pytest.mark.cover(1)
 @ANY_IMPL
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
 @pytest.mark.parametrize("size, groups", (((9,), 1), ((6, 7), 2), ((5, 4, 3), 1)))
@@ -250,6 +255,7 @@ UPSTREAM = (
 )
 
 
+@pytest.mark.cover(1)
 @ANY_IMPL
 @pytest.mark.parametrize("x, kernel, strides, padding", UPSTREAM)
 def test_padding_that_xla_gets_wrong(x, kernel, strides, padding, impl, rng):
@@ -290,6 +296,7 @@ MISREAD = {
 }
 
 
+@pytest.mark.cover(1)
 @ANY_IMPL
 @pytest.mark.parametrize("dtype", ("float32", "float64"))
 @pytest.mark.parametrize("x, kernel, windows", MISREAD.values(), ids=MISREAD)
@@ -308,6 +315,7 @@ def test_axes_that_xla_takes_for_groups(x, kernel, windows, dtype, impl, rng):
 # --- the other arguments ---
 
 
+@pytest.mark.cover(1)
 @ANY_IMPL
 @ANY_RANK
 def test_bias_is_added_to_every_position(rank, impl, rng):
@@ -331,6 +339,7 @@ def test_bias_takes_the_dtype_of_the_result(impl, rng):
     assert_close(y, oracle.conv(x, kernel, padding="SAME") + bias, "float32")
 
 
+@pytest.mark.cover(1)
 @ANY_IMPL
 @pytest.mark.parametrize(
     "dtype, preferred",
@@ -357,6 +366,7 @@ def test_preferred_element_type(dtype, preferred, impl, rng):
             assert_close(a, value, dtype, scale)
 
 
+@pytest.mark.cover(1)
 @ANY_IMPL
 @pytest.mark.parametrize(
     "precision",
@@ -413,6 +423,7 @@ def test_python_lists_are_arrays(impl):
 # --- depthwise ---
 
 
+@pytest.mark.cover(1)
 @ANY_IMPL
 @pytest.mark.parametrize("rank, multiplier", ((1, 1), (1, 2), (2, 1), (2, 2), (3, 2)))
 def test_depthwise_conv_sees_each_channel_alone(rank, multiplier, impl, rng):
@@ -455,6 +466,7 @@ TRANSPOSE_CASES = all_pairs(
 )
 
 
+@pytest.mark.cover(1)
 @ANY_IMPL
 @pytest.mark.parametrize("case", TRANSPOSE_CASES)
 def test_conv_transpose_is_what_the_loops_give(case, impl, rng):
@@ -560,6 +572,7 @@ SIDES = ((1, 2), (0, 1), (2, 0))
 CROPS = ((-1, 1), (0, -2), (1, 1))
 
 
+@pytest.mark.cover(1)
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 @ANY_IMPL
 @pytest.mark.parametrize(
@@ -625,6 +638,7 @@ def test_conv_is_pytorchs(rank, padding, mode, torch_mode, impl, rng):
     assert_close(gw, from_torch(weight.grad, WEIGHT), "float64")
 
 
+@pytest.mark.cover(1)
 @ANY_IMPL
 @pytest.mark.parametrize(
     "rank, stride, padding, output_padding, dilation, groups",

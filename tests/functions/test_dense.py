@@ -4,13 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from jcnn import dense, dropout, flatten
 
-pytestmark = pytest.mark.usefixtures("strict_promotion")
+pytestmark = [
+    pytest.mark.usefixtures("strict_promotion"),
+    pytest.mark.cover(1),
+]
 
 
 def _normal(rng, shape, dtype="float32"):
@@ -40,7 +43,6 @@ def test_dense_is_the_product(leading, dtype, rng):
         _assert_is_product(dense(x, kernel), x, kernel, np.zeros(3), dtype)
 
 
-@settings(max_examples=12, derandomize=True, deadline=None)
 @given(st.integers(0, 5), st.integers(1, 5), st.integers(1, 5), st.integers(0, 99))
 def test_dense_is_the_product_for_any_sizes(batch, inputs, outputs, seed):
     rng = np.random.default_rng(seed)
@@ -130,7 +132,6 @@ def test_other_dtypes_are_refused():
 # --- flatten ---
 
 
-@settings(max_examples=12, derandomize=True, deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=4))
 def test_flatten_is_row_major_and_keeps_examples_apart(shape):
     x = np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)

@@ -20,6 +20,8 @@ from jcnn.layers import (
     LayerNorm,
 )
 
+pytestmark = pytest.mark.cover(1)
+
 KEY = jax.random.key(3)
 SHORT = ["bfloat16", "float16"]
 FLOAT8 = ["float8_e4m3fn", "float8_e5m2", "float8_e4m3b11fnuz"]
@@ -110,6 +112,7 @@ def _close(got, expected, dtype, scale=8):
     return error <= scale * float(info.eps) * np.abs(expected).max() + float(info.tiny)
 
 
+@pytest.mark.cover(2)
 @EACH
 @pytest.mark.parametrize("x64", [False, True])
 @pytest.mark.parametrize("dtype", REAL + COMPLEX)

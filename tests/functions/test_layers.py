@@ -30,7 +30,10 @@ from jcnn.layers import (
     stateless,
 )
 
-pytestmark = pytest.mark.usefixtures("strict_promotion")
+pytestmark = [
+    pytest.mark.usefixtures("strict_promotion"),
+    pytest.mark.cover(1),
+]
 
 KEY = jax.random.key(7)
 

@@ -12,6 +12,12 @@ from jax import export
 
 from jcnn import train
 from jcnn.models import lenet5, resnet18, resnet20, small_cnn, vgg
+from tests.helpers.stress import few_of
+
+pytestmark = [
+    pytest.mark.usefixtures("quick_compilation"),
+    pytest.mark.cover(1),
+]
 
 KEY = jax.random.key(3)
 
@@ -298,7 +304,7 @@ def test_lenet5_wants_images_of_its_size():
 
 
 # ResNet-18 is made of the same blocks as ResNet-20, and slower to compile.
-@pytest.mark.parametrize("name", ["lenet5", "small_cnn", "vgg", "resnet20"])
+@pytest.mark.parametrize("name", few_of(["lenet5", "resnet20", "small_cnn", "vgg"], 2))
 def test_in_bfloat16_a_model_is_close_to_float32_and_keeps_it(name):
     wide, short = _run(name), _run(name, "bfloat16")
     kept = (short.states, short.grads)

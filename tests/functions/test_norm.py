@@ -11,7 +11,10 @@ from jax.test_util import check_grads
 
 from jcnn import batch_norm, group_norm, layer_norm
 
-pytestmark = pytest.mark.usefixtures("strict_promotion")
+pytestmark = [
+    pytest.mark.usefixtures("strict_promotion"),
+    pytest.mark.cover(2),
+]
 
 DTYPES = ["float32", "bfloat16", "float64"]
 SHAPES = [(6, 3), (4, 5, 3), (2, 3, 2, 4, 3)]
@@ -118,6 +121,7 @@ def test_float64_is_not_narrowed_by_running_statistics_in_float32(rng):
         _close(y, (x64 - mean) / np.sqrt(var + EPSILON), "float64")
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 1.0])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_batch_norm_in_training_is_torchs(shape, momentum, rng):
@@ -145,6 +149,7 @@ def test_batch_norm_in_training_is_torchs(shape, momentum, rng):
     _close(new_var, kept + (their_var.numpy() - kept) * (count - 1) / count)
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_gradients_of_batch_norm_are_torchs(shape, train, rng):

@@ -6,13 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from jcnn import avg_pool, global_avg_pool, global_max_pool, max_pool, min_pool
 
-pytestmark = pytest.mark.usefixtures("strict_promotion")
+pytestmark = [
+    pytest.mark.usefixtures("strict_promotion"),
+    pytest.mark.cover(2),
+]
 
 POOLS = [max_pool, min_pool, avg_pool]
 DTYPES = ["float32", "bfloat16", "float64"]
@@ -200,7 +203,6 @@ def _drawn(axes):
 
 
 @pytest.mark.parametrize("pool", [max_pool, min_pool])
-@settings(max_examples=20, derandomize=True, deadline=None)
 @given(st.lists(_AXIS, min_size=1, max_size=3), st.booleans(), st.integers(0, 99))
 def test_extremes_are_torchs_for_any_sizes(pool, axes, ceil_mode, seed):
     sizes, window, strides, padding = _drawn(axes)
@@ -212,7 +214,6 @@ def test_extremes_are_torchs_for_any_sizes(pool, axes, ceil_mode, seed):
     assert np.array_equal(got, _from_torch(expected))
 
 
-@settings(max_examples=20, derandomize=True, deadline=None)
 @given(
     st.lists(_AXIS, min_size=1, max_size=3),
     st.booleans(),
@@ -240,7 +241,6 @@ def test_means_are_torchs_for_any_sizes(axes, ceil_mode, include, seed):
     np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance)
 
 
-@settings(max_examples=20, derandomize=True, deadline=None)
 @given(
     st.integers(1, 8),
     st.integers(1, 5),

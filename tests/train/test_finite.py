@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jcnn import global_avg_pool, serial
@@ -23,6 +23,8 @@ from jcnn.train import (
     make_scan,
     make_step,
 )
+
+pytestmark = pytest.mark.cover(1)
 
 KEY = jax.random.key(3)
 N = 11  # examples
@@ -155,7 +157,6 @@ def test_all_policies_are_the_same_while_all_is_finite(rng):
         np.testing.assert_allclose(stop, ignore, rtol=1e-6)
 
 
-@settings(max_examples=15, deadline=None)
 @given(st.integers(0, N - 1), st.sampled_from([1, 2, 3, 4]), st.booleans())
 def test_scans_are_steps_to_the_bit(example, kind, skip):
     """The example of the fault decides in which steps it is met."""

@@ -11,6 +11,8 @@ from jcnn.layers import Dense
 from jcnn.metrics import confusion_matrix, make_sums
 from jcnn.train import create
 
+pytestmark = pytest.mark.cover(1)
+
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
 
 

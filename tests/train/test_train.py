@@ -512,6 +512,7 @@ def test_data_of_several_lengths_or_none_are_refused(data):
 # --- the whole of it ---
 
 
+@pytest.mark.stress
 def test_handwritten_digits_are_learnt():
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     images = np.uint8(digits.images[..., None] * (255 / 16))
