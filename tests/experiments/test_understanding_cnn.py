@@ -87,6 +87,7 @@ def conv_layer_without_bias(*sizes, **options):
     return Conv(*sizes, use_bias=False, **options)
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
     ("module", "name", "wrong", "point"),
     [

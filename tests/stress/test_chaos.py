@@ -26,6 +26,7 @@ LINES = [
 ]
 
 
+@pytest.mark.stress
 def test_killed_runs_end_with_the_same_bytes(tmp_path, monkeypatch, capsys):
     """The real thing, in small: about a minute."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))

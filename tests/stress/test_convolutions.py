@@ -27,6 +27,7 @@ from tests.stress.convolutions.ways import ways_of
 EXAMPLES, PART = 200, 50  # the script's docstring names the former
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("first", range(0, EXAMPLES, PART))
 def test_convolutions_are_what_they_must_be(first):
     for number in range(first, first + PART):

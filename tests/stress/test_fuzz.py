@@ -31,6 +31,7 @@ from tests.stress.fuzz import (
 )
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_and_invented_files(name):
     fuzz(READERS[name], 100, repeatable=True)
@@ -62,6 +63,7 @@ def _zeros(path):
     os.truncate(path, 900 << 20)
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("damage", [_pipe, _folder, _endless, _nowhere, _zeros])
 @pytest.mark.parametrize("name", READERS.keys() - {"images"})
 def test_what_is_no_small_file(name, damage, tmp_path):
