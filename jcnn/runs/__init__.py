@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from .memory import keep_memory as keep_memory
     from .recipe import Recipe as Recipe
     from .recipe import check_recipe as check_recipe
+    from .stepping import count_steps as count_steps
     from .store.folder import read_config as read_config
     from .store.folder import read_metrics as read_metrics
-    from .stepping import count_steps as count_steps
     from .store.weights import read_weights as read_weights
     from .store.weights import write_weights as write_weights
 

@@ -15,10 +15,15 @@ from ..compilation import Options, default_options
 from ..data import DataError
 from ..finite import NotFinite
 from ..layers import Params, State
-from .store.checkpoints import saved_steps
 from .compiled import keep_programs
-from .config import (OptionError, RunConfig, check_config, config_from_json, config_to_json, map_paths)
-from .verify.environment import describe_environment, hide_from_git
+from .config import (
+    OptionError,
+    RunConfig,
+    check_config,
+    config_from_json,
+    config_to_json,
+    map_paths,
+)
 from .initial import KEPT, read_initial
 from .lock import Locked, lock
 from .loop import fit
@@ -26,12 +31,29 @@ from .memory import keep_memory
 from .output import lasting_output
 from .program import Program, find_program
 from .recipe import Recipe, cast_inputs, check_recipe
-from .verify.resume import (asks_for_more, last_step, lengthen, note_environment, note_source, refuse_changes, refuse_other_source, refuse_shorter)
-from .store.folder import (make_run_dir, read_record, refuse_run_dir, write_config, write_json)
-from .verify.source import read_source
 from .stepping import count_steps
-from .threads import use_threads
+from .store.checkpoints import saved_steps
+from .store.folder import (
+    make_run_dir,
+    read_record,
+    refuse_run_dir,
+    write_config,
+    write_json,
+)
 from .store.weights import write_weights
+from .threads import use_threads
+from .verify.environment import describe_environment, hide_from_git
+from .verify.resume import (
+    asks_for_more,
+    last_step,
+    lengthen,
+    note_environment,
+    note_source,
+    refuse_changes,
+    refuse_other_source,
+    refuse_shorter,
+)
+from .verify.source import read_source
 
 RunConfigT = TypeVar("RunConfigT", bound=RunConfig)
 

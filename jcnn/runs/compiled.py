@@ -6,8 +6,8 @@ from pathlib import Path
 import jax
 
 from .._files import user_cache
-from ..engine.processor import signature
 from ..engine.onednn.support import is_default
+from ..engine.processor import signature
 
 _LEAST_SECONDS = 0.1  # of compilation: what is quicker is not kept
 

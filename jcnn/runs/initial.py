@@ -7,8 +7,8 @@ import jax
 
 from ..layers import Params, State
 from .config import OptionError
-from .store.digests import leaf_name
 from .recipe import Recipe, network_inputs
+from .store.digests import leaf_name
 from .store.weights import read_weights
 
 KEPT = "init.safetensors"  # a run's own copy

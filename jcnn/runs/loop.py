@@ -15,20 +15,27 @@ from rich.console import Console
 
 from ..compilation import Options
 from ..finite import Fault, NotFinite, find_fault
-from ..layers import Params, State
 from ..inspect.summary import Row, summarize
+from ..layers import Params, State
 from ..train import TrainState, averaged, create, make_evaluate
-from .verify.certificate import data_line
 from .config import OptionError
-from .store.digests import take_snapshot
 from .interrupt import catch_interrupt
 from .pictures import draw_curves, draw_filters, try_picture
-from .progress import (describe_metrics, format_metric, model_table, open_console, progress_bar, say)
+from .progress import (
+    describe_metrics,
+    format_metric,
+    model_table,
+    open_console,
+    progress_bar,
+    say,
+)
 from .recipe import Recipe, arrays, check_recipe, input_dtypes, network_inputs
-from .store.record import Progress, Record
-from .store.folder import read_metrics
 from .stepping import compile_steps, count_steps, split_epoch, steps_per_call
+from .store.digests import take_snapshot
+from .store.folder import read_metrics
+from .store.record import Progress, Record
 from .store.weights import write_weights
+from .verify.certificate import data_line
 
 
 class Result(NamedTuple):

@@ -15,7 +15,13 @@ import optax
 
 from ..data import Dataset
 from ..layers import Layer
-from ..train import (Classification, ExampleMetrics, LossFn, Prepare, check_example_metrics)
+from ..train import (
+    Classification,
+    ExampleMetrics,
+    LossFn,
+    Prepare,
+    check_example_metrics,
+)
 from .config import OptionError
 
 # Other keys of a line of metrics.jsonl, and of the sums that become its means.

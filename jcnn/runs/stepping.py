@@ -10,7 +10,16 @@ from jax import lax
 
 from ..compilation import Options
 from ..inspect.jaxprs import equations
-from ..train import (Batch, LossFn, NotFinitePolicy, Step, TrainState, batch_at, make_scan, make_step)
+from ..train import (
+    Batch,
+    LossFn,
+    NotFinitePolicy,
+    Step,
+    TrainState,
+    batch_at,
+    make_scan,
+    make_step,
+)
 from .config import OptionError
 
 

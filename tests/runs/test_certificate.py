@@ -11,10 +11,15 @@ import optax
 import pytest
 
 from jcnn.data import from_arrays
-from jcnn.runs.verify.certificate import data_line, refuse_other_data, state_line
-from jcnn.runs.config import OptionError
-from jcnn.runs.store.digests import (describe_array, digest_tree, host_arrays, take_snapshot)
 from jcnn.layers import BatchNorm, Dense
+from jcnn.runs.config import OptionError
+from jcnn.runs.store.digests import (
+    describe_array,
+    digest_tree,
+    host_arrays,
+    take_snapshot,
+)
+from jcnn.runs.verify.certificate import data_line, refuse_other_data, state_line
 from jcnn.train import create
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import optax
 import pytest
 
+from jcnn.layers import BatchNorm
 from jcnn.runs import OptionError
 from jcnn.runs.store.checkpoints import CheckpointError, Checkpoints
 from jcnn.runs.store.digests import digest_tree, take_snapshot
-from jcnn.layers import BatchNorm
 from jcnn.train import create
 
 

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.runs import test_resume as runs
 
 from jcnn.runs.store.checkpoints import Checkpoints
+from tests.runs import test_resume as runs
 
 
 @pytest.fixture(autouse=True)

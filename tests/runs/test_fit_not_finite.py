@@ -11,9 +11,9 @@ from rich.console import Console
 
 from jcnn import flatten, serial
 from jcnn.data import from_arrays
-from jcnn.runs import Recipe, fit, read_metrics
 from jcnn.finite import NotFinite
 from jcnn.layers import BatchNorm, Dense
+from jcnn.runs import Recipe, fit, read_metrics
 from jcnn.train import classification
 
 IMAGES, BATCH = 40, 8  # 5 steps an epoch

@@ -12,16 +12,29 @@ import jax
 import numpy as np
 import optax
 import pytest
-from tests.helpers.tiny_experiment import stop_at_step_3
 
 from jcnn import flatten, serial
 from jcnn.data import from_arrays
-from jcnn.runs import (Count, OptionError, Positive, Recipe, RunConfig, check_config, count_steps, main, read_config, read_metrics, read_weights, write_weights)
-from jcnn.runs.config import config_from_json, config_to_json, map_paths
-from jcnn.runs.verify.resume import lengthen
-from jcnn.runs.store.folder import read_record
 from jcnn.layers import BatchNorm, Conv, Dense
+from jcnn.runs import (
+    Count,
+    OptionError,
+    Positive,
+    Recipe,
+    RunConfig,
+    check_config,
+    count_steps,
+    main,
+    read_config,
+    read_metrics,
+    read_weights,
+    write_weights,
+)
+from jcnn.runs.config import config_from_json, config_to_json, map_paths
+from jcnn.runs.store.folder import read_record
+from jcnn.runs.verify.resume import lengthen
 from jcnn.train import classification
+from tests.helpers.tiny_experiment import stop_at_step_3
 
 LOOP = import_module("jcnn.runs.loop")
 

@@ -20,15 +20,21 @@ from rich.console import Console
 
 from jcnn._files import expand_home, sync, sync_folder, write_file
 from jcnn._untrusted import MOST_JSON
-from jcnn.runs.verify.environment import describe_environment, hide_from_git
-from jcnn.runs.interrupt import catch_interrupt
-from jcnn.runs.store.journal import Journal, read_lines
-from jcnn.runs.lock import Locked, lock
-from jcnn.runs.pictures import draw_curves, draw_filters, try_picture, write_picture
-from jcnn.runs.progress import (describe_metrics, model_table, open_console, progress_bar, say)
-from jcnn.runs.threads import cpu_quota, use_threads
 from jcnn.finite import Count, Fault, describe
 from jcnn.inspect.summary import Row
+from jcnn.runs.interrupt import catch_interrupt
+from jcnn.runs.lock import Locked, lock
+from jcnn.runs.pictures import draw_curves, draw_filters, try_picture, write_picture
+from jcnn.runs.progress import (
+    describe_metrics,
+    model_table,
+    open_console,
+    progress_bar,
+    say,
+)
+from jcnn.runs.store.journal import Journal, read_lines
+from jcnn.runs.threads import cpu_quota, use_threads
+from jcnn.runs.verify.environment import describe_environment, hide_from_git
 
 NOT_THERE = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL]
 

@@ -13,9 +13,18 @@ from rich.console import Console
 
 from jcnn import flatten, global_avg_pool, serial
 from jcnn.data import Dataset, from_arrays
-from jcnn.runs import (OptionError, Recipe, RunConfig, check_recipe, fit, main, read_metrics, read_weights)
-from jcnn.runs.recipe import cast_inputs, input_dtypes, network_inputs
 from jcnn.layers import BatchNorm, Conv, Dense
+from jcnn.runs import (
+    OptionError,
+    Recipe,
+    RunConfig,
+    check_recipe,
+    fit,
+    main,
+    read_metrics,
+    read_weights,
+)
+from jcnn.runs.recipe import cast_inputs, input_dtypes, network_inputs
 from jcnn.train import batch_at, classification, create, make_step
 
 SEED = 3

@@ -15,13 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tests.helpers.tiny_experiment import (InThisProcess, stop_at_step_3, write_experiment)
 
 from jcnn.__main__ import main
 from jcnn.runs import OptionError
-from jcnn.runs.verify.compare import Parting, describe_distance, find_parting
 from jcnn.runs.store.journal import read_lines
+from jcnn.runs.verify.compare import Parting, describe_distance, find_parting
 from jcnn.runs.verify.reproduce import reproduce
+from tests.helpers.tiny_experiment import (
+    InThisProcess,
+    stop_at_step_3,
+    write_experiment,
+)
 
 _ROOT = Path(__file__).parents[2]
 

@@ -27,13 +27,24 @@ from rich.console import Console
 from jcnn import flatten, serial
 from jcnn.augment import random_crop
 from jcnn.data import from_arrays
-from jcnn.runs import (Count, Rate, Recipe, RunConfig, count_steps, fit, main, read_config, read_metrics, read_weights)
+from jcnn.layers import BatchNorm, Conv, Dense, Dropout
+from jcnn.runs import (
+    Count,
+    Rate,
+    Recipe,
+    RunConfig,
+    count_steps,
+    fit,
+    main,
+    read_config,
+    read_metrics,
+    read_weights,
+)
+from jcnn.runs.lock import Locked, lock
+from jcnn.runs.loop import compile_steps
 from jcnn.runs.store.checkpoints import CheckpointError, Checkpoints
 from jcnn.runs.store.digests import digest_tree
 from jcnn.runs.store.journal import Journal, read_lines
-from jcnn.runs.lock import Locked, lock
-from jcnn.runs.loop import compile_steps
-from jcnn.layers import BatchNorm, Conv, Dense, Dropout
 from jcnn.train import classification, create
 
 # The function of the same name hides the module.

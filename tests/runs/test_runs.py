@@ -24,17 +24,36 @@ from safetensors import safe_open
 from jcnn import flatten, serial, summarize
 from jcnn._files import write_file
 from jcnn.data import from_arrays
-from jcnn.runs import (Count, OptionError, Positive, Range, Rate, Recipe, RunConfig, count_steps, fit, read_config, read_metrics, read_weights, write_weights)
-from jcnn.runs.config import check_config, config_from_json, config_to_json
-from jcnn.runs.verify.environment import describe_environment
-from jcnn.runs.interrupt import catch_interrupt
-from jcnn.runs.store.journal import Journal
-from jcnn.runs.pictures import draw_curves, draw_filters, write_picture
-from jcnn.runs.progress import describe_metrics, model_table, progress_bar
-from jcnn.runs.store.folder import (make_run_dir, refuse_run_dir, write_config, write_json)
-from jcnn.runs.stepping import compile_steps, split_epoch, steps_per_call
 from jcnn.layers import BatchNorm, Conv, Dense, Dropout
 from jcnn.models import resnet20
+from jcnn.runs import (
+    Count,
+    OptionError,
+    Positive,
+    Range,
+    Rate,
+    Recipe,
+    RunConfig,
+    count_steps,
+    fit,
+    read_config,
+    read_metrics,
+    read_weights,
+    write_weights,
+)
+from jcnn.runs.config import check_config, config_from_json, config_to_json
+from jcnn.runs.interrupt import catch_interrupt
+from jcnn.runs.pictures import draw_curves, draw_filters, write_picture
+from jcnn.runs.progress import describe_metrics, model_table, progress_bar
+from jcnn.runs.stepping import compile_steps, split_epoch, steps_per_call
+from jcnn.runs.store.folder import (
+    make_run_dir,
+    refuse_run_dir,
+    write_config,
+    write_json,
+)
+from jcnn.runs.store.journal import Journal
+from jcnn.runs.verify.environment import describe_environment
 from jcnn.train import classification, create, make_scan
 
 

@@ -9,12 +9,18 @@ from importlib import import_module, invalidate_caches
 from pathlib import Path
 
 import pytest
-from tests.helpers.tiny_experiment import InThisProcess, write_experiment
 
 from jcnn.__main__ import main
-from jcnn.runs.store.journal import read_lines
 from jcnn.runs.program import Program
-from jcnn.runs.verify.source import (compare_source, read_source, recorded_source, unpack_source, write_source)
+from jcnn.runs.store.journal import read_lines
+from jcnn.runs.verify.source import (
+    compare_source,
+    read_source,
+    recorded_source,
+    unpack_source,
+    write_source,
+)
+from tests.helpers.tiny_experiment import InThisProcess, write_experiment
 
 _FILES = {
     "scripts/train.py": b"import used.prep\n",

@@ -13,7 +13,13 @@ from typing import Any
 
 from ..._files import write_file
 from ..._untrusted import read_object
-from ..config import (ConfigT, OptionError, check_config, config_from_json, config_to_json)
+from ..config import (
+    ConfigT,
+    OptionError,
+    check_config,
+    config_from_json,
+    config_to_json,
+)
 from .journal import read_lines
 
 # What a run writes before `config.json`, which makes the folder a run's.

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...train import TrainState
+from ..config import OptionError
 from ..verify.certificate import refuse_other_data, state_line
 from .checkpoints import Checkpoints
-from ..config import OptionError
 from .digests import Snapshot
 from .journal import Journal, read_lines
 

@@ -8,16 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from ..._untrusted import open_file
-from ..store.checkpoints import checkpoint_path, refuse_links, saved_steps
-from .compare import (Parting, describe_distance, fault_of, find_parting, read_certificate)
 from ..config import OptionError
 from ..initial import KEPT
+from ..store.checkpoints import checkpoint_path, refuse_links, saved_steps
+from ..store.folder import read_environment, read_record, write_json
 from ..store.journal import iterate_lines, read_lines
+from ..store.weights import MOST_BYTES
+from .compare import (
+    Parting,
+    describe_distance,
+    fault_of,
+    find_parting,
+    read_certificate,
+)
 from .restart import Start, find_start, run, with_source
 from .resume import last_step
-from ..store.folder import read_environment, read_record, write_json
 from .source import compare_source, recorded_source
-from ..store.weights import MOST_BYTES
 
 
 def reproduce(

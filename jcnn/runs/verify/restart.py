@@ -8,9 +8,9 @@ from subprocess import DEVNULL, Popen
 from typing import Any, NamedTuple
 
 from ..config import OptionError
-from .environment import git
 from ..output import printable
 from ..program import Program, program_files, start_arguments
+from .environment import git
 from .source import repository, unpack_source
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ..._files import expand_home
-from ..store.checkpoints import saved_steps
 from ..config import OptionError, config_from_json, config_to_json, map_paths
-from .environment import differences
-from ..store.journal import Journal, iterate_lines
 from ..program import Program, same_program
+from ..store.checkpoints import saved_steps
 from ..store.folder import read_environment, write_json
+from ..store.journal import Journal, iterate_lines
+from .environment import differences
 from .source import compare_source, recorded_source, write_source
 
 # Another value of these gives the same bytes; of the data, the certificate knows more.

@@ -15,10 +15,10 @@ from typing import Any
 
 from ..._files import write_file
 from ..._untrusted import read_object
-from .environment import git
 from ..output import printable
 from ..program import Program, is_below, is_installed
 from ..store.folder import write_json
+from .environment import git
 
 _MOST_TEXT = 16 << 20  # bytes of all files; what is beyond has a digest alone
 _MOST_JSON = 8 * _MOST_TEXT  # a byte may take six of JSON
