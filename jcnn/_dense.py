@@ -9,8 +9,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from ._dtypes import beside, floating, result_dtype, same, wide
 from ._shapes import to_rank
-from .engine.algorithms.onednn import ONEDNN
-from .engine.planner import check_impl
+from .engine.planner import check_impl, check_supported
 from .engine.primitive import convolve
 from .engine.problem import Problem
 from .engine.sharding import sharded_by_type
@@ -43,8 +42,8 @@ def dense(
 
     Raises:
       ValueError: if the shapes do not fit one another, preferred_element_type is
-        narrower than x's dtype or of another kind, or `impl` is unknown or cannot
-        serve it.
+        narrower than x's dtype or of another kind, or `impl` is unknown or does
+        not support it.
       TypeError: if x is not floating point, or the dtypes differ.
 
     >>> dense(jnp.array([1.0, 2.0]), jnp.array([[3.0], [4.0]]), jnp.array([0.5]))
@@ -71,8 +70,7 @@ def _product(x: jax.Array, kernel: jax.Array, precision: Any, dtype, impl) -> ja
     if not by_engine or not known or sharded:
         return jnp.dot(x, kernel, precision=precision, preferred_element_type=dtype)
     problem = Problem.dense(x, kernel, precision, dtype, impl)
-    if impl == "onednn" and (reason := ONEDNN.unsupported_reason(problem)):
-        raise ValueError(f"impl='onednn' cannot serve this dense layer: {reason}")
+    check_supported(problem)
     y = convolve(problem, x.reshape(-1, x.shape[-1]), kernel)
     return y.reshape(*x.shape[:-1], y.shape[-1])
 

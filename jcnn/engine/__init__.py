@@ -1,13 +1,13 @@
 """Convolutions, pools and sums as primitives of JAX that are fast on CPUs.
 
 In the order of reading. Convolutions: `general` (any that lax has), of `lax_arguments`
-(what is asked for) and `canonical` (which problem that is); `problem` (what is to be
-computed), `primitive` (how JAX sees it), `lowering` (what becomes of it), `planner`
-(which algorithm computes it), `algorithm` and `algorithms/` (how). These share
-`blocks`, `transposed`, `padding`, `toom` and `onednn/`, the library inside jaxlib.
-`policies` is what `jax.checkpoint` keeps of them. Then `pools/`, and `sums`. All of
-them: `declaration` (of a primitive), `eager` (outside `jax.jit`), `sharding` (several
-devices), `xla_faults` (what XLA gets wrong).
+(its arguments) and `canonical` (which problem it is); `problem`, `primitive` (its
+derivatives and batches), `lowering`, `planner` (the choice of an algorithm),
+`algorithm` and `algorithms/`. These share `blocks`, `transposed`, `padding`, `toom` and
+`onednn/`, the library inside jaxlib. `policies` serves `jax.checkpoint`. Then `pools/`
+and `sums`. `dropin`, `acceleration` and `replacements` bring them to other libraries.
+All of them: `declaration` (of a primitive), `eager` (outside `jax.jit`), `sharding`
+(several devices), `xla_faults` (what XLA gets wrong), `processor`, `children`.
 
 Words:
 

@@ -16,20 +16,20 @@ class Algorithm:
     """A way to compute convolutions.
 
     Attributes:
-      name: what the argument `impl` calls it.
-      limits: why it cannot compute a problem of an operation that it has; None if it
-        can. Without this function it can compute all.
-      forward: computes y from x and the kernel (fprop), if it has that operation.
-      input_gradient: computes x from the kernel and y (dgrad), if it has that.
-      kernel_gradient: computes the kernel from x and y (wgrad), if it has that.
-      operations: about how many it adds to the program, which is what it takes to
-        compile.
-      temporary_bytes: what it makes beside its operands and its result, unless that is
-        a small part of them.
-      exact: whether its errors are no larger than lax's.
-      portable: whether it is made of JAX's own operations.
-      joins_models: whether `jax.vmap` over kernels leaves it one operation, which is
-        faster than one after the other.
+        name: What the argument `impl` calls it.
+        limits: Why it cannot compute a problem of an operation that it has; None if it
+            can. Without this function it can compute all.
+        forward: Computes y from x and the kernel (fprop), if it has that operation.
+        input_gradient: Computes x from the kernel and y (dgrad), if it has that.
+        kernel_gradient: Computes the kernel from x and y (wgrad), if it has that.
+        operations: About how many it adds to the program, which is what it takes to
+            compile.
+        temporary_bytes: What it makes beside its operands and its result, unless that
+            is a small part of them.
+        exact: Whether its errors are no larger than lax's.
+        portable: Whether it is made of JAX's own operations.
+        joins_models: Whether `jax.vmap` over kernels leaves it one operation, which is
+            faster than one after the other.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Algorithm:
     joins_models: bool = False
 
     def unsupported_reason(self, problem: Problem) -> str | None:
-        """Why it cannot compute a problem; None if it can."""
+        """Return why it cannot compute a problem; None if it can."""
         if getattr(self, problem.op) is None:
             ops = [op.replace("_", " ") for op in get_args(Op) if getattr(self, op)]
             return f"it computes only the {' and the '.join(ops)}"
@@ -56,5 +56,5 @@ class Algorithm:
     def compute(
         self, problem: Problem, first: jax.Array, second: jax.Array
     ) -> jax.Array:
-        """The operation of the problem, of its operands in order."""
+        """Return the operation of the problem, of its operands in order."""
         return getattr(self, problem.op)(problem, first, second)

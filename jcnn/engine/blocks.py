@@ -79,7 +79,7 @@ class Blocks:
         *,
         padded: bool = True,
     ) -> jax.Array:
-        """The sum of `compute(x_block, y_block)` over all blocks.
+        """Return the sum of `compute(x_block, y_block)` over all blocks.
 
         Without `padded` only rows that are cut come with their padding; `compute` sees
         to that of the other axes (`pads`).
@@ -96,7 +96,7 @@ class Blocks:
         return lax.fori_loop(0, self.number, lambda i, t: t + part(i), zero)
 
     def _start(self, index):
-        """The first image and output row of a block.
+        """Return the first image and output row of a block.
 
         As plain as can be: XLA computes it for every element that it reads.
         """
@@ -109,7 +109,7 @@ class Blocks:
         )
 
     def _output_block(self, y, index):
-        """A block of y, zero where the block before has been already."""
+        """Return a block of y, zero where the block before has been already."""
         image, row = self._start(index)
         size = (self.images, self.rows, *y.shape[2:])
         block = lax.dynamic_slice(y, _corner(y, image, row), size)
@@ -123,7 +123,7 @@ class Blocks:
         return block
 
     def _input_block(self, x, index, padded: bool = True):
-        """A block of x with its padding: what the windows of a block of y see."""
+        """Return a padded block of x: what the windows of a block of y see."""
         image, row = self._start(index)
         if self.row_blocks == 1:
             x = lax.dynamic_slice_in_dim(x, image, self.images, axis=0)
@@ -163,7 +163,7 @@ def _corner(a: jax.Array, image, row) -> tuple:
 
 
 def blocks_of(problem: Problem, positions: int) -> Blocks:
-    """Blocks of about `positions` output positions: whole images as far as they fit."""
+    """Return blocks of about `positions` outputs, of whole images if they fit."""
     height, columns = problem.output_size[0], prod(problem.output_size[1:])
     if positions >= height * columns:
         images = positions // (height * columns)
@@ -172,7 +172,7 @@ def blocks_of(problem: Problem, positions: int) -> Blocks:
 
 
 def even(total: int, most: int) -> int:
-    """The size of parts of `total`: at most `most`, without a rest if that is near."""
+    """Return the size of equal parts of `total`, at most `most`."""
     for size in range(min(most, total), most * 5 // 8, -1):
         if total % size == 0:
             return size

@@ -24,9 +24,9 @@ class Canonical(NamedTuple):
     """A convolution as a problem: how operands come to it and its result goes back.
 
     Attributes:
-      problem: what is to be computed.
-      orders: how axes of lhs, rhs and the result are to be transposed.
-      pads: what x is padded with (or cropped by) beforehand.
+        problem: What is to be computed.
+        orders: How axes of lhs, rhs and the result are to be transposed.
+        pads: What x is padded with (or cropped by) beforehand.
     """
 
     problem: Problem
@@ -34,14 +34,14 @@ class Canonical(NamedTuple):
     pads: Pairs
 
     def operands(self, lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The problem's operands."""
+        """Return the problem's operands."""
         lhs, rhs = lhs.transpose(self.orders[0]), rhs.transpose(self.orders[1])
         if self.problem.op == "input_gradient":
             return transposed_kernel(rhs, self.problem.groups), lhs
         return pad(lhs, self.pads), rhs
 
     def result(self, result: jax.Array) -> jax.Array:
-        """The convolution's result, from the problem's."""
+        """Return the convolution's result, from the problem's."""
         order = self.orders[2]
         return result.transpose(sorted(range(len(order)), key=order.__getitem__))
 
@@ -49,7 +49,7 @@ class Canonical(NamedTuple):
 def canonicalize(
     lhs: Any, rhs: Any, convolution: Convolution, impl: str = "auto"
 ) -> Canonical | None:
-    """Canonicalizes a convolution, from the shapes and dtypes of its operands.
+    """Canonicalize a convolution, from the shapes and dtypes of its operands.
 
     None if no algorithm could compute it: sizes that are 0 or (but for the batch) not
     known yet, numbers that are not floating, strides in input and output at once.
@@ -112,7 +112,7 @@ def canonicalize(
 
 
 def _operation(lhs: Any, rhs: Any, c: Convolution) -> Op | None:
-    """Which one it is, if it is one."""
+    """Return which one it is, if it is one."""
     if any(d > 1 for d in c.lhs_dilation):  # by the strides of what it is a gradient of
         strided = any(s > 1 for s in c.window_strides)
         return None if strided or c.batch_group_count > 1 else "input_gradient"

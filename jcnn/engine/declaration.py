@@ -1,7 +1,6 @@
-"""How a primitive is declared to JAX, of which each part has a table of its own.
+"""Declaration of primitives to JAX, in whose tables each tool has rules of its own.
 
-Where a release of JAX has another table for a tool or none, the tool does not know
-jcnn's primitives.
+A tool whose table a release of JAX lacks does not know jcnn's primitives.
 """
 
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.typing import DTypeLike
 
-from .eager import define_eager
+from .eager import programs, taken_apart
 from .sharding import type_like, vary_alike
 
 Function = Callable[..., jax.Array]  # of operands by position and parameters by name
@@ -25,12 +24,12 @@ def declare(
     result: Callable[..., tuple[tuple[int, ...], DTypeLike]],
     batched: Callable[..., tuple[jax.Array, int]],
 ) -> Primitive:
-    """A primitive of one result.
+    """Declare a primitive of one result.
 
     Args:
-      name: for those who read programs.
-      result: shape and dtype, from the operands' types and the parameters.
-      batched: as `jax.interpreters.batching` has it.
+        name: As programs print it.
+        result: Shape and dtype, from the operands' types and the parameters.
+        batched: As `jax.interpreters.batching` has it.
     """
     primitive = Primitive(name)
 
@@ -52,30 +51,37 @@ def define_lowering(
     on_cpu: Callable[[mlir.LoweringRuleContext], Function],
     elsewhere: Function,
 ) -> None:
-    """What a primitive computes.
+    """Define what a primitive computes. Outside of `jax.jit` it compiles itself.
 
     Args:
-      by_parts: outside of programs, where JAX takes these apart (see `define_eager`).
-      on_cpu: on CPUs, in the program that is being lowered.
-      elsewhere: on other platforms.
+        by_parts: Where JAX takes programs apart (`jax.disable_jit`, `jax_debug_nans`);
+            the primitive would be taken apart into itself, without end.
+        on_cpu: On CPUs, in the program that is being lowered.
+        elsewhere: On other platforms.
     """
+    program = programs(primitive.bind)
+
+    @primitive.def_impl
+    def compute(*operands, **parameters):
+        if taken_apart():
+            return by_parts(*operands, **parameters)
+        return program(**parameters)(*operands)
 
     def lower_on_cpu(context, *operands, **parameters):
         rule = mlir.lower_fun(on_cpu(context), multiple_results=False)
         return rule(context, *operands, **parameters)
 
-    define_eager(primitive, by_parts)
     mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=False))
     mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
 
 
 def define_linear(primitive: Primitive, transpose: Function, others: int = 0) -> None:
-    """Derivatives of a primitive that is linear in the first of its operands.
+    """Define the derivatives of a primitive that is linear in its first operand.
 
     Args:
-      transpose: from the result's cotangent, the type of the first operand, the other
-        operands and the parameters to the first operand's cotangent.
-      others: how many operands there are beside the first.
+        transpose: From the result's cotangent, the type of the first operand, the other
+            operands and the parameters to the first operand's cotangent.
+        others: The number of operands beside the first.
     """
 
     def tangent(t, _, *rest, **parameters):
@@ -100,12 +106,12 @@ def define_linear(primitive: Primitive, transpose: Function, others: int = 0) ->
 def define_taylor(
     primitive: Primitive, rule: Callable[..., tuple[Any, Series]]
 ) -> None:
-    """Gives `jax.experimental.jet` a rule, unless it has one.
+    """Give `jax.experimental.jet` a rule for a primitive, unless it has one.
 
     Args:
-      primitive: one of jcnn's, or one of lax's that jet does not know.
-      rule: from the operands, a series for each, and the primitive's parameters to the
-        result and its series.
+        primitive: One of jcnn's, or one of lax's that jet does not know.
+        rule: From the operands, a series for each, and the parameters to the result and
+            its series.
     """
     try:
         from jax.experimental.jet import jet_rules
@@ -115,7 +121,7 @@ def define_taylor(
 
 
 def define_nan_check(primitive: Primitive) -> None:
-    """Lets `checkify` look for NaN in the primitive's result."""
+    """Let `checkify` look for NaN in the primitive's result."""
     try:
         from jax._src.checkify import error_checks, nan_error_check
     except ImportError:

@@ -26,7 +26,7 @@ def conv_general_dilated(
     preferred_element_type: Any = None,
     out_sharding: Any = None,
 ) -> jax.Array:
-    """What `jax.lax.conv_general_dilated` computes, on a CPU by faster algorithms.
+    """Compute `jax.lax.conv_general_dilated`, on a CPU by faster algorithms.
 
     Arguments, result and errors are lax's own. What no fast algorithm covers goes to
     lax. Pass it to Flax as `nnx.Conv(…, conv_general_dilated=…)`, or call it.

@@ -3,9 +3,9 @@
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .canonical import Canonical, canonicalize
+from .canonical import canonicalize
 from .lax_arguments import Convolution
-from .planner import ALGORITHMS
+from .planner import check_supported, unsupported_reason
 from .primitive import convolve
 from .sharding import compiled_as, sharded_by_type
 
@@ -17,14 +17,14 @@ def convolve_general(
     impl: str = "auto",
     sharding: NamedSharding | None = None,
 ) -> jax.Array:
-    """The convolution by the algorithm named, or by the planner's choice.
+    """Return the convolution by the algorithm named, or by the planner's choice.
 
     By "lax" it is the primitive of lax, which other tools know, wherever its
     derivatives are safe, and else jcnn's. Where types say how arrays are sharded (or
     `sharding` says it of the result), lax computes it.
 
     Raises:
-      ValueError: if the algorithm that is named does not support it.
+        ValueError: If the algorithm that is named does not support it.
     """
     if sharding is not None or sharded_by_type(jax.typeof(lhs), jax.typeof(rhs)):
         return compiled_as(
@@ -45,21 +45,14 @@ def _convolve(
 ) -> jax.Array:
     """By jcnn's primitive if that can be."""
     canonical = canonicalize(lhs, rhs, convolution, impl)
-    if canonical is None or _unsupported_reason(impl, canonical):
+    if canonical is None or unsupported_reason(canonical.problem):
         lhs, convolution = convolution.dilated(lhs)
         canonical = canonicalize(lhs, rhs, convolution, impl)
     if canonical is None:
         return convolution.by_lax(lhs, rhs)
-    if reason := _unsupported_reason(impl, canonical):
-        raise ValueError(f"impl={impl!r} does not support this convolution: {reason}")
+    check_supported(canonical.problem)
     operands = canonical.operands(lhs, rhs)
     return canonical.result(convolve(canonical.problem, *operands))
-
-
-def _unsupported_reason(impl: str, canonical: Canonical) -> str | None:
-    if impl == "auto":
-        return None
-    return ALGORITHMS[impl].unsupported_reason(canonical.problem)
 
 
 def _sharding(lhs: jax.Array, rhs: jax.Array, c: Convolution) -> NamedSharding:

@@ -51,7 +51,7 @@ class Convolution(NamedTuple):
         return conv_general_dilated(lhs, rhs, **settings, out_sharding=out_sharding)
 
     def padded(self, lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, "Convolution"]:
-        """The same, with padding done that XLA would get wrong."""
+        """Return the same, with padding done that XLA would get wrong."""
         now, left = split_padding(self.padding, self.window(rhs))
         if not any(map(any, now)):
             return lhs, self
@@ -59,7 +59,7 @@ class Convolution(NamedTuple):
         return lhs, convolution._replace(padding=left)
 
     def widens(self, lhs: Any) -> bool:
-        """Whether the result is to have another dtype than the operands."""
+        """Return whether the result is to have another dtype than the operands."""
         preferred = self.preferred_element_type
         # Not `preferred in (None, ...)`: NumPy's dtype float64 is equal to None.
         return preferred is not None and jnp.dtype(preferred) != lhs.dtype
@@ -67,14 +67,14 @@ class Convolution(NamedTuple):
     def dilated(
         self, lhs: jax.Array, pads: Pairs | None = None
     ) -> tuple[jax.Array, "Convolution"]:
-        """The same convolution of an input that is dilated (and padded) already."""
+        """Dilate (and pad) the input, and return the convolution that is left."""
         axes = self.dimension_numbers.lhs_spec[2:]
         ones, none = (1,) * len(axes), ((0, 0),) * len(axes)
         lhs = pad_apart(lhs, pads or none, self.lhs_dilation, axes)
         return lhs, self._replace(lhs_dilation=ones)
 
     def is_safe(self, lhs: Any, rhs: Any) -> bool:
-        """Whether XLA gets it right just as it is."""
+        """Return whether XLA gets it right just as it is."""
         axes = zip(self.sizes(lhs, rhs), self.steps, self.padding)
         return not any(
             pads[0] < 0 or like_groups(n, k, step, pads)
@@ -82,7 +82,7 @@ class Convolution(NamedTuple):
         )
 
     def is_safe_derived(self, lhs: Any, rhs: Any) -> bool:
-        """Whether XLA gets the derivatives right that JAX would make of it."""
+        """Return whether XLA gets the derivatives right that JAX would make of it."""
         return not derivative_like_groups(self.sizes(lhs, rhs), self.steps)
 
     @property
@@ -92,7 +92,7 @@ class Convolution(NamedTuple):
         )
 
     def window(self, rhs: Any) -> tuple[int, ...]:
-        """The size of the window, after dilation."""
+        """Return the size of the window, after dilation."""
         taps = [rhs.shape[axis] for axis in self.dimension_numbers.rhs_spec[2:]]
         return dilated(taps, self.rhs_dilation)
 

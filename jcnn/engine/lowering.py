@@ -25,7 +25,7 @@ from .sharding import is_divided
 def solve(
     first: jax.Array, second: jax.Array, *, problem: Problem, portable: bool = False
 ) -> jax.Array:
-    """The operation, by the algorithm that is planned; see there for `portable`."""
+    """Compute a problem by its plan; for `portable` see there."""
     if problem.models is not None:
         return _solve_models(first, second, problem=problem, portable=portable)
     algorithm = plan(problem, portable=portable).algorithm
@@ -87,7 +87,7 @@ def _on_cpu(context: mlir.LoweringRuleContext):
 
 
 def _is_portable(context: mlir.LoweringRuleContext) -> bool:
-    """Whether a program must be made of JAX's own operations: it goes to a file."""
+    """Return whether a program goes to a file, of JAX's own operations alone."""
     return context.module_context.lowering_parameters.for_export or keeps_programs()
 
 

@@ -24,19 +24,8 @@ from .algorithms.winograd import WINOGRAD
 from .problem import Problem, highest
 from .processor import lanes
 
-ALGORITHMS = {
-    algorithm.name: algorithm
-    for algorithm in (
-        LAX,
-        IM2COL,
-        ONEDNN,
-        WINOGRAD,
-        MATMUL,
-        DEPTHWISE,
-        GROUPED,
-        POLYPHASE,
-    )
-}
+_ALL = (LAX, IM2COL, ONEDNN, WINOGRAD, MATMUL, DEPTHWISE, GROUPED, POLYPHASE)
+ALGORITHMS = {algorithm.name: algorithm for algorithm in _ALL}
 
 MOST_OPERATIONS = 64
 MOST_BYTES = 64 << 20
@@ -47,10 +36,25 @@ ENOUGH_CHANNELS = 24  # to sum over: from there on Winograd's gains on lax's
 
 
 def check_impl(impl: str) -> None:
-    """That it is "auto" or an algorithm's name."""
+    """Check that it is "auto" or an algorithm's name."""
     known = ("auto", *ALGORITHMS)
     if impl not in known:
         raise ValueError(f"impl must be one of {', '.join(known)}, got {impl!r}")
+
+
+def check_supported(problem: Problem) -> None:
+    """Check that the algorithm that is named, if any, can compute the problem."""
+    if reason := unsupported_reason(problem):
+        what = "convolution" if problem.rank else "dense layer"
+        raise ValueError(
+            f"impl={problem.impl!r} does not support this {what}: {reason}"
+        )
+
+
+def unsupported_reason(problem: Problem) -> str | None:
+    """Return why the algorithm that is named cannot compute it; None if it can."""
+    algorithm = ALGORITHMS.get(problem.impl)
+    return algorithm and algorithm.unsupported_reason(problem)
 
 
 class Plan(NamedTuple):
@@ -59,41 +63,40 @@ class Plan(NamedTuple):
     algorithm: Algorithm
     reason: str
 
-    @property
-    def name(self) -> str:
-        return self.algorithm.name
-
 
 class Rule(NamedTuple):
-    """An algorithm, the convolutions that it is for, and why."""
+    """An algorithm, why it is fast, and for which convolutions it is."""
 
     algorithm: Algorithm
-    holds: Callable[[Problem], bool]
     reason: str
+    holds: Callable[[Problem], bool] = lambda problem: True
 
 
 def plan(problem: Problem, *, portable: bool = False) -> Plan:
-    """The algorithm that computes a problem on a CPU; of models that of each.
+    """Choose the algorithm that computes a problem on a CPU; of models that of each.
 
     Args:
-      problem: what is to be computed.
-      portable: whether it must be made of JAX's own operations, even where another
-        algorithm was named.
+        problem: What is to be computed.
+        portable: Whether JAX's own operations must compute it, even where another
+            algorithm was named.
     """
     problem = problem.one_model()
     if not _static(problem):
         return Plan(LAX, "a size is not known before the program runs")
     if problem.multiply_adds == 0:
         return Plan(LAX, "there is nothing to compute")
-    if asked := _asked_for(problem, portable):
-        return asked
+    named = ALGORITHMS.get(problem.impl)
+    if named and named.supports(problem) and (named.portable or not portable):
+        return Plan(named, "asked for by name")
     rules, otherwise = RULES, "no other algorithm computes it within the bounds"
     if jnp.dtype(problem.dtype) not in (jnp.float32, jnp.bfloat16, jnp.float64):
         rules, otherwise = RULES[:1], f"the dtype is {problem.dtype}"
-    for algorithm, holds, reason in rules:
+    exact = highest(problem.precision)
+    for algorithm, reason, holds in rules:
         if (
             (algorithm.portable or not portable)
-            and is_eligible(algorithm, problem)
+            and (algorithm.exact or not exact)
+            and algorithm.supports(problem)
             and holds(problem)
             and algorithm.operations(problem) <= MOST_OPERATIONS
             and algorithm.temporary_bytes(problem) <= MOST_BYTES
@@ -102,31 +105,7 @@ def plan(problem: Problem, *, portable: bool = False) -> Plan:
     return Plan(LAX, otherwise)
 
 
-def is_eligible(algorithm: Algorithm, problem: Problem) -> bool:
-    """Whether it may be chosen where it was not asked for by name.
-
-    Winograd's may not where the highest precision is asked for: its errors are larger
-    than lax's.
-    """
-    exact_enough = algorithm.exact or not highest(problem.precision)
-    return exact_enough and algorithm.supports(problem)
-
-
-def _asked_for(problem: Problem, portable: bool) -> Plan | None:
-    """What was named, where it supports the problem."""
-    algorithm = ALGORITHMS.get(problem.impl)
-    if algorithm is None or not algorithm.supports(problem):
-        return None
-    if portable and not algorithm.portable:
-        return None
-    return Plan(algorithm, "asked for by name")
-
-
 # --- which convolutions a rule is for ---
-
-
-def _any(problem: Problem) -> bool:
-    return True
 
 
 def _short(problem: Problem) -> bool:
@@ -134,12 +113,12 @@ def _short(problem: Problem) -> bool:
 
 
 def _pointwise(problem: Problem) -> bool:
-    """A pixel, or the whole image, is a patch as it lies."""
+    """Return a pixel, or the whole image, is a patch as it lies."""
     return prod(problem.kernel_size) == 1 or prod(problem.output_size) == 1
 
 
 def _many_channels(problem: Problem) -> bool:
-    """Whether products take longer than what Winograd's transforms take.
+    """Return whether products take longer than what Winograd's transforms take.
 
     A position takes in_channels * out_channels products a tap, and the transforms pass
     over in_channels + out_channels values; the wider the vectors, the cheaper are the
@@ -175,9 +154,8 @@ def _fills_vectors(problem: Problem) -> bool:
 
 
 def _without_onednn(problem: Problem) -> bool:
-    read = (
-        problem.out_channels if problem.op == "input_gradient" else problem.in_channels
-    )
+    x = problem.in_channels
+    read = problem.out_channels if problem.op == "input_gradient" else x
     return _large(problem) and (read >= ENOUGH_CHANNELS or problem.rank == 3)
 
 
@@ -190,17 +168,17 @@ def _slow_by_lax(problem: Problem) -> bool:
 
 
 RULES = (
-    Rule(ONEDNN, _short, "the processor multiplies short floats faster than float32"),
-    Rule(MATMUL, _pointwise, "it is one matrix product"),
-    Rule(WINOGRAD, _many_channels, "half the products, which are most of the work"),
-    Rule(LAX, _tiny_kernel_gradient, "few channels leave no product worth making"),
-    Rule(ONEDNN, _fills_vectors, "oneDNN's kernels fit the processor"),
-    Rule(MATMUL, _any, "windows that do not overlap make it one matrix product"),
-    Rule(DEPTHWISE, _grouped, "one channel a group leaves no matrix product"),
-    Rule(POLYPHASE, _any, "no products with the zeros that strides put into y"),
-    Rule(GROUPED, _any, "each group is a convolution of its own"),
-    Rule(WINOGRAD, _without_onednn, "half the products"),
-    Rule(IM2COL, _slow_by_lax, "one matrix product for all taps"),
+    Rule(ONEDNN, "the processor multiplies short floats faster than float32", _short),
+    Rule(MATMUL, "it is one matrix product", _pointwise),
+    Rule(WINOGRAD, "half the products, which are most of the work", _many_channels),
+    Rule(LAX, "few channels leave no product worth making", _tiny_kernel_gradient),
+    Rule(ONEDNN, "oneDNN's kernels fit the processor", _fills_vectors),
+    Rule(MATMUL, "windows that do not overlap make it one matrix product"),
+    Rule(DEPTHWISE, "one channel a group leaves no matrix product", _grouped),
+    Rule(POLYPHASE, "no products with the zeros that strides put into y"),
+    Rule(GROUPED, "each group is a convolution of its own"),
+    Rule(WINOGRAD, "half the products", _without_onednn),
+    Rule(IM2COL, "one matrix product for all taps", _slow_by_lax),
 )
 
 

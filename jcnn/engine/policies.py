@@ -24,9 +24,9 @@ def _partial_eval(policy, unknown, available, equation: JaxprEqn):
     """As JAX does it by default, but for the question that the policy is asked.
 
     Returns:
-      The equation for the forward and that for the backward pass, or None; for each
-      result whether it is unknown in the former and available in the latter; and the
-      operands that must be handed on.
+        The equation for the forward and that for the backward pass, or None; for each
+        result whether it is unknown in the former and available in the latter; and the
+        operands that must be handed on.
     """
     operands = zip(equation.invars, available)
     needed = [v for v, there in operands if isinstance(v, Var) and not there]
@@ -50,7 +50,7 @@ def _partial_eval(policy, unknown, available, equation: JaxprEqn):
 
 
 def _asked(policy, *types, problem: Problem) -> Any:
-    """What the policy says of the convolution that lax would make of it."""
+    """Return what the policy says of the convolution that lax would make of it."""
     by_lax = partial(solve, problem=replace(problem, impl="lax"))
     program = jax.make_jaxpr(by_lax)(*types)
     for equation in program.eqns:
@@ -64,7 +64,7 @@ _NAME = "jcnn_convolution"
 
 
 def _named(first, second, *, problem: Problem):
-    """The convolution, and its result with a name that a policy sees."""
+    """Return the convolution, and its result with a name that a policy sees."""
     return checkpoint_name(convolve(problem, first, second), _NAME)
 
 

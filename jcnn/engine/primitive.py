@@ -23,7 +23,7 @@ from .sharding import compiled_as
 
 
 def convolve(problem: Problem, first: jax.Array, second: jax.Array) -> jax.Array:
-    """The result, from the other two tensors in the order x, kernel, y."""
+    """Return the result, from the other two tensors in the order x, kernel, y."""
     return bind(convolution_p, first, second, problem=problem)
 
 
@@ -31,7 +31,7 @@ def convolve(problem: Problem, first: jax.Array, second: jax.Array) -> jax.Array
 
 
 def _transpose(operand: int, cotangent, first, second, *, problem: Problem):
-    """The operand's cotangent, from the result's and the other operand."""
+    """Return the operand's cotangent, from the result's and the other operand."""
     known = second if operand == 0 else first
     tensors = {problem.result: cotangent, problem.operands[1 - operand]: known}
     sought = problem.giving(problem.operands[operand])
@@ -44,7 +44,7 @@ def _transpose(operand: int, cotangent, first, second, *, problem: Problem):
 
 
 def _batch(operands, axes, *, problem: Problem):
-    """Folds what was mapped into the batch, or counts it as models of their own.
+    """Fold what was mapped into the batch, or counts it as models of their own.
 
     Of models an operand that is not mapped stays one: no copies of it are made.
     """
@@ -90,7 +90,7 @@ def _fold_into_batch(problem: Problem, size: int, operands: list[Any]):
 def _all_models(
     a: jax.Array, counts: tuple[int, int], *, mapped: bool, rank: int
 ) -> jax.Array:
-    """An operand of mapped models, all in one axis; or as it is, if all share it."""
+    """Return an operand with both counts in one axis, or as it is if shared."""
     shared = a.ndim - mapped == rank + 2
     if shared and not mapped:
         return a
@@ -106,7 +106,7 @@ def _all_models(
 
 
 def _taylor(operands, series, *, problem: Problem):
-    """The product of two power series, term by term."""
+    """Return the product of two power series, term by term."""
     first, second = ([a, *terms] for a, terms in zip(operands, series))
     result, *terms = (
         sum(convolve(problem, first[i], second[n - i]) for i in range(n + 1))

@@ -124,7 +124,7 @@ class Problem:
         return outputs * kernel * (self.models or 1)
 
     def shape(self, tensor: Tensor) -> tuple[int, ...]:
-        """The shape of one of the three tensors, if it is not shared."""
+        """Return the shape of one of the three tensors, if it is not shared."""
         shape = {
             "x": (self.batch, *self.input_size, self.in_channels),
             "kernel": (
@@ -137,7 +137,7 @@ class Problem:
         return shape if self.models is None else (self.models, *shape)
 
     def shared(self, operand: Any) -> bool:
-        """Whether an operand is the same one for all models."""
+        """Return whether an operand is the same one for all models."""
         return self.models is not None and operand.ndim == self.rank + 2
 
     def model_axes(self, *operands: Any) -> tuple[int | None, ...]:
@@ -148,11 +148,11 @@ class Problem:
         return self.output_dtype if tensor == "y" else self.dtype
 
     def giving(self, tensor: Tensor) -> "Problem":
-        """The operation that computes a tensor from the other two."""
+        """Return the operation that computes a tensor from the other two."""
         return replace(self, op=_OPS[tensor])
 
     def row(self, pixels: int, channels: int) -> "Problem":
-        """The forward 1x1 convolution of one row of pixels, to as many features."""
+        """Return the forward 1x1 convolution of one row of pixels."""
         return replace(
             self,
             op="forward",
@@ -171,7 +171,7 @@ class Problem:
 
 
 def precisions(precision: Any) -> tuple[lax.Precision, lax.Precision] | None:
-    """One for each operand, as lax writes it."""
+    """Return one for each operand, as lax writes it."""
     if precision is None:
         return None
     first, second = precision if isinstance(precision, tuple) else (precision,) * 2
@@ -179,5 +179,5 @@ def precisions(precision: Any) -> tuple[lax.Precision, lax.Precision] | None:
 
 
 def highest(precision: Any) -> bool:
-    """Whether the highest is asked for, for an operand at least."""
+    """Return whether the highest is asked for, for an operand at least."""
     return lax.Precision.HIGHEST in (precisions(precision) or ())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @cache
 def instructions() -> frozenset[str]:
-    """The names of its sets of instructions, as Linux gives them; elsewhere none.
+    """Return the names of its instruction sets on Linux, elsewhere none.
 
     >>> "avx512f" in instructions() or "avx512f" not in instructions()
     True
@@ -22,7 +22,7 @@ def instructions() -> frozenset[str]:
 
 
 def lanes() -> int:
-    """How many float32 numbers a vector has.
+    """Return how many float32 numbers a vector has.
 
     >>> lanes() in (4, 8, 16)
     True
@@ -53,7 +53,7 @@ def signature() -> str:
 
 
 def _lines() -> list[str]:
-    """What Linux says of model and instructions, each line once."""
+    """Return what Linux says of model and instructions, each line once."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:

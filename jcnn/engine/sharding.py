@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 
 def vary_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """The arrays, each marked as varying over every axis that any of them varies over.
+    """Mark each array as varying over every axis that any of them varies over.
 
     Inside `jax.shard_map` the operands of one primitive, and the carry of a scan and
     its body, must agree in this.
@@ -28,7 +28,7 @@ def vary_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
 def type_like(
     operand: ShapedArray, shape: tuple[int, ...], dtype: DTypeLike
 ) -> ShapedArray:
-    """The type of what a primitive makes of an operand: no axis of it is sharded."""
+    """Return a primitive's result type; no axis is sharded."""
     replicated = PartitionSpec(*[None] * len(shape))
     return ShapedArray(
         shape,
@@ -39,14 +39,14 @@ def type_like(
 
 
 def sharded_by_type(*types: Any) -> bool:
-    """Whether a mesh with explicit axes says how arrays of these types are laid out."""
+    """Return whether types say how arrays are sharded (explicit mesh axes)."""
     return any(axis is not None for t in types for axis in t.sharding.spec)
 
 
 def compiled_as(
     sharding: NamedSharding, function: Callable[..., jax.Array], *operands: jax.Array
 ) -> jax.Array:
-    """Runs the function under `auto_axes`, with an explicit sharding of its result.
+    """Run the function under `auto_axes`, with an explicit sharding of its result.
 
     Within it the compiler lays arrays out: jcnn's primitives have no rules for types
     that are sharded, and not all that lax's convolution becomes in transformations has.
@@ -56,7 +56,7 @@ def compiled_as(
 
 
 def is_divided(context: mlir.LoweringRuleContext) -> bool:
-    """Whether XLA divides the program among devices.
+    """Return whether XLA divides the program among devices.
 
     It knows how to divide its own convolution, and gathers what others compute.
     """

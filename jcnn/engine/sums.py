@@ -22,7 +22,7 @@ _FEW = 64  # of both together: so few would leave most of the sum to one core
 
 
 def total(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The sum over the axes, which are kept with length 1.
+    """Return the sum over the axes, which are kept with length 1.
 
     >>> total(jnp.ones((2, 3, 4)), (0, 1))
     Array([[[6., 6., 6., 6.]]], dtype=float32)
@@ -54,12 +54,12 @@ def _axes(shape: tuple[int, ...], wider: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _kept(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a sum that keeps its axes."""
+    """Return the shape of a sum that keeps its axes."""
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
 
 
 def _is_run(axes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether the axes follow one another, in a shape that is known and not empty."""
+    """Return whether the axes are consecutive, and the shape known and not empty."""
     known = all(isinstance(n, int) and n for n in shape)
     return known and len(axes) > 0 and axes[-1] - axes[0] + 1 == len(axes)
 
@@ -90,7 +90,7 @@ def _sum_on_cpu(x: jax.Array, *, axes: tuple[int, ...]) -> jax.Array:
 
 
 def _added(x: jax.Array, axis: int) -> jax.Array:
-    """The sum along an axis, in words that XLA does not give to YNNPACK (XLA-FAULT)."""
+    """Return the sum along an axis, which XLA does not give to YNNPACK."""
     return lax.reduce(x, jnp.zeros((), x.dtype), lambda a, b: a - (-b), (axis,))
 
 

@@ -16,7 +16,7 @@ from .problem import Problem
 
 
 def transposed(problem: Problem) -> Problem:
-    """The forward convolution that gives x from the dilated y and such a kernel."""
+    """Return the forward convolution of the dilated y and such a kernel."""
     y_size = dilated(problem.output_size, problem.strides)
     before = [k - 1 - low for k, (low, _) in zip(problem.window, problem.padding)]
     after = [
@@ -43,7 +43,7 @@ def dilate(y: jax.Array, strides: tuple[int, ...]) -> jax.Array:
 
 
 def transposed_kernel(kernel: jax.Array, groups: int) -> jax.Array:
-    """The kernel flipped in space, its inputs and outputs exchanged in each group."""
+    """Flip the kernel in space and exchange its inputs and outputs by group."""
     *size, inputs, outputs = kernel.shape
     kernel = kernel.reshape(*size, inputs, groups, outputs // groups)
     kernel = jnp.moveaxis(kernel, (-3, -2, -1), (-1, -2, -3))

@@ -45,7 +45,7 @@ _MARK = {"jcnn": "lax"}
 
 
 def split_padding(pads: Pairs, window: Sequence[int]) -> tuple[Pairs, Pairs]:
-    """What is to be padded (or cropped) beforehand, and what the convolution takes.
+    """Split padding into what is done beforehand and what the convolution takes.
 
     The latter lies between 0 and the window less one.
     """
@@ -118,27 +118,27 @@ def conv_general_dilated(
 
 
 def is_marked(context: mlir.LoweringRuleContext) -> bool:
-    """Whether the convolution that is lowered was called by the function above."""
+    """Return whether the function above called the convolution being lowered."""
     marks = getattr(context.jaxpr_eqn_ctx, "xla_metadata", None) or {}
     return marks.items() >= _MARK.items()
 
 
 def like_groups(pixels: int, taps: int, steps: Steps, pads: Sequence[int]) -> bool:
-    """Whether XLA takes an axis for groups that stands for none."""
+    """Return whether XLA takes an axis for groups that stands for none."""
     return tuple(pads) == (0, 0) and _like_groups(pixels, taps, steps)
 
 
 def derivative_like_groups(
     sizes: Sequence[tuple[int, int, int]], steps: Sequence[Steps]
 ) -> bool:
-    """Whether a derivative of a convolution, of any order, might have such an axis.
+    """Return whether a derivative, of any order, might have an axis like groups.
 
     Derivatives are convolutions too: of the same pixels, taps and outputs, their parts
     exchanged. Their padding is not looked at.
 
     Args:
-      sizes: along each axis how many pixels, taps and outputs there are.
-      steps: along each axis how far apart they lie.
+        sizes: Along each axis how many pixels, taps and outputs there are.
+        steps: Along each axis how far apart they lie.
     """
     for axis in zip(sizes, steps):
         for parts in permutations(zip(*axis)):

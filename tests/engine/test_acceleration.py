@@ -15,6 +15,7 @@ from jax.sharding import AxisType, PartitionSpec
 from jcnn import conv
 from jcnn.engine import acceleration
 from jcnn.engine.acceleration import accelerate, in_force
+from jcnn.engine.lax_arguments import Convolution
 
 pytestmark = pytest.mark.cover(1)
 
@@ -208,7 +209,7 @@ def test_an_unknown_release_of_jax_is_refused_and_left_alone(
     operands, monkeypatch, broken
 ):
     if broken == "parameters":
-        monkeypatch.setattr(acceleration.Convolution, "_fields", ("lhs",))
+        monkeypatch.setattr(Convolution, "_fields", ("lhs",))
     if broken == "tables":
         monkeypatch.delattr("jax._src.interpreters.mlir._lowerings")
     if broken == "primitive":

@@ -44,7 +44,7 @@ def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Array:
-    """The tap sum of y with the flipped kernel, feature by feature; then channels."""
+    """Return the tap sum of y and the flipped kernel, then summed by channel."""
     as_forward = transposed(problem)
     y = lax.optimization_barrier(pad(y, as_forward.padding))
     x = _tap_sum(as_forward, y, lax.rev(kernel, range(problem.rank)))
@@ -89,7 +89,7 @@ def _tap_sum(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _over_rows(problem: Problem, compute: Callable[..., jax.Array]) -> jax.Array:
-    """The results for every row of the kernel, along a new first axis."""
+    """Return the results for every row of the kernel, along a new first axis."""
     rows = problem.kernel_size[0]
     if _unrolled(problem):
         return jnp.stack([compute(row) for row in range(rows)])
@@ -97,7 +97,7 @@ def _over_rows(problem: Problem, compute: Callable[..., jax.Array]) -> jax.Array
 
 
 def _taps_of_row(problem: Problem, x: jax.Array, row) -> list[jax.Array]:
-    """What the taps of a row of the kernel see at all positions."""
+    """Return what the taps of a row of the kernel see at all positions."""
     positions = (x.shape[1] - problem.window[0]) // problem.strides[0] + 1
     seen = (positions - 1) * problem.strides[0] + 1
     x = lax.dynamic_slice_in_dim(x, row * problem.dilation[0], seen, axis=1)
@@ -107,7 +107,7 @@ def _taps_of_row(problem: Problem, x: jax.Array, row) -> list[jax.Array]:
 
 
 def _unrolled(problem: Problem) -> bool:
-    """Whether all taps are operations of their own, which XLA makes one pass of."""
+    """Return whether every tap is an operation of its own: XLA fuses them."""
     return _of_taps(problem) <= MOST_UNROLLED
 
 

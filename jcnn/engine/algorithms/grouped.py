@@ -44,7 +44,7 @@ def compute(problem: Problem, first: jax.Array, second: jax.Array) -> jax.Array:
 
 
 def _joined(problem: Problem) -> int:
-    """How many groups make one part: a divisor of all, of at most 32 channels."""
+    """Return how many groups make one part, of at most 32 channels."""
     channels = max(problem.in_channels, problem.out_channels) // problem.groups
     most = max(FULL_CHANNELS // channels, 1)
     return max(n for n in range(1, most + 1) if problem.groups % n == 0)
@@ -88,5 +88,4 @@ GROUPED = Algorithm(
     compute,
     compute,
     compute,
-    operations=lambda problem: problem.groups // _joined(problem),
 )

@@ -46,7 +46,7 @@ def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Arr
 
 
 def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
-    """The convolution of x with y as its window; batch and channels change places.
+    """Convolve x with y as its window; batch and channels change places.
 
     XLA-FAULT layouts in loops: the arrays are transposed here, into layouts that XLA
     computes as they are.
@@ -60,7 +60,7 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
 def kernel_gradient_elsewhere(
     problem: Problem, x: jax.Array, y: jax.Array
 ) -> jax.Array:
-    """The same for GPUs and TPUs, whose compilers choose layouts themselves."""
+    """Return the same for GPUs and TPUs, whose compilers choose layouts themselves."""
     if problem.rank == 0:
         return matmul.kernel_gradient(problem, x, y)
     return _kernel_gradient(problem, x, y, layouts=("C*N", "I*O", "*NC"))
@@ -87,7 +87,7 @@ def _convolve(
     layouts: tuple[str, str, str] = ("N*C", "*IO", "N*C"),
     **settings: Any,
 ) -> jax.Array:
-    """One call of lax; the letters of spatial axes stand in the place of the star."""
+    """Call lax; in layouts the star stands for the spatial axes."""
     spatial, ones = "DHW"[-problem.rank :], (1,) * problem.rank
     settings = {"window_strides": ones, "lhs_dilation": ones} | settings
     return conv_general_dilated(

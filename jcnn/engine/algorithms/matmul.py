@@ -67,7 +67,7 @@ def _patches(problem: Problem, x: jax.Array) -> jax.Array:
 
 
 def _image(problem: Problem, patches: jax.Array) -> jax.Array:
-    """The image that has these patches, and zeros between them."""
+    """Return the image that has these patches, and zeros between them."""
     rank, steps = problem.rank, _steps(problem)
     x = patches.reshape(
         -1, *problem.output_size, *problem.kernel_size, problem.in_channels
@@ -91,14 +91,14 @@ def _steps(problem: Problem) -> list[int]:
 
 
 def _pads(problem: Problem) -> list[tuple[int, int]]:
-    """What makes the image as large as all windows and the gaps between them."""
+    """Return what makes the image as large as all windows and the gaps between them."""
     sizes = zip(problem.input_size, problem.output_size, _steps(problem))
     lows = (low for low, _ in problem.padding)
     return [(low, o * s - low - n) for (n, o, s), low in zip(sizes, lows)]
 
 
 def _matrix(kernel: jax.Array) -> jax.Array:
-    """The kernel as [taps * C, O]."""
+    """Return the kernel as [taps * C, O]."""
     return kernel.reshape(-1, kernel.shape[-1])
 
 

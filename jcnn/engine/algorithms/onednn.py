@@ -40,14 +40,14 @@ def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Arr
 
 
 def _on_a_line(problem: Problem) -> Problem:
-    """A dense layer is one row of pixels; what has spatial axes stays as it is."""
+    """Return a dense layer as one row of pixels, any other problem as it is."""
     if problem.rank:
         return problem
     return problem.row(problem.batch, problem.in_channels)
 
 
 def _plainest(problem: Problem) -> Problem:
-    """The same without pixels behind the last window, and without idle strides."""
+    """Remove pixels behind the last window, and strides that lead nowhere."""
     ends = list(zip(problem.input_size, problem.exact_padding))
     size = tuple(max(n + min(high, 0), 1) for n, (_, high) in ends)
     padding = tuple((low, max(high, 0)) for _, (low, high) in ends)

@@ -107,7 +107,7 @@ def temporary_bytes(problem: Problem) -> int:
 
 
 def _is_product(problem: Problem) -> bool:
-    """Whether it is one product, of a dtype of which oneDNN has it."""
+    """Return whether it is one product, of a dtype of which oneDNN has it."""
     dtype = widest(problem.dtype, problem.output_dtype)
     may_be = calls.product_unsupported_reason(dtype) is None
     return may_be and matmul.unsupported_reason(problem) is None
@@ -163,7 +163,7 @@ def _of_one_channel(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _seen_by_taps(problem: Problem) -> Blocks:
-    """Blocks of which what all taps see stays in the cache."""
+    """Return blocks of which what all taps see stays in the cache."""
     itemsize = jnp.dtype(problem.dtype).itemsize
     return blocks_of(problem, BLOCK_BYTES // (prod(problem.kernel_size) * itemsize))
 
@@ -173,7 +173,7 @@ def _positions(blocks: Blocks) -> int:
 
 
 def _of_rows(problem: Problem, terms: int, dtype: DTypeLike) -> Problem:
-    """The 1x1 convolution of one pixel a row, with a channel for each term of a sum."""
+    """Return a 1x1 convolution: a pixel for each row, a channel for each term."""
     rows = prod(problem.kernel_size) * problem.in_channels
     row = problem.row(rows, terms)
     return replace(row, dtype=dtype, output_dtype=wide(dtype))
@@ -183,7 +183,7 @@ def _of_rows(problem: Problem, terms: int, dtype: DTypeLike) -> Problem:
 
 
 def _kept(problem: Problem) -> int:
-    """How many spatial axes stay as they are; taps of the others become channels."""
+    """Return how many spatial axes are kept; taps of the others become channels."""
     kept, channels = problem.rank, problem.in_channels
     while kept and (channels < FULL_ROWS or problem.kernel_size[kept - 1] == 1):
         kept -= 1
@@ -192,7 +192,7 @@ def _kept(problem: Problem) -> int:
 
 
 def _pads(problem: Problem, blocks: Blocks) -> tuple[Pairs, Pairs]:
-    """What a block is padded with (or cropped by) at once, and what oneDNN pads."""
+    """Return a block's padding (or cropping): ours, then oneDNN's."""
     kept = _kept(problem)
     pads = list(blocks.pads)
     if blocks.row_blocks > 1:
@@ -205,7 +205,7 @@ def _pads(problem: Problem, blocks: Blocks) -> tuple[Pairs, Pairs]:
 def _of_block(
     problem: Problem, blocks: Blocks, pads: Pairs, dtype: DTypeLike
 ) -> Problem:
-    """The forward convolution that gives a block's part of the gradient."""
+    """Return the forward convolution that gives a block's part of the gradient."""
     kept = _kept(problem)
     ones = (1,) * (problem.rank - kept)
     kernel = list(zip(problem.dilation, problem.kernel_size))

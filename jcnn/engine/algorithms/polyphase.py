@@ -95,7 +95,7 @@ def _convolved(problem: Problem, phases: tuple[_Phase, ...], kernel, y):
 
 
 def _interleaved(problem: Problem, parts: list[jax.Array]) -> jax.Array:
-    """Puts pixel q of phase r at s*q + r, in every axis."""
+    """Put pixel q of phase r at s*q + r, in every axis."""
     rank, strides = problem.rank, problem.strides
     x = jnp.stack(parts, axis=-2)
     x = x.reshape(*x.shape[: rank + 1], *strides, x.shape[-1])

@@ -120,7 +120,7 @@ def _unrolled(problem: Problem, tiles):
 
 
 def _tiles_of(problem: Problem, y) -> list[jax.Array]:
-    """A block of y as its outputs 0 to 3 of all tiles, each [positions, O]."""
+    """Return a block of y as its outputs 0 to 3 of all tiles, each [positions, O]."""
     dilation, tiles = problem.dilation[0], _tiles(problem, y.shape[1])
     y = pad(y, ((0, tiles * OUTPUTS * dilation - y.shape[1]),))
     y = y.reshape(y.shape[0], tiles, OUTPUTS, dilation, *y.shape[2:])
@@ -141,7 +141,7 @@ def _tiles(problem: Problem, rows: int) -> int:
 
 
 def _combined(matrix: Matrix, arrays: list[jax.Array]) -> list[jax.Array]:
-    """The rows of the matrix as sums of arrays; nothing is multiplied by 0 or 1."""
+    """Multiply the matrix by a list of arrays; 0 and 1 take no product."""
     sums = []
     for row in matrix:
         total = None

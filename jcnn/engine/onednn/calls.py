@@ -33,7 +33,7 @@ _MOST_STEP = 2**15  # of a stride, a dilation or a padding
 
 
 def unsupported_reason(problem: Problem) -> str | None:
-    """Why oneDNN must not be asked for a forward convolution; None if it may be."""
+    """Return why oneDNN must not be asked for a convolution; None if it may."""
     dtype, result = jnp.dtype(problem.dtype), jnp.dtype(problem.output_dtype)
     if reason := unavailable_reason(dtype.name):
         return reason
@@ -66,13 +66,14 @@ def unsupported_reason(problem: Problem) -> str | None:
 def convolution(
     problem: Problem, x: jax.Array, kernel: jax.Array, *, inputs_first: bool = False
 ) -> jax.Array:
-    """The forward convolution.
+    """Return the forward convolution.
 
     Args:
-      inputs_first: whether the kernel is [C / groups, *spatial, O].
+        inputs_first: Whether the kernel is [C / groups, *spatial, O].
 
     Raises:
-      ValueError: if it is not supported, or the operands are not those of the problem.
+        ValueError: If it is not supported, or the operands are not those of the
+            problem.
     """
     if reason := unsupported_reason(problem):
         raise ValueError(f"oneDNN must not be asked for {problem}: {reason}")
@@ -88,7 +89,7 @@ def convolution(
 
 
 def product_unsupported_reason(dtype: DTypeLike) -> str | None:
-    """Why oneDNN must not be asked for a product of this dtype; None if it may be.
+    """Return why oneDNN must not multiply this dtype; None if it may.
 
     Of float32 it must not: without AVX-512 it would multiply by its GEMM, which waits
     for ever or ends the process where several of them run in a loop.
@@ -103,7 +104,7 @@ def transposed_product(a: jax.Array, b: jax.Array) -> jax.Array:
     """a.T @ b in float32, of a: [K, M] and b: [K, N] of one short dtype.
 
     Raises:
-      ValueError: if it is not supported.
+        ValueError: If it is not supported.
     """
     if reason := product_unsupported_reason(a.dtype):
         raise ValueError(f"oneDNN must not be asked for a product: {reason}")
@@ -173,7 +174,7 @@ def _depthwise(problem: Problem) -> bool:
 
 
 def _compiled_depthwise(problem: Problem) -> bool:
-    """Whether oneDNN surely compiles a depthwise convolution.
+    """Return whether oneDNN surely compiles a depthwise convolution.
 
     It did for all of 539 such ones that were drawn (brdgmm_dw by ONEDNN_VERBOSE); among
     larger kernels, dilated ones, wider paddings and other ranks some never end.

@@ -45,7 +45,7 @@ _INSTRUCTIONS = {
 
 @cache
 def unavailable_reason(dtype: str) -> str | None:
-    """Why there is no convolution of this dtype; None if there is one."""
+    """Return why there is no convolution of this dtype; None if there is one."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return "jaxlib has oneDNN's convolution on Linux and x86-64 only"
     if dtype not in _INSTRUCTIONS:
@@ -62,7 +62,7 @@ def unavailable_reason(dtype: str) -> str | None:
 
 
 def keeps_programs() -> bool:
-    """Whether JAX writes compiled programs to a persistent cache.
+    """Return whether JAX writes compiled programs to a persistent cache.
 
     It must not write one with a call of oneDNN: that fails (std::bad_alloc), or ends
     the process (jaxlib 0.10.2, 0.12.0.1).
@@ -73,21 +73,21 @@ def keeps_programs() -> bool:
 
 
 def is_default() -> bool:
-    """Whether oneDNN may compute what JAX's default device does."""
+    """Return whether oneDNN may compute what JAX's default device does."""
     if jax.default_backend() != "cpu" or keeps_programs():
         return False
     return unavailable_reason("float32") is None
 
 
 def is_tried(dtype: str) -> bool:
-    """Whether this jaxlib was tried on this kind of processor."""
+    """Return whether this jaxlib was tried on this kind of processor."""
     widest = ("amx_bf16", "avx512f", "avx2")
     kind = next((name for name in widest if name in instructions()), "none")
     return dtype in TRIED.get((JAXLIB, kind), ())
 
 
 def _passed(dtype: str) -> bool:
-    """Whether a trial has passed, now or before with this jaxlib and processor."""
+    """Return whether a trial passed, now or earlier with this jaxlib."""
     path = user_cache() / "onednn" / f"{JAXLIB}-{dtype}-{signature()}"
     try:
         return path.read_text() == "passed"

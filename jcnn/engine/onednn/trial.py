@@ -20,7 +20,7 @@ UNITS = 4  # of eps times the largest sum of absolute products
 
 
 def draw(rng: np.random.Generator) -> Problem:
-    """A forward convolution or a gradient of any kind; many does oneDNN not support."""
+    """Draw a problem of any kind; oneDNN does not support all of them."""
     depthwise = rng.random() < 0.2
     rank = 2 if depthwise else int(rng.integers(0, 4))
     widths = (1, 1, 1) if rng.random() < 0.1 else (5, 3, 3)
@@ -60,7 +60,7 @@ def draw(rng: np.random.Generator) -> Problem:
 
 
 def errors(problems: list[Problem], rng: np.random.Generator) -> list[float]:
-    """The largest of each, as a share of what is allowed. One program computes all."""
+    """Return the largest error of each problem, as a share of what is allowed."""
     operands = [
         [jnp.asarray(rng.normal(size=p.shape(name)), p.dtype) for name in p.operands]
         for p in problems

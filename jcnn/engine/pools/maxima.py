@@ -21,7 +21,7 @@ from .windows import Windows, scatter, taps
 
 
 def max_windows(x: jax.Array, windows: Windows) -> jax.Array:
-    """The maximum of each window, by `lax.reduce_window`.
+    """Return the maximum of each window, by `lax.reduce_window`.
 
     The first maximum of a window, in row-major order, gets its gradient. NaN wins, and
     what is padded counts as minus infinity.
@@ -43,7 +43,7 @@ def pick_on_cpu(a: jax.Array, x: jax.Array, *, windows: Windows) -> jax.Array:
 
 
 def put_on_cpu(a: jax.Array, x: jax.Array, *, windows: Windows) -> jax.Array:
-    """Adds each window's value of `a` to where `x` has its first maximum."""
+    """Add each window's value of `a` to where `x` has its first maximum."""
     if not x.size or not a.size:
         return jnp.zeros(x.shape, a.dtype)
     # An opaque predicate: XLA would fuse the search for the winner into the sums, and
@@ -58,7 +58,7 @@ def put_on_cpu(a: jax.Array, x: jax.Array, *, windows: Windows) -> jax.Array:
 
 
 def _first_maximum(x, windows: Windows):
-    """The number of the tap that wins each window.
+    """Return the number of the tap that wins each window.
 
     Windows over the edges are searched apart, so that not all of x is copied to be
     padded: that takes as long as the search.
@@ -83,7 +83,7 @@ def _first_maximum_at_once(x, windows: Windows):
 
 
 def at_first_maximum(seen: list[jax.Array], values: list[jax.Array]) -> jax.Array:
-    """The value that belongs to the first maximum of what the taps of windows see.
+    """Return the value that belongs to the first maximum of each window.
 
     The comparisons are select_and_scatter's, so NaN and windows of minus infinity
     end as they do there: a tap gives way to the next unless it is at least as great.

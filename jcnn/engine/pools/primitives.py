@@ -28,14 +28,14 @@ def linear_pair(
     of the array's size. An output has the dtype of `a`.
 
     Args:
-      name: of the primitives, for those who read programs.
-      others: how many operands there are beside `a`.
-      there: from an array to its windows, on CPUs.
-      back: its transpose, on CPUs.
-      by_lax: what `there` is on other platforms, by operations of lax.
+        name: Of the primitives, for those who read programs.
+        others: How many operands there are beside `a`.
+        there: From an array to its windows, on CPUs.
+        back: Its transpose, on CPUs.
+        by_lax: What `there` is on other platforms, by operations of lax.
 
     Returns:
-      `there` and `back`, which can be differentiated and batched.
+        `there` and `back`, which can be differentiated and batched.
     """
 
     def back_by_lax(a, *others, windows):
@@ -62,15 +62,15 @@ def define(
     on_cpu: Function,
     elsewhere: Function,
 ) -> Primitive:
-    """A primitive of arrays and `windows`, but for its derivatives.
+    """Return a primitive of arrays and `windows`, but for its derivatives.
 
     Its operands are of one size; the first gives the dtype.
 
     Args:
-      shape: of the result.
-      on_cpu: what it is on CPUs, for windows that are computed `by_taps`.
-      elsewhere: what it is else, and operation by operation: by operations of lax, so
-        that who looks for NaN there sees none that lax has not.
+        shape: Of the result.
+        on_cpu: What it is on CPUs, for windows that are computed `by_taps`.
+        elsewhere: What it is else, and operation by operation: by operations of lax, so
+            that who looks for NaN there sees none that lax has not.
     """
 
     def result(a, *others, windows):

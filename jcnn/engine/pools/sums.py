@@ -10,14 +10,14 @@ from .windows import Windows, scatter, taps
 
 
 def window_sums(x: jax.Array, windows: Windows) -> jax.Array:
-    """The sum of each window; what is padded counts as zero."""
+    """Return the sum of each window; what is padded counts as zero."""
     if sharded_by_type(jax.typeof(x)):
         return _sums_by_lax(x, windows=windows)
     return _sums(x, windows=windows)
 
 
 def sum_of_taps(x: jax.Array, *, windows: Windows) -> jax.Array:
-    """The sums, by adding whole arrays."""
+    """Return the sums, by adding whole arrays."""
     total, *rest = taps(x, windows, 0)
     for tap in rest:
         total = total + tap

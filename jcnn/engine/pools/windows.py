@@ -94,19 +94,19 @@ def taps(x: jax.Array, windows: Windows, outside: float) -> list[jax.Array]:
 def scatter(
     a: jax.Array, tap: jax.Array | None = None, *, windows: Windows
 ) -> jax.Array:
-    """Adds each window's value of `a` to every pixel it sees, or to that of one tap.
+    """Add each window's value of `a` to every pixel it sees, or to that of one tap.
 
     Counted from the padding's corner, pixel s*q + r is seen by windows q - t for
     t < k / s, as their tap r + s*t. So whole arrays of windows, t windows apart, are
     stretched by s and added, in the order in which `select_and_scatter` adds.
 
     Args:
-      a: [*windows.outputs].
-      tap: [*windows.outputs], int8: the number of a tap for each window.
-      windows: the windows, of few taps.
+        a: [*windows.outputs].
+        tap: [*windows.outputs], int8: the number of a tap for each window.
+        windows: The windows, of few taps.
 
     Returns:
-      [*windows.size].
+        [*windows.size].
     """
     rank, (_, shape, strides, padding) = a.ndim, windows
     lows = [low for low, _ in padding]
