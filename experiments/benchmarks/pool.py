@@ -24,7 +24,7 @@ from .conv import geometric_mean
 from .timing import Times, interleaved
 
 NAMES = ("jcnn", "lax", "torch")
-FACES = ("f", "g", "fg")
+OPERATIONS = ("f", "g", "fg")
 POOLS = {"max": max_pool, "avg": avg_pool}
 
 
@@ -32,7 +32,7 @@ POOLS = {"max": max_pool, "avg": avg_pool}
 class Config:
     pools: tuple[Literal["max", "avg"], ...] = ("max", "avg")
     """Pools to measure."""
-    faces: tuple[Literal["f", "g", "fg"], ...] = FACES
+    operations: tuple[Literal["f", "g", "fg"], ...] = OPERATIONS
     """Operations to measure: forward, gradient, both."""
     seconds: float = 1.0
     """Seconds per row."""
@@ -81,21 +81,23 @@ def main(config: Config) -> None:
         print("|---|" + "---|" * len(NAMES))
         ratios: dict[tuple[str, str], list[float]] = {}
         for shape in SHAPES:
-            for face in config.faces:
-                if config.only in f"{shape} {face}":
-                    functions = candidates(pool, shape, face, config.dtype)
+            for operation in config.operations:
+                if config.only in f"{shape} {operation}":
+                    functions = candidates(pool, shape, operation, config.dtype)
                     times = interleaved(functions, seconds=config.seconds)
-                    print(row(shape, face, times), flush=True)
+                    print(row(shape, operation, times), flush=True)
                     for other in times:
                         ratio = times[other].median / times["jcnn"].median
-                        ratios.setdefault((face, other), []).append(ratio)
-        for face in config.faces:
-            means = [geometric_mean(ratios.get((face, name), [])) for name in NAMES]
-            print(f"| geometric mean of {face} / jcnn | {' | '.join(means)} |")
+                        ratios.setdefault((operation, other), []).append(ratio)
+        for operation in config.operations:
+            means = [
+                geometric_mean(ratios.get((operation, name), [])) for name in NAMES
+            ]
+            print(f"| geometric mean of {operation} / jcnn | {' | '.join(means)} |")
         print()
 
 
-def row(shape: Shape, face: str, times: dict[str, Times]) -> str:
+def row(shape: Shape, operation: str, times: dict[str, Times]) -> str:
     cells = []
     for name in NAMES:
         cell = ""
@@ -104,11 +106,11 @@ def row(shape: Shape, face: str, times: dict[str, Times]) -> str:
             if name != "jcnn":
                 cell += f" ({times[name].median / times['jcnn'].median:.2f})"
         cells.append(cell)
-    return f"| {shape} {face} | {' | '.join(cells)} |"
+    return f"| {shape} {operation} | {' | '.join(cells)} |"
 
 
 def candidates(
-    pool: str, shape: Shape, face: str, dtype: str
+    pool: str, shape: Shape, operation: str, dtype: str
 ) -> dict[str, Callable[[], object]]:
     """Return compiled functions without arguments, by name."""
     random = np.random.default_rng(0)
@@ -120,10 +122,10 @@ def candidates(
     y = jnp.asarray(random.standard_normal(outputs.shape), dtype)
     functions = {}
     for name, function in (("jcnn", of_jcnn), ("lax", partial(_by_lax, pool, shape))):
-        compiled = jax.jit(_face(function, face)).lower(x, y).compile()
+        compiled = jax.jit(_operation(function, operation)).lower(x, y).compile()
         functions[name] = _blocking(compiled, x, y)
     if dtype == "float32":
-        if by_torch := _torch(pool, shape, face, np.asarray(x), np.asarray(y)):
+        if by_torch := _torch(pool, shape, operation, np.asarray(x), np.asarray(y)):
             functions["torch"] = by_torch
     return functions
 
@@ -142,10 +144,10 @@ def _by_lax(pool: str, shape: Shape, x: jax.Array) -> jax.Array:
     return summed(x) / summed(jnp.ones((1, *shape.size, 1), x.dtype))
 
 
-def _face(function: Callable[[jax.Array], jax.Array], face: str):
-    if face == "f":
+def _operation(function: Callable[[jax.Array], jax.Array], operation: str):
+    if operation == "f":
         return lambda x, y: function(x)
-    if face == "g":
+    if operation == "g":
         return lambda x, y: jax.vjp(function, x)[1](y)[0]
 
     def both(x, y):
@@ -159,7 +161,9 @@ def _blocking(function: Callable[..., object], *args: jax.Array):
     return lambda: jax.block_until_ready(function(*args))
 
 
-def _torch(pool: str, shape: Shape, face: str, x, y) -> Callable[[], object] | None:
+def _torch(
+    pool: str, shape: Shape, operation: str, x, y
+) -> Callable[[], object] | None:
     """Return PyTorch's pool with the same windows; None if there is none.
 
     PyTorch pads both sides equally: where "SAME" pads an odd number of pixels, its
@@ -191,7 +195,7 @@ def _torch(pool: str, shape: Shape, face: str, x, y) -> Callable[[], object] | N
             "f": lambda: forward(tx, *windows),
             "g": lambda: backward(ty, tx, *windows, winners),
             "fg": lambda: backward(ty, tx, *windows, forward(tx, *windows)[1]),
-        }[face]
+        }[operation]
     windows += [False, False, None]
     forward, backward = {
         2: (aten.avg_pool2d, aten.avg_pool2d_backward),
@@ -201,7 +205,7 @@ def _torch(pool: str, shape: Shape, face: str, x, y) -> Callable[[], object] | N
         "f": lambda: forward(tx, *windows),
         "g": lambda: backward(ty, tx, *windows),
         "fg": lambda: (forward(tx, *windows), backward(ty, tx, *windows)),
-    }[face]
+    }[operation]
 
 
 if __name__ == "__main__":
