@@ -110,12 +110,12 @@ def verdict(ended: Ended) -> str:
     >>> verdict(Ended(None, "", "no answer in 9 s"))
     'not run: no answer in 9 s'
     """
-    said = ended.output.strip().rpartition("\n")[2]
-    if said == "right":
+    answer = ended.output.strip().rpartition("\n")[2]
+    if answer == "right":
         return "no"
-    if said == "wrong":
+    if answer == "wrong":
         return "yes, wrong numbers"
     # After an exception Python ends with 1. What needs memory kills with 9.
-    if said == "begun" and ended.status not in (None, 0, 1, -9):
+    if answer == "begun" and ended.status not in (None, 0, 1, -9):
         return "yes, the process ends"
     return f"not run: {ended.reason}"

@@ -1,4 +1,4 @@
-"""What this machine and this jaxlib can do for convolutions, and what is to be set.
+"""A report on convolutions on this machine with this jaxlib, and settings to make.
 
 `python -m jcnn doctor` prints it. What may die or hang is asked in processes of its
 own, and this one starts no backend of JAX.
@@ -53,7 +53,7 @@ def diagnose() -> Iterator[str]:
     yield from _table(_machine())
     end = time.monotonic() + _SECONDS
     programs = [program(number) for number in range(len(FAULTS))]
-    programs.append("from jcnn.doctor import tell_reasons; tell_reasons()")
+    programs.append("from jcnn.doctor.report import print_reasons; print_reasons()")
     *ended, reasons = run(programs, _FIRST)
     faults = list(zip(FAULTS, map(verdict, ended)))
     yield "\nconvolutions on the CPU (on GPUs and TPUs they are lax's)"
@@ -61,7 +61,7 @@ def diagnose() -> Iterator[str]:
     yield f"\nknown faults of jaxlib {JAXLIB} on the CPU"
     yield from _table(_row(*fault) for fault in faults)
     left = end - time.monotonic()
-    (speed,) = run(["from jcnn.doctor.speed import tell; tell()"], left)
+    (speed,) = run(["from jcnn.doctor.speed import print_times; print_times()"], left)
     yield f"\nmilliseconds, float32, {_by(X)} by {_by(KERNEL)}"
     yield from _table(_speeds(speed))
     yield "\nwhat to set before Python starts"
@@ -69,7 +69,7 @@ def diagnose() -> Iterator[str]:
     yield from advice or ["  nothing"]
 
 
-def tell_reasons() -> None:
+def print_reasons() -> None:
     """Print as JSON why oneDNN's convolution is not there, by dtype; null if it is."""
     print(json.dumps({dtype: unavailable_reason(dtype) for dtype in _DTYPES}))
 
@@ -114,7 +114,7 @@ def _machine() -> Iterator[tuple[str, ...]]:
             yield "environment", f"{name}={printable(os.environ[name])}"
 
 
-def _told(ended: Ended) -> dict[str, Any] | None:
+def _printed(ended: Ended) -> dict[str, Any] | None:
     """The JSON that a program has printed last, if it has come so far."""
     try:
         return json.loads(ended.output.strip().rpartition("\n")[2])
@@ -123,7 +123,7 @@ def _told(ended: Ended) -> dict[str, Any] | None:
 
 
 def _onednn(ended: Ended) -> Iterator[tuple[str, ...]]:
-    reasons = _told(ended)
+    reasons = _printed(ended)
     for dtype in _DTYPES:
         if reasons is None:
             answer = f"not known: {ended.reason}"
@@ -137,7 +137,7 @@ def _row(fault: Fault, there: str) -> tuple[str, ...]:
 
 
 def _speeds(ended: Ended) -> Iterator[tuple[str, ...]]:
-    times = _told(ended)
+    times = _printed(ended)
     if times is None:
         yield (f"not measured: {ended.reason}",)
         return

@@ -15,7 +15,7 @@ X, KERNEL = (64, 16, 16, 64), (3, 3, 64, 64)  # and the output is as large as x
 _SECONDS = 2
 
 
-def tell() -> None:
+def print_times() -> None:
     """Print as JSON the milliseconds of lax and of jcnn, for all three.
 
     They take turns, and of each the least of many counts.

@@ -145,7 +145,7 @@ def _tables() -> _Tables:
 
 
 def _checked() -> tuple[tuple[Replacement, ...], _Tables]:
-    """Return what is to be replaced and where, if all is as this file expects."""
+    """Check jax's internals, and return all replacements and the tables."""
     try:
         found, tables = replacements(), _tables()
         for replacement in found:

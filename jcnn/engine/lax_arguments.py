@@ -51,7 +51,7 @@ class Convolution(NamedTuple):
         return conv_general_dilated(lhs, rhs, **settings, out_sharding=out_sharding)
 
     def padded(self, lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, "Convolution"]:
-        """Return the same, with padding done that XLA would get wrong."""
+        """Do the padding that XLA would get wrong, and return what is left."""
         now, left = split_padding(self.padding, self.window(rhs))
         if not any(map(any, now)):
             return lhs, self

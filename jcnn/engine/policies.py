@@ -50,7 +50,7 @@ def _partial_eval(policy, unknown, available, equation: JaxprEqn):
 
 
 def _asked(policy, *types, problem: Problem) -> Any:
-    """Return what the policy says of the convolution that lax would make of it."""
+    """Return the policy's answer for lax's convolution."""
     by_lax = partial(solve, problem=replace(problem, impl="lax"))
     program = jax.make_jaxpr(by_lax)(*types)
     for equation in program.eqns:

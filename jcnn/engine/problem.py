@@ -33,13 +33,13 @@ _OPS: dict[Tensor, Op] = {
 class Problem:
     """Sizes and settings of one operation, in the layouts NHWC, HWIO, NHWC.
 
-    `padding` lies between 0 and the dilated kernel less one on every side, and the
-    input is not dilated: callers bring other problems to this form.
-    `dtype` is that of x and the kernel, `output_dtype` that of y.
-    `impl` is an algorithm's name or "auto".
-    `models` is None, or the length of a leading axis that counts convolutions of equal
-    shape (what `jax.vmap` makes of kernels). Result and operands have it; one of
-    the latter may come without: then all models share it.
+    Attributes:
+        padding: From 0 to the window less one, on every side.
+        dtype: That of x and the kernel.
+        output_dtype: That of y.
+        impl: An algorithm's name or "auto".
+        models: None, or the length of a leading axis of result and operands (from
+            `jax.vmap` over kernels). All models share an operand without it.
     """
 
     op: Op
@@ -171,7 +171,7 @@ class Problem:
 
 
 def precisions(precision: Any) -> tuple[lax.Precision, lax.Precision] | None:
-    """Return one for each operand, as lax writes it."""
+    """Return a `lax.Precision` for each operand."""
     if precision is None:
         return None
     first, second = precision if isinstance(precision, tuple) else (precision,) * 2

@@ -1,4 +1,4 @@
-"""Which processor this is, and what it can do."""
+"""The processor: its name, instructions and vector width."""
 
 import hashlib
 import platform
@@ -8,11 +8,7 @@ from pathlib import Path
 
 @cache
 def instructions() -> frozenset[str]:
-    """Return the names of its instruction sets on Linux, elsewhere none.
-
-    >>> "avx512f" in instructions() or "avx512f" not in instructions()
-    True
-    """
+    """Return the names of its instruction sets on Linux, elsewhere none."""
     return frozenset(
         word
         for line in _lines()
@@ -22,38 +18,26 @@ def instructions() -> frozenset[str]:
 
 
 def lanes() -> int:
-    """Return how many float32 numbers a vector has.
-
-    >>> lanes() in (4, 8, 16)
-    True
-    """
+    """Return the number of float32 numbers in a vector: 4, 8 or 16."""
     found = instructions()
     return 16 if "avx512f" in found else 8 if "avx2" in found else 4
 
 
 def model() -> str:
-    """Its name.
-
-    >>> len(model()) > 0
-    True
-    """
+    """Return its name."""
     names = (line for line in _lines() if line.startswith("model name"))
     name = next(names, "").partition(":")[2].strip()
     return name or platform.processor() or platform.machine() or "not known"
 
 
 def signature() -> str:
-    """Differs between processors: another one may lack instructions of this one's.
-
-    >>> len(signature())
-    12
-    """
+    """Return 12 digits that differ between processors with other instructions."""
     text = "\n".join([platform.machine(), platform.processor(), *_lines()])
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _lines() -> list[str]:
-    """Return what Linux says of model and instructions, each line once."""
+    """Return Linux's lines on model and instructions, each once."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:

@@ -1,31 +1,29 @@
-"""What XLA gets wrong on CPUs, and how the engine keeps away from it.
+"""Faults of XLA on CPUs, and workarounds.
 
-Each fault has the tag "XLA-FAULT", which stands in other files too where a workaround
-is a line of theirs. When no jaxlib that is supported has the fault, the workaround
-goes; `python -m jcnn doctor` tells of most (`jcnn.doctor.faults`).
+Each has the tag "XLA-FAULT", also in other files where a workaround is a line of
+theirs. A workaround goes when no supported jaxlib has the fault; `python -m jcnn
+doctor` shows most of them (`jcnn.doctor.faults`).
 
-XLA-FAULT negative padding: the float32 convolution of CPUs reads outside its buffer
-where low padding is negative, and padding beyond the window makes it negative in the
-gradient (openxla/xla#48713; jaxlib 0.10.2, not seen with 0.12.0.1). `split_padding`.
+XLA-FAULT negative padding: the float32 convolution reads outside its buffer where low
+padding is negative, as it is in the gradient if padding exceeds the window
+(openxla/xla#48713; jaxlib 0.10.2, not seen with 0.12.0.1). `split_padding`.
 
-XLA-FAULT like groups: where it makes the window smaller, XLA lets the operands of a
-convolution change places. It leaves axes alone that stand for groups: k pixels dilated
-by k, under a window of k that moves by k - 1, without padding. But it does not count
-the pixels (`is_group_dim` in xla/hlo/transforms/simplifiers/conv_operand_swapper.cc;
-jaxlib 0.10.2 and 0.12.0.1). Where there are not k of them what it makes is no
-convolution ("Window dimensions do not match RHS shape"), and a failed check ends the
-process. With k = 2 the input gradient of a convolution with strides of 2 can be such.
-`conv_general_dilated`, `derivative_like_groups`, and `pad_apart`, since XLA takes
-dilation by padding into the window (FoldConvInputPad in algebraic_simplifier.cc).
+XLA-FAULT like groups: to make the window smaller, XLA exchanges the operands of a
+convolution, but not along axes that stand for groups: k pixels dilated by k, under a
+window of k that moves by k - 1, without padding. It does not check that there are k
+pixels (`is_group_dim` in xla/hlo/transforms/simplifiers/conv_operand_swapper.cc; jaxlib
+0.10.2 and 0.12.0.1); otherwise a failed check ends the process ("Window dimensions do
+not match RHS shape"). With k = 2 the input gradient of a convolution with strides of 2
+can be such. `conv_general_dilated`, `derivative_like_groups`, and `pad_apart`, since
+XLA takes dilation by padding into the window (FoldConvInputPad in
+algebraic_simplifier.cc).
 
-XLA-FAULT layouts in loops: on CPUs XLA brings the operands of a convolution to layouts
-that it computes fast only in the outermost part of a program, and takes up to 30 times
-as long in a loop (ConvCanonicalization; jaxlib 0.10.2 and 0.12.0.1).
-`algorithms/lax.py`.
+XLA-FAULT layouts in loops: XLA brings operands of a convolution to layouts that are
+fast only in the outermost part of a program, and up to 30 times slower in a loop
+(ConvCanonicalization; jaxlib 0.10.2 and 0.12.0.1). `algorithms/lax.py`.
 
 XLA-FAULT sums by YNNPACK: their order depends on the number of threads, and some are
-computed wrongly (jax#39103, jax#40412; jaxlib 0.10.2, not seen with 0.12.0.1).
-`sums.py`.
+wrong (jax#39103, jax#40412; jaxlib 0.10.2, not seen with 0.12.0.1). `sums.py`.
 """
 
 from collections.abc import Sequence

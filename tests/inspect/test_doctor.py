@@ -162,7 +162,7 @@ def _answers(monkeypatch, *, faults=_RIGHT, reasons, speed):
     """Lets all questions be answered so; returns the report."""
 
     def answer(programs, seconds):
-        of = {"faults": faults, "tell_reasons": reasons, "doctor.speed": speed}
+        of = {"faults": faults, "print_reasons": reasons, "doctor.speed": speed}
         assert 0 < seconds < 30
         return [next(of[w] for w in of if w in program) for program in programs]
 

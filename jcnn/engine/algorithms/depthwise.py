@@ -97,7 +97,7 @@ def _over_rows(problem: Problem, compute: Callable[..., jax.Array]) -> jax.Array
 
 
 def _taps_of_row(problem: Problem, x: jax.Array, row) -> list[jax.Array]:
-    """Return what the taps of a row of the kernel see at all positions."""
+    """Return the view of each tap of one kernel row, at all positions."""
     positions = (x.shape[1] - problem.window[0]) // problem.strides[0] + 1
     seen = (positions - 1) * problem.strides[0] + 1
     x = lax.dynamic_slice_in_dim(x, row * problem.dilation[0], seen, axis=1)

@@ -60,7 +60,7 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
 def kernel_gradient_elsewhere(
     problem: Problem, x: jax.Array, y: jax.Array
 ) -> jax.Array:
-    """Return the same for GPUs and TPUs, whose compilers choose layouts themselves."""
+    """Compute it for GPUs and TPUs, whose compilers choose layouts themselves."""
     if problem.rank == 0:
         return matmul.kernel_gradient(problem, x, y)
     return _kernel_gradient(problem, x, y, layouts=("C*N", "I*O", "*NC"))

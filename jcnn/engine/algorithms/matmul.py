@@ -91,7 +91,7 @@ def _steps(problem: Problem) -> list[int]:
 
 
 def _pads(problem: Problem) -> list[tuple[int, int]]:
-    """Return what makes the image as large as all windows and the gaps between them."""
+    """Return the padding up to whole windows and the gaps between them."""
     sizes = zip(problem.input_size, problem.output_size, _steps(problem))
     lows = (low for low, _ in problem.padding)
     return [(low, o * s - low - n) for (n, o, s), low in zip(sizes, lows)]

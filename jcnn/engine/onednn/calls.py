@@ -3,7 +3,7 @@
 XLA runs it where a program has the custom call `__onednn$convolution` of x
 [N, *spatial, C] and a kernel [*spatial, C / groups, O]; the configuration is XLA's
 `OneDnnConvolutionConfig` as JSON (xla/backends/cpu/onednn_config.proto). What oneDNN
-refuses ends the process without an exception. So nothing is given to it that
+rejects ends the process without an exception. So nothing is given to it that
 `unsupported_reason` has not seen, and all of what that lets through is drawn in tests.
 
 Where it has no compiled convolution, oneDNN multiplies patches, in a loop over threads
