@@ -9,9 +9,8 @@ def missing(extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
 
     It names packages, so it holds whether or not jcnn can itself be had by name.
 
-    >>> print(missing("data", ModuleNotFoundError(name="PIL")))
-    there is no PIL; it belongs to jcnn's extra data: pip install array-record
-        importlib-resources pillow scikit-learn tensorflow-datasets
+    >>> print(missing("data", ModuleNotFoundError(name="PIL")))  # doctest: +ELLIPSIS
+    there is no PIL; it belongs to jcnn's extra data: pip install array-record ...
     """
     packages = " ".join(_packages(extra)) or f"'.[{extra}]' in a checkout of jcnn"
     return ModuleNotFoundError(

@@ -1,7 +1,6 @@
 """Image-classification data as NumPy arrays (needs the extra `data`).
 
-`load` reads a data set that tensorflow-datasets has prepared, without TensorFlow,
-and keeps the decoded pixels in the user's cache; `from_arrays` checks your own.
+`load` returns a data set by name, `from_arrays` makes one of your own arrays.
 """
 
 from .dataset import DataError as DataError

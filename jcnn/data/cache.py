@@ -10,81 +10,77 @@ from pathlib import Path
 import numpy as np
 
 from .._files import user_cache
-from .._untrusted import open_file
 from .dataset import Dataset, from_arrays
+from .prepared import Prepared, reading
 
-_MOST_BYTES = 1 << 40
 
+def cache_path(found: Prepared) -> Path:
+    """Return the cache file of a split, named by the content of its prepared files.
 
-def entry(name: str, split: str, folder: Path) -> Path:
-    """The file that keeps one split of the set `name` prepared in `folder`.
+    Corrected files may have the names, sizes and times of the old ones. For CIFAR-10
+    this takes 0.1 s of the 0.4 s of a load from the cache.
 
-    >>> entry("mnist:3.0.1", "test", Path("/data/mnist/3.0.1")).name[:17]
-    'mnist-3.0.1-test-'
+    Raises:
+        DataError: If a file cannot be read.
     """
-    digest = hashlib.sha256(os.fsencode(folder) + f"\0{split}".encode()).hexdigest()[
-        :16
-    ]
-    readable = re.sub(r"[^\w.]+", "-", f"{name}-{split}", flags=re.ASCII)
+    facts = [repr(found.files)]
+    with reading(found.name, found.folder):
+        labels = sorted(path.name for path in found.folder.glob("*.labels.txt"))
+        for name in ("features.json", *labels, *found.files):
+            path = found.folder / name
+            if path.is_file():  # `decode` reports what is missing
+                with open(path, "rb") as file:
+                    facts.append(name + hashlib.file_digest(file, "sha256").hexdigest())
+    digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
+    readable = re.sub(r"[^\w.]+", "-", f"{found.name}-{found.split}", flags=re.ASCII)
     return user_cache() / "decoded" / f"{readable}-{digest}.npz"
 
 
-def read(path: Path, source: str) -> Dataset | None:
-    """Reads what `write` kept there for `source`; None if there is no such thing.
+def read(path: Path) -> Dataset | None:
+    """Return what `write` kept; None if it is absent or damaged.
 
-    A file that is damaged, or written for another source, counts as absent.
-
-    >>> read(Path("nowhere.npz"), "source") is None
+    >>> read(Path("nowhere.npz")) is None
     True
     """
+    if not path.is_file():
+        return None
     try:
-        with open_file(path, _MOST_BYTES) as file:
-            with zipfile.ZipFile(file) as archive:
-                if any(i.file_size > i.compress_size for i in archive.infolist()):
-                    return None  # `write` compresses nothing, a trap does
-                if archive.testzip() is not None:  # a checksum does not agree
-                    return None
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as arrays:
-                if str(arrays["source"]) != source:
-                    return None
-                return from_arrays(
-                    arrays["image"],
-                    arrays["label"],
-                    int(arrays["num_classes"]),
-                    class_names=arrays["class_names"].tolist() or None,
-                )
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # a wrong checksum
+                return None
+        with np.load(path, allow_pickle=False) as arrays:
+            return from_arrays(
+                arrays["image"],
+                arrays["label"],
+                int(arrays["num_classes"]),
+                class_names=arrays["class_names"].tolist() or None,
+            )
     except Exception:
-        # Damage shows as almost any exception (zipfile's, NumPy's header parser's,
-        # even MemoryError), and the answer to all of them is to decode again.
+        # Damage causes almost any error, of zipfile or NumPy, even MemoryError. The
+        # answer to all of them is to decode again.
         return None
 
 
-def write(path: Path, source: str, dataset: Dataset) -> None:
-    """Keeps a data set, whole or not at all.
+def write(path: Path, dataset: Dataset) -> None:
+    """Keep a data set, whole or not at all.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: If it cannot be written.
 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder) / "set.npz"
-    ...     write(path, "source", from_arrays(np.ones((2, 3, 3, 1)), [0, 1], 2))
-    ...     read(path, "source")
+    ...     write(path, from_arrays(np.ones((2, 3, 3, 1)), [0, 1], 2))
+    ...     read(path)
     Dataset(image=float32[2, 3, 3, 1], label=int32[2], num_classes=2)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(
-                file,
-                source=np.array(source),
-                num_classes=np.array(dataset.num_classes),
-                class_names=np.array(dataset.class_names or (), str),
-                image=dataset.image,
-                label=dataset.label,
-            )
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tmp-") as folder:
+        temporary = Path(folder) / path.name
+        np.savez(
+            temporary,
+            num_classes=np.array(dataset.num_classes),
+            class_names=np.array(dataset.class_names or (), str),
+            image=dataset.image,
+            label=dataset.label,
+        )
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

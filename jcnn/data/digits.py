@@ -1,57 +1,35 @@
-"""Prepare the data set `digits` in the user's cache on its first use."""
+"""The handwritten digits that come with scikit-learn."""
 
-import contextlib
-import io
-import os
-import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
-from .._files import user_cache
+import numpy as np
 
-VERSION = "1.0.0"
+from .dataset import Dataset, from_arrays
+from .splits import check_split
+
+# scikit-learn keeps each writer's digits together. Those from 1437 on are by other
+# people, except for the 108 up to 1545, whose writer also has the last 22 before.
+_SPLITS = {"train": slice(1437), "test": slice(1437, None)}
 
 
-def prepare(*, anew: bool = False) -> Path:
-    """Makes sure that `digits` is prepared; returns the folder to find it below.
+def load(split: str) -> Dataset:
+    """Return `train` or `test` in scikit-learn's order.
 
-    It is written to a folder of its own and moved into place when complete, so
-    being killed half-way, or two processes at once, do no harm.
-
-    Args:
-        anew: whether what is there is damaged and to be replaced.
+    This reads scikit-learn's file in 0.01 s. To import scikit-learn takes 4 s.
 
     Raises:
-        OSError: the cache folder cannot be written; or a RuntimeError, where
-            tensorflow-datasets found that out.
+        ValueError: If there is no such split.
+        ModuleNotFoundError: If scikit-learn is not installed.
 
-    >>> (prepare() / "digits" / VERSION / "dataset_info.json").is_file()
-    True
+    >>> load("test").image.shape
+    (360, 8, 8, 1)
     """
-    root = user_cache() / "tfds"
-    final = root / "digits" / VERSION
-    if _complete(final) and not anew:
-        return root
-    final.parent.mkdir(parents=True, exist_ok=True)
-    from .digits_builder import Digits  # takes seconds
-
-    with tempfile.TemporaryDirectory(dir=user_cache(), prefix=".tmp-") as scratch:
-        # tensorflow-datasets prints and draws progress bars.
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            builder = Digits(data_dir=scratch, file_format="array_record")
-            builder.download_and_prepare()
-        if anew or not _complete(final):
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(final, Path(scratch) / "damaged")
-        try:
-            os.rename(Path(scratch) / "digits" / VERSION, final)
-        except OSError:
-            if not _complete(final):  # else another process was first
-                raise
-    return root
-
-
-def _complete(folder: Path) -> bool:
-    return os.path.isfile(folder / "dataset_info.json")
+    check_split(split, _SPLITS, "digits")
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("scikit-learn is not installed", name="sklearn")
+    path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    rows = np.loadtxt(path, np.int32, delimiter=",")[_SPLITS[split]]
+    image = (rows[:, :-1] * 255 // 16).astype(np.uint8).reshape(-1, 8, 8, 1)
+    return from_arrays(image, rows[:, -1].copy(), 10)

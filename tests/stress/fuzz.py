@@ -26,13 +26,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
-from array_record.python.array_record_module import ArrayRecordWriter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tensorflow_datasets.proto import tf_example_pb2
 
-from jcnn.data import cache, from_arrays, prepared, tfrecord
+from jcnn.data import cache, from_arrays, prepared
 from jcnn.data.decode import decode
 from jcnn.runs import (
     Count,
@@ -55,6 +53,7 @@ from jcnn.runs.verify.certificate import data_line, refuse_other_data
 from jcnn.runs.verify.compare import describe_distance, find_parting, read_certificate
 from jcnn.runs.verify.resume import last_step, note_environment, refuse_changes
 from jcnn.runs.verify.source import compare_source, recorded_source, unpack_source
+from tests.helpers.prepared import encode, write_set
 
 MOST_MEMORY = 64 << 20  # bytes that reading a small file may take
 PATIENCE = 20  # seconds after which reading one hangs
@@ -451,56 +450,20 @@ def write_data_set(
     folder: Path, images: list[bytes] | None = None, *, form: str = "array_record"
 ) -> None:
     """A prepared set of images that are encoded already."""
-    images = images or [_png(image) for image in _dataset().image]
-    records = []
-    for label, image in enumerate(images):
-        example = tf_example_pb2.Example()  # pyright: ignore
-        example.features.feature["image"].bytes_list.value.append(image)
-        example.features.feature["label"].int64_list.value.append(label)
-        records.append(example.SerializeToString())
-    shard = folder / f"tiny-train.{form}-00000-of-00001"
-    if form == "array_record":
-        writer = ArrayRecordWriter(str(shard), "group_size:1")
-        for record in records:
-            writer.write(record)
-        writer.close()
-    else:
-        shard.write_bytes(b"".join(map(_frame, records)))
-    shards = [{"name": "train", "shardLengths": [str(len(images))]}]
-    info = {"name": "tiny", "fileFormat": form, "splits": shards}
-    kinds = "tensorflow_datasets.core.features"
-    image = {"dtype": "uint8", "shape": {"dimensions": ["4", "4", "1"]}}
-    features = {
-        "image": {"pythonClassName": f"{kinds}.image_feature.Image", "image": image},
-        "label": {
-            "pythonClassName": f"{kinds}.class_label_feature.ClassLabel",
-            "classLabel": {"numClasses": "2"},
-        },
-    }
-    write_json(folder / "dataset_info.json", info)
-    write_json(folder / "features.json", {"featuresDict": {"features": features}})
-
-
-def _frame(record: bytes) -> bytes:
-    """A record as TFRecord files have it."""
-    size = len(record).to_bytes(8, "little")
-    sums = tfrecord.crc32c([size, record])
-    masked = (sums >> 15 | sums << 17) + np.uint32(0xA282EAD8)
-    first, second = (value.astype("<u4").tobytes() for value in masked)
-    return size + first + record + second
+    images = images or [encode(image) for image in _dataset().image]
+    pairs = [(image, label) for label, image in enumerate(images)]
+    write_set(folder.parents[1], {"train": pairs}, form=form, shape=(4, 4, 1))
 
 
 def _write_data_set(folder: Path, form: str = "array_record") -> None:
-    folder = folder / "tiny" / "1.0.0"
-    folder.mkdir(parents=True)
-    write_data_set(folder, form=form)
+    write_data_set(folder / "tiny" / "1.0.0", form=form)
 
 
 def read_data_set(root: Path) -> None:
     found = prepared.find("tiny", "train", root)
-    for name in found.splits["train"]:
+    for name in found.files:
         assert (found.folder / name).parent == found.folder
-    decode(found, "train")
+    decode(found)
 
 
 def _write_images(folder: Path) -> None:
@@ -517,18 +480,12 @@ def _read_images(folder: Path) -> None:
     read_data_set(root)
 
 
-def _png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image[:, :, 0]).save(file, "PNG")
-    return file.getvalue()
-
-
 def _write_cache(folder: Path) -> None:
-    cache.write(folder / "set.npz", "source", _dataset())
+    cache.write(folder / "set.npz", _dataset())
 
 
 def _read_cache(folder: Path) -> None:
-    dataset = cache.read(folder / "set.npz", "source")
+    dataset = cache.read(folder / "set.npz")
     if dataset is not None:
         np.testing.assert_array_equal(dataset.image, _dataset().image)
         np.testing.assert_array_equal(dataset.label, _dataset().label)

@@ -1,21 +1,16 @@
 """Readers of files from elsewhere; `tests.stress.fuzz` gives them many more files."""
 
-import io
 import json
 import math
 import os
 import shutil
 import struct
-import sys
-import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from jcnn._files import write_file
 from jcnn._untrusted import parse_json
-from jcnn.data import DataError, cache, from_arrays
 from jcnn.runs import OptionError, RunConfig, check_config, read_weights
 from jcnn.runs.lock import lock
 from jcnn.runs.store.checkpoints import CheckpointError, Checkpoints
@@ -25,8 +20,6 @@ from tests.stress.fuzz import (
     READERS,
     attack,
     fuzz,
-    read_data_set,
-    write_data_set,
     write_good,
 )
 
@@ -236,116 +229,3 @@ def test_weights_that_are_not_there(header, words, tmp_path):
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", size) + text + data)
     with pytest.raises(ValueError, match=f"a.safetensors: .*{words}"):
         read_weights(tmp_path / "a.safetensors")
-
-
-def _png(width, height):
-    """The beginning of an image of any size."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    content = b"\x89PNG\r\n\x1a\n"
-    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(99)))):
-        checksum = struct.pack(">I", zlib.crc32(kind + data))
-        content += struct.pack(">I", len(data)) + kind + data + checksum
-    return content
-
-
-def _read_images(root, *images):
-    folder = root / "tiny" / "1.0.0"
-    folder.mkdir(parents=True)
-    write_data_set(folder, list(images))
-    read_data_set(root)
-
-
-@pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (30_000, 30_000)])
-def test_an_image_of_a_few_bytes_is_not_decoded(size, tmp_path):
-    with pytest.raises(DataError, match="tiny:1.0.0 cannot be read: .*bomb"):
-        _read_images(tmp_path, _png(*size))
-
-
-def test_more_images_than_memory_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("jcnn.data.decode._memory", lambda: 1e6)
-    with pytest.raises(DataError, match=r"\[2, 800, 1000, 1\] take 1.6e\+06 bytes"):
-        _read_images(tmp_path, _png(1000, 800), _png(1000, 800))
-
-
-def test_pillow_starts_no_program(tmp_path, monkeypatch):
-    def start(*args, **options):
-        raise AssertionError("a program is started")
-
-    monkeypatch.setattr("subprocess.check_call", start)
-    file = io.BytesIO()
-    Image.new("L", (4, 4)).save(file, "EPS")
-    with pytest.raises(DataError, match="cannot identify image"):
-        _read_images(tmp_path, file.getvalue())
-
-
-def test_a_cache_that_is_compressed_is_not_read(tmp_path):
-    dataset = from_arrays(np.zeros((2, 99, 99, 1), np.uint8), [0, 1], 2)
-    cache.write(tmp_path / "a.npz", "source", dataset)
-    assert cache.read(tmp_path / "a.npz", "source") is not None
-    with np.load(tmp_path / "a.npz") as arrays:
-        np.savez_compressed(tmp_path / "b.npz", **arrays)
-    assert cache.read(tmp_path / "b.npz", "source") is None
-
-
-# What a data set names
-
-
-def _change(path, change):
-    values = json.loads(path.read_text())
-    change(values)
-    path.write_text(json.dumps(values))
-
-
-@pytest.fixture
-def data_set(tmp_path):
-    folder = tmp_path / "data" / "tiny" / "1.0.0"
-    folder.mkdir(parents=True)
-    write_data_set(folder)
-    read_data_set(tmp_path / "data")
-    return folder
-
-
-def test_modules_that_a_data_set_names_are_not_imported(
-    data_set, tmp_path, monkeypatch
-):
-    (tmp_path / "evil.py").write_text("raise SystemExit('it runs')")
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def name(features, info):
-        features["pythonClassName"] = "evil.Features"
-        label = features["featuresDict"]["features"]["label"]
-        label["pythonClassName"] = "evil.Label"
-
-    _change(data_set / "features.json", lambda values: name(values, None))
-    _change(data_set / "dataset_info.json", lambda v: v.update(moduleName="evil"))
-    with pytest.raises(DataError, match="no image-classification set"):
-        read_data_set(data_set.parents[1])
-    assert "evil" not in sys.modules
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda info: info.update(name="../2.0.0/tiny"),
-        lambda info: info.update(name="/etc/tiny"),
-        lambda info: info["splits"][0].update(name="../train"),
-        lambda info: info["splits"][0].update(name="train\0"),
-        lambda info: info["splits"][0].update(filepathTemplate="../{SPLIT}"),
-        lambda info: info["splits"][0].update(shardLengths=["-2"]),
-        lambda info: info["splits"][0].update(shardLengths=[1e300, -1e300, 2]),
-    ],
-)
-def test_files_that_a_data_set_cannot_have(change, data_set):
-    _change(data_set / "dataset_info.json", change)
-    with pytest.raises(DataError, match="dataset_info.json is damaged"):
-        read_data_set(data_set.parents[1])
-
-
-@pytest.mark.parametrize("count", [1, 3, 10**12, 10**400])
-def test_another_number_of_examples_is_refused(count, data_set):
-    _change(
-        data_set / "dataset_info.json",
-        lambda info: info["splits"][0].update(shardLengths=[str(count)]),
-    )
-    with pytest.raises(DataError, match=f"has 2 examples, not {count}"):
-        read_data_set(data_set.parents[1])
