@@ -281,6 +281,7 @@ def test_the_command_without_extras_and_without_a_home():
     lines = done.stdout.splitlines()
     assert lines[0].startswith("jcnn ") and "what to set before Python starts" in lines
     assert sum(any(fault.what in line for fault in FAULTS) for line in lines) == 4
+    assert "ImportError" not in done.stdout
 
 
 def test_ended_by_sigterm():
