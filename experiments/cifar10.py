@@ -21,8 +21,8 @@ from jcnn.runs import (
     Rate,
     Recipe,
     RunConfig,
-    count_steps,
     main,
+    warmup_cosine,
 )
 from jcnn.train import classification
 
@@ -32,11 +32,11 @@ class Optimizer:
     """Nesterov momentum; the rate rises for a tenth of the run, then a cosine."""
 
     learning_rate: Positive = 0.1
-    """Highest learning rate, without unit."""
+    """Peak learning rate."""
     momentum: Rate = 0.9
-    """Part of the last step that the next one repeats."""
+    """Momentum."""
     weight_decay: NonNegative = 5e-4
-    """Factor of a kernel that is added to its gradient."""
+    """Weight decay of the kernels."""
 
 
 @dataclass(frozen=True)
@@ -61,22 +61,18 @@ def recipe(config: Config) -> Recipe:
         load("cifar10", split, data_dir=config.data_dir) for split in ("train", "test")
     )
     layer = resnet20(impl=config.impl)
-    num_steps = count_steps(
-        len(train.label), batch_size=config.batch_size, epochs=config.epochs
-    )
-    rate = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=config.optimizer.learning_rate,
-        warmup_steps=num_steps // 10,
-        decay_steps=num_steps,
-    )
-    tx = optax.chain(
-        optax.add_decayed_weights(
-            config.optimizer.weight_decay,
-            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
-        ),
-        optax.sgd(rate, momentum=config.optimizer.momentum, nesterov=True),
-    )
+    chosen = config.optimizer
+
+    def kernels(params):
+        return jax.tree.map(lambda p: p.ndim > 1, params)
+
+    def tx(num_steps: int) -> optax.GradientTransformation:
+        rate = warmup_cosine(chosen.learning_rate, num_steps)
+        return optax.chain(
+            optax.add_decayed_weights(chosen.weight_decay, mask=kernels),
+            optax.sgd(rate, momentum=chosen.momentum, nesterov=True),
+        )
+
     return Recipe(layer, tx, *classification(layer, prepare), train, test)
 
 

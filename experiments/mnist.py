@@ -13,7 +13,15 @@ import optax
 from jcnn.augment import random_crop
 from jcnn.data import load
 from jcnn.models import lenet5
-from jcnn.runs import Count, NonNegative, Positive, Recipe, RunConfig, count_steps, main
+from jcnn.runs import (
+    Count,
+    NonNegative,
+    Positive,
+    Recipe,
+    RunConfig,
+    main,
+    warmup_cosine,
+)
 from jcnn.train import classification
 
 
@@ -22,9 +30,9 @@ class Optimizer:
     """AdamW; the rate rises for a tenth of the run, then falls along a cosine."""
 
     learning_rate: Positive = 2e-3
-    """Highest learning rate, without unit."""
+    """Peak learning rate."""
     weight_decay: NonNegative = 1e-2
-    """Part of a weight that a step takes off, per learning rate."""
+    """AdamW weight decay."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +54,11 @@ def recipe(config: Config) -> Recipe:
         load("mnist", split, data_dir=config.data_dir) for split in ("train", "test")
     )
     layer = lenet5(impl=config.impl)
-    num_steps = count_steps(
-        len(train.label), batch_size=config.batch_size, epochs=config.epochs
-    )
-    rate = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=config.optimizer.learning_rate,
-        warmup_steps=num_steps // 10,
-        decay_steps=num_steps,
-    )
-    tx = optax.adamw(rate, weight_decay=config.optimizer.weight_decay)
+
+    def tx(num_steps: int) -> optax.GradientTransformation:
+        rate = warmup_cosine(config.optimizer.learning_rate, num_steps)
+        return optax.adamw(rate, weight_decay=config.optimizer.weight_decay)
+
     return Recipe(layer, tx, *classification(layer, prepare), train, test)
 
 

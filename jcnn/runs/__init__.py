@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .._extras import missing
 
 if TYPE_CHECKING:
+    from .check import check_recipe as check_recipe
     from .command import main as main
     from .command import refuses as refuses
     from .config import Count as Count
@@ -21,24 +22,29 @@ if TYPE_CHECKING:
     from .config import Rate as Rate
     from .config import RunConfig as RunConfig
     from .config import check_config as check_config
-    from .loop import Result as Result
+    from .evaluation import hold_out as hold_out
     from .loop import fit as fit
     from .memory import keep_memory as keep_memory
     from .recipe import Recipe as Recipe
-    from .recipe import check_recipe as check_recipe
+    from .schedule import warmup_cosine as warmup_cosine
     from .stepping import count_steps as count_steps
     from .store.folder import read_config as read_config
     from .store.folder import read_metrics as read_metrics
     from .store.weights import read_weights as read_weights
     from .store.weights import write_weights as write_weights
+    from .training import Result as Result
 
 _MODULE_OF = {
     **dict.fromkeys(("main", "refuses"), "command"),
     **dict.fromkeys(("Count", "NonNegative", "OptionError", "Positive"), "config"),
     **dict.fromkeys(("Range", "Rate", "RunConfig", "check_config"), "config"),
-    **dict.fromkeys(("Result", "fit"), "loop"),
+    "hold_out": "evaluation",
+    "fit": "loop",
+    "Result": "training",
+    "warmup_cosine": "schedule",
     "keep_memory": "memory",
-    **dict.fromkeys(("Recipe", "check_recipe"), "recipe"),
+    "Recipe": "recipe",
+    "check_recipe": "check",
     **dict.fromkeys(("read_config", "read_metrics"), "store.folder"),
     "count_steps": "stepping",
     **dict.fromkeys(("read_weights", "write_weights"), "store.weights"),

@@ -15,6 +15,7 @@ from ..compilation import Options, default_options
 from ..data import DataError
 from ..finite import NotFinite
 from ..layers import Params, State
+from .check import check_recipe
 from .compiled import keep_programs
 from .config import (
     OptionError,
@@ -24,13 +25,14 @@ from .config import (
     config_to_json,
     map_paths,
 )
+from .evaluation import hold_out
 from .initial import KEPT, read_initial
 from .lock import Locked, lock
 from .loop import fit
 from .memory import keep_memory
 from .output import lasting_output
 from .program import Program, find_program
-from .recipe import Recipe, cast_inputs, check_recipe
+from .recipe import Recipe, cast_inputs, with_num_steps
 from .stepping import count_steps
 from .store.checkpoints import saved_steps
 from .store.folder import (
@@ -42,6 +44,7 @@ from .store.folder import (
 )
 from .store.weights import write_weights
 from .threads import use_threads
+from .training import Result
 from .verify.environment import describe_environment, hide_from_git
 from .verify.resume import (
     asks_for_more,
@@ -63,6 +66,8 @@ def main(
     config_type: type[RunConfigT],
     make_recipe: Callable[[RunConfigT], Recipe],
     arguments: Sequence[str] | None = None,
+    *,
+    fit: Callable[..., Result] = fit,
 ) -> int:
     """Run the experiment that the command line asks for.
 
@@ -76,6 +81,7 @@ def main(
         config_type: Frozen dataclass of the options.
         make_recipe: Loads the data and says what to train, and how.
         arguments: Command line; otherwise the program's.
+        fit: The training loop, say `functools.partial(fit, on_metrics=log)`.
 
     Returns:
         The exit status: 0; 1 if a file of the run cannot be written or a step was not
@@ -125,6 +131,8 @@ def main(
                 batch_size=config.batch_size,
                 not_finite=config.not_finite,
                 ema_decay=config.ema_decay,
+                patience=config.patience,
+                test_each_epoch=config.test_each_epoch,
                 certify_every=config.certify_every,
                 keep_checkpoints=config.keep_checkpoints,
                 weights=prepared.weights,
@@ -286,10 +294,11 @@ def _checked(
 ) -> tuple[Recipe, int]:
     """What to train, and how many steps."""
     recipe, batch_size = make_recipe(config), config.batch_size
+    recipe = hold_out(recipe, config.validation, seed=config.seed)
     num_images = len(recipe.train.label)
     total = count_steps(num_images, batch_size=batch_size, epochs=config.epochs)
-    recipe = cast_inputs(recipe, config.dtype)
-    recipe = check_recipe(recipe, batch_size=batch_size)
+    recipe = cast_inputs(with_num_steps(recipe, total), config.dtype)
+    recipe = check_recipe(recipe, batch_size=batch_size, patience=config.patience)
     return recipe, min(total, config.max_steps or total)
 
 

@@ -1,7 +1,7 @@
-"""Configurations: frozen dataclasses with checked ranges, to JSON and back.
+"""Options as frozen dataclasses: checked ranges, to JSON and back.
 
-The fields are the options of the command line: the docstring under a field is its help
-text, and a `Range` in its annotation says which values are allowed.
+The docstring under a field is the option's help text; a `Range` in its annotation says
+which values are allowed.
 """
 
 import dataclasses
@@ -22,17 +22,17 @@ ConfigT = TypeVar("ConfigT")
 
 
 class OptionError(ValueError):
-    """An option's value cannot be used; the message names option, value and range."""
+    """An option has a bad value; the message names option, range and value."""
 
 
 class Range(NamedTuple):
-    """The numbers an option allows, written into its annotation.
+    """The range of an option's numbers, written into its annotation.
 
     Attributes:
-        low: Least allowed value.
-        high: Greatest allowed value.
-        open_low: Whether `low` itself is left out.
-        open_high: Whether `high` itself is left out.
+        low: Lower bound.
+        high: Upper bound.
+        open_low: Whether `low` itself is excluded.
+        open_high: Whether `high` itself is excluded.
 
     >>> from typing import Annotated
     >>> Rate = Annotated[float, Range(0, 1, open_high=True)]
@@ -51,10 +51,10 @@ class Range(NamedTuple):
             words.append(f"{'above' if self.open_low else 'at least'} {self.low}")
         if self.high < math.inf:
             words.append(f"{'below' if self.open_high else 'at most'} {self.high}")
-        return " and ".join(words) or "any finite number"
+        return " and ".join(words) or "a finite number"
 
     def allows(self, number: float) -> bool:
-        """Whether `number` lies in the range.
+        """Return whether `number` lies in the range.
 
         >>> Range(0, open_low=True).allows(0), Range(0).allows(0)
         (False, True)
@@ -74,76 +74,84 @@ Seed = Annotated[int, Range(0, 2**32 - 1)]
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The options of every experiment, for its own frozen dataclass to inherit.
+    """The options of every experiment; its own frozen dataclass inherits them.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
     ... class Config(RunConfig):
     ...     epochs: Count = 5
     ...     dropout: Rate = 0.2
-    ...     '''Part of the features that a training step leaves out.'''
+    ...     '''Dropout rate.'''
     >>> Config(seed=3).epochs
     5
     """
 
     seed: Seed = 0
-    """Decides everything random: first weights, order, augmentation, dropout."""
+    """Seed of initial weights, order, augmentation and dropout."""
     epochs: Count = 10
     """Passes over the training images."""
     max_steps: Count | None = None
-    """End after so many steps if the epochs have more; schedules stay as they are."""
+    """Stop after this many steps if the epochs have more; schedules are unchanged."""
     batch_size: Count = 128
     """Images per training step."""
+    validation: Rate = 0.0
+    """Part of the training images to hold out, drawn by the seed, and to evaluate after
+    each epoch; the checkpoint of the best epoch is kept."""
+    patience: Count | None = None
+    """Stop early after so many epochs without a better validation metric; the weights
+    written and tested are the last ones."""
+    test_each_epoch: bool = False
+    """Evaluate the test images after each epoch, too, not only at the end."""
     impl: Literal["auto", "lax", "onednn"] = "auto"
-    """Who computes convolutions and dense layers: jcnn by the fastest algorithm known,
-    lax, or oneDNN, whose bits hardly depend on the number of threads (see README)."""
+    """Backend of convolutions and dense layers: jcnn's planner, lax, or oneDNN, whose
+    bits hardly depend on the number of threads."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the network computes in; parameters, statistics, sums and loss are float32
-    with bfloat16 too."""
+    """Compute dtype; parameters, statistics, sums and loss stay float32."""
     threads: Annotated[int, Range(1, 1024)] | None = None
-    """Threads that CPUs compute with, which the bits depend on; by default one a core.
-    A run that goes on keeps them."""
+    """CPU threads, which the bits depend on; by default one per core. Resuming keeps
+    them."""
     deterministic: bool = False
-    """On GPUs: only operations that give the same bits each time, which takes longer.
-    On CPUs all do."""
+    """Use only deterministic operations on GPUs, which is slower; on CPUs all are."""
     not_finite: Literal["stop", "skip"] = "stop"
-    """What to do if a loss or gradient is not finite: stop, or skip that step."""
+    """Stop, or skip the step, if a loss or gradient is not finite."""
     ema_decay: Annotated[float, Range(0, 1, True, True)] | None = None
-    """Decay per step of averaged weights, say 0.999: these are tested and written."""
+    """Decay per step of the weights' moving average, such as 0.999; the average is
+    evaluated and written."""
     certify_every: Annotated[int, Range(0)] = 0
-    """Steps of an epoch between two lines of certificate.jsonl; 0: its end alone."""
+    """Write a certificate line every N steps (0: once per epoch)."""
     keep_checkpoints: Count = 2
-    """How many of the last checkpoints are kept, beside that of the least loss."""
+    """How many of the last checkpoints to keep, beside the best epoch's: by the watched
+    validation metric, or else by the training loss."""
     keep_memory: bool = True
     """Keep large buffers between steps: faster on CPUs with glibc."""
     data_dir: Path | None = None
-    """Folder of the prepared data sets; otherwise the variable JCNN_DATA_DIR."""
+    """Folder of the prepared data sets; by default the variable JCNN_DATA_DIR."""
     init_from: Path | None = None
-    """Folder of a run whose weights are the first ones of this one."""
+    """Folder of a run whose weights to start from."""
     as_recorded: bool = False
-    """Options that are not given are those of the run in --run-dir."""
+    """Take all other options from the run in --run-dir."""
     accept_source: bool = False
-    """Go on with a run though its source was changed since; that is recorded."""
+    """Resume although the source has changed; the change is recorded."""
     begin_anew: bool = False
-    """Begin again if --run-dir holds a run: its folder is moved aside, whole."""
+    """Start over if --run-dir holds a run; its folder is renamed."""
     run_dir: Path | None = None
-    """Folder for the results, or of a run to go on with; otherwise new, in runs/."""
+    """Folder for the results, or of a run to resume; by default a new one in runs/."""
 
 
 def check_config(config: Any, *, prefix: str = "--") -> None:
-    """Refuse numbers outside of their `Range`, and numbers that are not finite.
+    """Check that all numbers are finite and within their `Range`.
 
     Args:
         config: An instance of a (possibly nested) dataclass.
-        prefix: What stands before an option's name in a message.
+        prefix: Prefix of option names in messages.
 
     Raises:
-        OptionError: For the first such number.
+        OptionError: For the first that is not.
 
     >>> check_config(RunConfig(epochs=0))
     Traceback (most recent call last):
         ...
-    jcnn.runs.config.OptionError: --epochs: 0 is not allowed: at least 1
+    jcnn.runs.config.OptionError: --epochs must be at least 1, got 0
     """
     fields = _fields(type(config), prefix)
     annotations = typing.get_type_hints(type(config), include_extras=True)
@@ -156,18 +164,18 @@ def check_config(config: Any, *, prefix: str = "--") -> None:
             for allowed in _ranges(annotations[field.name]) or [Range()]:
                 finite = -math.inf < value < math.inf  # an int may be no float
                 if not (finite and allowed.allows(value)):
-                    raise OptionError(f"{option}: {value} is not allowed: {allowed}")
+                    raise OptionError(f"{option} must be {allowed}, got {value}")
 
 
 def config_to_json(config: Any, *, prefix: str = "--") -> dict[str, Any]:
-    """A dataclass as nested dicts of JSON values.
+    """Return a dataclass as nested dicts of JSON values.
 
-    Enums are their names. Where a field may be one of several dataclasses, its value is
-    a dict of the name of that one to its fields.
+    Enums become their names. Where a field may hold one of several dataclasses, its
+    value is a dict from the name of that one to its fields.
 
     Args:
         config: The dataclass.
-        prefix: What stands before an option's name in a message.
+        prefix: Prefix of option names in messages.
 
     Raises:
         OptionError: If a value could not be read again, with the option's name.
@@ -200,16 +208,15 @@ def config_to_json(config: Any, *, prefix: str = "--") -> dict[str, Any]:
 
 
 def config_from_json(config_type: type[ConfigT], values: dict[str, Any]) -> ConfigT:
-    """The dataclass that `config_to_json` has written.
+    """Return the dataclass that `config_to_json` has written.
 
     Args:
         config_type: The dataclass.
-        values: What was written of it; fields that it has no value of get their
-            defaults.
+        values: What was written; missing fields get their defaults.
 
     Raises:
-        ValueError: If `values` is no dict, has names that are no fields or lacks one
-            without a default, or a value is not of its field's type.
+        ValueError: If `values` is no dict, has unknown names, lacks a field without a
+            default, or has a value of another type than its field.
 
     >>> config = RunConfig(epochs=3, run_dir=Path("runs/a"))
     >>> config_from_json(RunConfig, config_to_json(config)) == config
@@ -233,7 +240,7 @@ def config_from_json(config_type: type[ConfigT], values: dict[str, Any]) -> Conf
 
 
 def map_paths(change: Callable[[Path], Path], value: Any) -> Any:
-    """A dataclass, or any value of one, with each path in it changed.
+    """Return a dataclass, or any value of one, with each path in it changed.
 
     >>> map_paths(Path.absolute, RunConfig(run_dir=Path("a"))).run_dir.is_absolute()
     True
@@ -251,11 +258,7 @@ def map_paths(change: Callable[[Path], Path], value: Any) -> Any:
 
 
 def _fields(config_type: Any, prefix: str = "--") -> list[dataclasses.Field[Any]]:
-    """Those fields of a dataclass that are options.
-
-    Raises:
-        OptionError: If an option is no field: nobody could read its value again.
-    """
+    """Return the fields that are options; an `InitVar` could not be read back."""
     fields = [field for field in dataclasses.fields(config_type) if field.init]
     for name in inspect.signature(config_type).parameters:
         if name not in {field.name for field in fields}:
@@ -265,14 +268,14 @@ def _fields(config_type: Any, prefix: str = "--") -> list[dataclasses.Field[Any]
 
 
 def _ranges(annotation: Any) -> list[Range]:
-    """The ranges in an annotation, also in one such as `Annotated[...] | None`."""
+    """Return the ranges in an annotation, such as `Annotated[...] | None`."""
     own = getattr(annotation, "__metadata__", ())
     parts = (_ranges(part) for part in typing.get_args(annotation))
     return sum(parts, [item for item in own if isinstance(item, Range)])
 
 
 def _to_json(annotation: Any, value: Any) -> Any:
-    """`value` as JSON knows it; what it does not know stays as it is."""
+    """Convert what JSON does not know; leave the rest as it is."""
     kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         if dataclasses.is_dataclass(value) and len(kinds) > 1:
@@ -297,7 +300,7 @@ def _to_json(annotation: Any, value: Any) -> Any:
 
 
 def _from_json(annotation: Any, value: Any) -> Any:
-    """`value` as `annotation` says, where JSON knows only another type."""
+    """Convert a JSON value to the type of an annotation."""
     origin, kinds = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (types.UnionType, typing.Union):
         return _from_union(kinds, value)
@@ -323,7 +326,7 @@ def _from_json(annotation: Any, value: Any) -> Any:
 
 
 def _from_union(kinds: tuple[Any, ...], value: Any) -> Any:
-    """The value of the first of some types that it can be of."""
+    """Convert to the first of some types that fits."""
     if value is None and type(None) in kinds:
         return None
     kinds = tuple(kind for kind in kinds if kind is not type(None))

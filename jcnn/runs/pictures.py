@@ -7,7 +7,8 @@ import io
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,54 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from .._files import write_file
+from ..inspect.summary import Row
 from .output import printable
 from .progress import is_accuracy
 
 _TRAIN_COLOUR = "#7aa6d8"
+_VALIDATION_COLOUR = "#3c9a5f"
 _TEST_COLOUR = "#c8501e"
 _MOST_FILTERS = 64  # of a picture
+
+
+def draw_run(
+    run_dir: Path,
+    metrics: list[dict[str, Any]],
+    params: Any,
+    rows: Sequence[Row],
+    reached: str,
+    *,
+    watch: str,
+) -> None:
+    """Write `curves.png` and, of the first convolution of the plane, `filters.png`.
+
+    Args:
+        run_dir: The run's folder.
+        metrics: As for `draw_curves`.
+        params: The model's parameters.
+        rows: What `jcnn.summarize` returns of the model.
+        reached: What stands above the curves, after the name of the folder.
+        watch: As for `draw_curves`.
+    """
+    title = f"{run_dir.name}: {reached}"
+    draw = partial(draw_curves, metrics, title=title, watch=watch)
+    try_picture(run_dir / "curves.png", draw)
+    for row in rows:
+        part = params
+        for name in row.name.split("/"):
+            part = part.get(name, {})
+        kernel = part.get("kernel")
+        if kernel is not None and kernel.ndim == 4:
+            title = f"filters of {row.name}"
+            draw = partial(draw_filters, kernel, title=title)
+            try_picture(run_dir / "filters.png", draw)
+            return
 
 
 def draw_curves(
     metrics: list[dict[str, Any]], *, title: str = "", watch: str = "accuracy"
 ) -> Figure:
-    """Draw the loss and the watched metric over the epochs, of training and of testing.
+    """Draw the loss and the watched metric over the epochs, of each split.
 
     Of training the means over the epochs are drawn if an epoch has ended, else those of
     each line; the legend says which.
@@ -177,11 +214,12 @@ def _set_title(figure: Figure, title: str) -> None:
 def _draw_curve_pair(
     axes: Axes, metrics: list[dict[str, Any]], name: str, *, unit: float
 ) -> list[float]:
-    """Draw what there is of training and of testing; returns all of the values."""
+    """Draw what there is of each split; return all of the values."""
     by_epoch = any(line.get("epoch_loss") is not None for line in metrics)
     of_train = (f"epoch_{name}", "epoch") if by_epoch else (name, "call")
     curves = {
         of_train[0]: (f"train, mean of each {of_train[1]}", _TRAIN_COLOUR, 1),
+        f"validation_{name}": ("validation", _VALIDATION_COLOUR, 1.5),
         f"test_{name}": ("test", _TEST_COLOUR, 1.5),
     }
     drawn = []
@@ -200,8 +238,9 @@ def _draw_curve_pair(
 
 def _least_accuracy(metrics: list[dict[str, Any]], name: str) -> float:
     """Where the axis begins: at five times the errors of the end, which shows those."""
-    tested = [line.get(f"test_{name}") for line in metrics]
-    errors = next((1 - value for value in reversed(tested) if value is not None), 1.0)
+    keys = (f"validation_{name}", f"test_{name}", f"epoch_{name}")
+    found = [line[key] for key in keys for line in metrics if line.get(key) is not None]
+    errors = next((1 - value for value in reversed(found)), 1.0)
     return 100 * max(0.0, 1 - 5 * max(errors, 0.01))
 
 

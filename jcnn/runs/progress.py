@@ -99,9 +99,9 @@ def describe_metrics(
     """One line of `metrics.jsonl` in words, in a width that hardly changes.
 
     Args:
-        metrics: The line. Told are the loss, the watched metric, and that of the test
-            images, as far as the line has them: means over the epoch on a line that
-            ends one, else over the steps of the line.
+        metrics: The line. Of these the loss and the watched metric are shown, as means
+            over the epoch on a line that ends one, else over the steps of the line;
+            and the watched metric of the validation and test images.
         epochs: Number of epochs of the whole run.
         watch: Name of the watched metric.
 
@@ -113,14 +113,16 @@ def describe_metrics(
     'epoch 1/2  loss 3.0000  test error 5.0000'
     """
     parts = [f"epoch {math.ceil(metrics['epoch']):{len(str(epochs))}}/{epochs}"]
-    test = f"test {watch}"
+    suffix = f" {watch}"
     for name in dict.fromkeys(("loss", watch)):
         value = metrics.get(f"epoch_{name}", metrics.get(name))
         if value is not None:
             parts.append(f"{name} {_padded(name, value)}")
-            test = "test" if name == watch else test
-    if f"test_{watch}" in metrics:
-        parts.append(f"{test} {_padded(watch, metrics[f'test_{watch}'])}")
+            suffix = "" if name == watch else suffix
+    for split in ("validation", "test"):
+        if f"{split}_{watch}" in metrics:
+            value = metrics[f"{split}_{watch}"]
+            parts.append(f"{split}{suffix} {_padded(watch, value)}")
     if "images_per_second" in metrics:
         parts.append(f"{metrics['images_per_second']:,.0f} images/s")
     return "  ".join(parts)

@@ -1,6 +1,7 @@
 """How an epoch is cut into calls to the device, and what one call does."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from itertools import cycle
 from typing import Any
 
 import jax
@@ -24,10 +25,10 @@ from .config import OptionError
 
 
 def count_steps(num_examples: int, *, batch_size: int, epochs: int) -> int:
-    """Number of steps of a run: in each epoch the whole batches of the training images.
+    """Return the number of steps of a run: whole batches only, in each epoch.
 
-    The order of the images is one endless stream of shuffles: those that an epoch has
-    no whole batch for come first in the next one, so none is left out.
+    The order of the images is one endless stream of shuffles: images that fill no batch
+    in an epoch come first in the next one, so none is left out.
 
     Args:
         num_examples: Number of training images.
@@ -43,20 +44,20 @@ def count_steps(num_examples: int, *, batch_size: int, epochs: int) -> int:
     """
     if not 1 <= batch_size <= num_examples:
         raise OptionError(
-            f"--batch-size: {batch_size} is not allowed: at least 1 and at most "
-            f"{num_examples}, the number of training images"
+            f"--batch-size must be at least 1 and at most {num_examples}, the number "
+            f"of training images, got {batch_size}"
         )
     per_epoch = num_examples // batch_size
     most = (2**31 - 1) // per_epoch
     if not 1 <= epochs <= most:
         raise OptionError(
-            f"--epochs: {epochs} is not allowed: at least 1 and at most {most}"
+            f"--epochs must be at least 1 and at most {most}, got {epochs}"
         )
     return epochs * per_epoch
 
 
-def steps_per_call(multiply_adds: int) -> int:
-    """Number of steps that take a second at most, after which progress should move.
+def suggest_steps_per_call(multiply_adds: int) -> int:
+    """Return how many steps take about a second, after which progress should move.
 
     It is estimated, never measured: the division of a run into calls, and so the lines
     of its metrics, are the same whenever it is repeated.
@@ -64,7 +65,7 @@ def steps_per_call(multiply_adds: int) -> int:
     Args:
         multiply_adds: Those of a step's forward pass.
 
-    >>> steps_per_call(10**15)
+    >>> suggest_steps_per_call(10**15)
     1
     """
     if jax.default_backend() == "cpu":
@@ -102,6 +103,30 @@ def split_epoch(num_steps: int, limit: int, every: int = 0) -> list[int]:
     size = next((size for size in sizes if num_steps % size == 0), limit)
     rest = num_steps % size
     return [size] * (num_steps // size) + [rest] * (rest > 0)
+
+
+def sizes_left(sizes: list[int], *, done: int, total: int) -> Iterator[int]:
+    """Yield the sizes of the calls that are left of a run.
+
+    Calls end where those of a whole run do: after a checkpoint within a call, what is
+    left of that call comes first.
+
+    Args:
+        sizes: Those of an epoch's calls.
+        done: Number of steps done.
+        total: Number of steps of the run.
+
+    >>> list(sizes_left([2, 2, 1], done=1, total=9))
+    [1, 2, 1, 2, 2]
+    """
+    end = done - done % sum(sizes)
+    for size in cycle(sizes):
+        if done == total:
+            return
+        end = min(end + size, total)
+        if end > done:
+            yield end - done
+            done = end
 
 
 def compile_steps(

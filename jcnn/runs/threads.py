@@ -40,8 +40,8 @@ def use_threads(count: int | None) -> int:
         return current
     if begun:
         raise OptionError(
-            f"--threads: {count} is not allowed in a process that has begun to compute "
-            f"with {current}"
+            f"--threads must be {current}, with which this process computes already, "
+            f"got {count}"
         )
     os.environ["NPROC"] = str(count)  # which XLA asks for before it counts the cores
     return count

@@ -4,7 +4,8 @@ import dataclasses
 import enum
 import json
 import shutil
-from importlib import import_module
+import signal
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +25,7 @@ from jcnn.runs import (
     RunConfig,
     check_config,
     count_steps,
+    fit,
     main,
     read_config,
     read_metrics,
@@ -34,9 +36,6 @@ from jcnn.runs.config import config_from_json, config_to_json, map_paths
 from jcnn.runs.store.folder import read_record
 from jcnn.runs.verify.resume import lengthen
 from jcnn.train import classification
-from tests.helpers.tiny_experiment import stop_at_step_3
-
-LOOP = import_module("jcnn.runs.loop")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +70,11 @@ def recipe(config):
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(LOOP, "_draw", lambda *args: None)
 
 
-def _run(run_dir, *options):
-    return main(Config, recipe, [f"--run-dir={run_dir}", *map(str, options)])
+def _run(run_dir, *options, **how):
+    arguments = [f"--run-dir={run_dir}", *map(str, options)]
+    return main(Config, recipe, arguments, fit=partial(fit, pictures=False, **how))
 
 
 def _result(run_dir):
@@ -154,8 +153,8 @@ def test_less_or_something_else_is_refused(options, words, capsys):
     assert _content("a") == before
 
 
-def test_a_run_that_has_not_ended_keeps_its_end(monkeypatch, capsys):
-    _stopped("a", monkeypatch)
+def test_a_run_that_has_not_ended_keeps_its_end(capsys):
+    _stopped("a")
     before = _content("a")
     assert _run("a", "--epochs", 4) == 2
     assert "--epochs: 2 -> 4\n  a run can be made longer when it has" in (
@@ -164,12 +163,14 @@ def test_a_run_that_has_not_ended_keeps_its_end(monkeypatch, capsys):
     assert _content("a") == before
 
 
-def _stopped(run_dir, monkeypatch):
-    """As if Ctrl-C came in the middle of the first epoch."""
-    with monkeypatch.context() as patch:
-        patch.setattr(LOOP, "steps_per_call", lambda work: 1)
-        stop_at_step_3(patch)
-        assert _run(run_dir) == 143
+def _stopped(run_dir):
+    """As if SIGTERM came in the middle of the first epoch."""
+
+    def stop(line):
+        if line["step"] == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    assert _run(run_dir, steps_per_call=1, on_metrics=stop) == 143
 
 
 def test_killed_just_after_it_was_made_longer_it_goes_on(capsys):

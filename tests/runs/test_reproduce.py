@@ -53,8 +53,6 @@ def run_dir(first, tmp_path, monkeypatch):
     shutil.copytree(first, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr("jcnn.runs.verify.restart.Popen", InThisProcess)
-    fit_module = import_module("jcnn.runs.loop")  # hidden by the function
-    monkeypatch.setattr(fit_module, "_draw", lambda *args: None)
     return Path("run")
 
 
@@ -119,8 +117,6 @@ def test_a_run_in_bfloat16_is_reproduced_and_goes_on_in_it(run_dir, capsys):
         return InThisProcess(["", "", "tiny", *options]).wait()
 
     with pytest.MonkeyPatch.context() as patch:
-        loop = import_module("jcnn.runs.loop")
-        patch.setattr(loop, "steps_per_call", lambda work: 1)
         stop_at_step_3(patch)
         assert start("--dtype=bfloat16", "--seed=5", "--run-dir=short") == 143
     record = json.loads(Path("short/config.json").read_text())
@@ -195,8 +191,6 @@ def test_a_flipped_bit_in_a_checkpoint_is_named(kind, run_dir, rng, capsys):
 
 
 def test_an_interrupted_run_is_repeated_as_far_as_it_went(run_dir, monkeypatch, capsys):
-    fit_module = import_module("jcnn.runs.loop")
-    monkeypatch.setattr(fit_module, "steps_per_call", lambda work: 1)
     command = ["", "", "tiny", "--run-dir=stopped", "--keep-checkpoints=9"]
     with monkeypatch.context() as patch:
         stop_at_step_3(patch)

@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import fcntl
 import functools
-import importlib
 import io
 import json
 import math
@@ -16,6 +15,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -41,14 +41,11 @@ from jcnn.runs import (
     read_weights,
 )
 from jcnn.runs.lock import Locked, lock
-from jcnn.runs.loop import compile_steps
+from jcnn.runs.stepping import compile_steps
 from jcnn.runs.store.checkpoints import CheckpointError, Checkpoints
 from jcnn.runs.store.digests import digest_tree
 from jcnn.runs.store.journal import Journal, read_lines
 from jcnn.train import classification, create
-
-# The function of the same name hides the module.
-FIT = importlib.import_module("jcnn.runs.loop")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,14 +109,15 @@ def _compiled(impl, sizes, ema_decay):
     )
 
 
+# What compiles the calls of the runs below.
+CALLS = SimpleNamespace(compile=compile_steps)
+
+
 def _set_up(patch, impl="auto"):
     def compile_once(*args, sizes, ema_decay, **options):
         return _compiled(impl, frozenset(sizes | {1, 2}), ema_decay)
 
-    # Calls of 2, 2 and 1 steps.
-    patch.setattr(FIT, "steps_per_call", lambda work: 2)
-    patch.setattr(FIT, "compile_steps", compile_once)
-    patch.setattr(FIT, "_draw", lambda *args: None)
+    patch.setattr(CALLS, "compile", compile_once)
     patch.setattr("jcnn.runs.store.record.Checkpoints", Eager)
 
 
@@ -130,7 +128,12 @@ def quick_runs(monkeypatch):
 
 def _run(run_dir, *options, make_recipe=recipe):
     arguments = ["--run-dir", str(run_dir), *map(str, options)]
-    return main(Config, make_recipe, arguments)
+    return main(Config, make_recipe, arguments, fit=_fit())
+
+
+def _fit():
+    """Training in calls of 2, 2 and 1 steps."""
+    return partial(fit, steps_per_call=2, pictures=False, compile_steps=CALLS.compile)
 
 
 def _result(run_dir):
@@ -160,7 +163,7 @@ class Killed(BaseException):
 def _at_call(monkeypatch, number, action):
     """Do something before a call to the device, counted from 1."""
     made = []
-    compile_steps = FIT.compile_steps
+    compile_calls = CALLS.compile
 
     def compile_and_count(*args, **options):
         def counted(call):
@@ -172,10 +175,10 @@ def _at_call(monkeypatch, number, action):
 
             return steps
 
-        calls = compile_steps(*args, **options)
+        calls = compile_calls(*args, **options)
         return {size: counted(call) for size, call in calls.items()}
 
-    monkeypatch.setattr(FIT, "compile_steps", compile_and_count)
+    monkeypatch.setattr(CALLS, "compile", compile_and_count)
 
 
 def _kill():
@@ -247,7 +250,7 @@ def test_laxs_convolutions_go_on_to_the_same_bytes_too(tmp_path, monkeypatch):
 
 
 def test_averaged_weights_go_on_to_the_same_bytes_too(tmp_path, monkeypatch):
-    result = fit(
+    result = _fit()(
         recipe(Config()),
         _made(tmp_path / "a"),
         seed=0,
@@ -309,7 +312,7 @@ def test_more_steps_than_there_are_change_nothing(whole, tmp_path):
 
 def test_an_epochs_line_has_the_mean_of_its_steps(tmp_path, monkeypatch):
     losses = []
-    compile_steps = FIT.compile_steps
+    compile_calls = CALLS.compile
 
     def spy(*args, **options):
         def told(call):
@@ -320,9 +323,9 @@ def test_an_epochs_line_has_the_mean_of_its_steps(tmp_path, monkeypatch):
 
             return steps
 
-        return {size: told(c) for size, c in compile_steps(*args, **options).items()}
+        return {size: told(c) for size, c in compile_calls(*args, **options).items()}
 
-    monkeypatch.setattr(FIT, "compile_steps", spy)
+    monkeypatch.setattr(CALLS, "compile", spy)
     _at_call(monkeypatch, 5, partial(signal.raise_signal, signal.SIGTERM))
     assert _run(tmp_path) == 143
     assert _run(tmp_path) == 0
@@ -343,7 +346,7 @@ def test_the_certificate_has_a_line_every_so_many_steps(whole, tmp_path, monkeyp
 
 
 def test_the_certificate_is_of_what_fit_returns(whole, tmp_path):
-    result = fit(
+    result = _fit()(
         recipe(Config()),
         tmp_path,
         seed=0,
@@ -804,4 +807,4 @@ if __name__ == "__main__":
         _set_up(patch)
         if "SLEEPS" in os.environ:
             _at_call(patch, 9, partial(time.sleep, 600))
-        sys.exit(main(Config, recipe))
+        sys.exit(main(Config, recipe, fit=_fit()))

@@ -98,7 +98,8 @@ class Record:
         On a line that ends an epoch there are also
 
         - `epoch_loss`, `epoch_accuracy`, …: the mean over the epoch's finite steps.
-        - `test_loss`, `test_accuracy`, …: the mean over the test images.
+        - `validation_loss`, …: the mean over the validation images, if there are any.
+        - `test_loss`, …: the mean over the test images, with `--test-each-epoch`.
 
         The last line of a run has `step`, `epoch`, the `test_…` of what was written to
         `params.safetensors`, `interrupted` (whether it is to go on) and `seconds` (that

@@ -20,7 +20,9 @@ from ..store.journal import read_lines
 FORMAT = 1
 
 
-def data_line(train: Dataset, test: Dataset) -> dict[str, Any]:
+def data_line(
+    train: Dataset, test: Dataset, validation: Dataset | None = None
+) -> dict[str, Any]:
     """The first line: format, and dtype, shape and digest of each array of the data.
 
     >>> from jcnn.data import load
@@ -28,6 +30,9 @@ def data_line(train: Dataset, test: Dataset) -> dict[str, Any]:
     >>> data_line(digits, digits)["data"]["test"]["image"]["shape"]
     [360, 8, 8, 1]
     """
+    splits = {"train": train, "test": test}
+    if validation is not None:
+        splits["validation"] = validation
     return {
         "format": FORMAT,
         "data": {
@@ -35,7 +40,7 @@ def data_line(train: Dataset, test: Dataset) -> dict[str, Any]:
                 "image": describe_array(dataset.image),
                 "label": describe_array(dataset.label),
             }
-            for split, dataset in (("train", train), ("test", test))
+            for split, dataset in splits.items()
         },
     }
 

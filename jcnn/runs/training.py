@@ -1,0 +1,246 @@
+"""A run in training: what it computes, and what it writes when.
+
+A call to the device does one or more steps. After each call the run folder gets, in
+this order,
+
+1. a line of `metrics.jsonl`,
+2. a line of `certificate.jsonl`, at the end of an epoch and where it is asked for,
+3. a checkpoint, if one is due; it holds both files as they are now,
+4. for a run that is interrupted within an epoch, a last line of `certificate.jsonl`:
+   it is not in the checkpoint, so it goes when the run resumes.
+
+In the end come `params.safetensors`, the pictures, and the last line of
+`metrics.jsonl`, which says that nothing is missing.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from ..compilation import Options
+from ..finite import NotFinite, find_fault
+from ..inspect.summary import Row
+from ..train import TrainState
+from .config import OptionError
+from .evaluation import Epochs, evaluated, make_evaluator
+from .interrupt import Interrupts
+from .pictures import draw_run
+from .progress import describe_metrics, format_metric, say
+from .recipe import Recipe, arrays
+from .store.digests import take_snapshot
+from .store.folder import read_metrics
+from .store.record import Progress, Record
+from .store.weights import write_weights
+
+_STEPS = "steps"  # among the sums of metrics: how many steps they are of
+
+
+class Result(NamedTuple):
+    """What a run has reached.
+
+    Attributes:
+        state: The last training state.
+        tested: The metrics of the test images, by the averaged parameters of `state` if
+            it has them.
+        stopped_by: The signal that ended the run before its last step, or None.
+    """
+
+    state: TrainState
+    tested: dict[str, float]
+    stopped_by: signal.Signals | None
+
+
+@dataclass
+class Training:
+    """A run in training: its methods stand in the order in which they are called."""
+
+    recipe: Recipe
+    run_dir: Path
+    record: Record
+    interrupts: Interrupts
+    console: Console
+    epochs: int
+    per_epoch: int
+    total: int
+    batch_size: int
+    certify_every: int
+    patience: int | None
+    test_each_epoch: bool
+    stop_not_finite: bool
+    compiler_options: Options | None
+    began: float
+
+    def __post_init__(self):
+        self.watch = self.recipe.watch or ""  # checked: it is there
+        self.train = jax.device_put(arrays(self.recipe.train))
+        make = partial(make_evaluator, compiler_options=self.compiler_options)
+        self.test = make(self.recipe, "test")
+        validated = self.recipe.validation is not None
+        self.validate = make(self.recipe, "validation") if validated else None
+        self.compared = Epochs(
+            self.watch,
+            higher_is_better=bool(self.recipe.higher_is_better),
+            patience=self.patience,
+        )
+
+    def begin(self, first: TrainState, first_step: int) -> None:
+        """Begin with the state of the last good checkpoint, or with the first one."""
+        self.state, progress = self.record.restore(first, first_step=first_step)
+        self.done, self.sums = progress.step, progress.sums
+        self.over = self.done == self.total
+        for line in read_metrics(self.run_dir) if self.done else ():
+            self.compared.add(line)
+        # It may have been killed at its early end; if it was made longer, it goes on.
+        if self.epoch_ends and self.done > first_step:
+            self.over |= self.compared.out_of_patience()
+        self.saved = self.done
+        self.began -= progress.seconds
+        if self.done > self.total:
+            raise OptionError(
+                f"{self.run_dir} has a checkpoint after step {self.total}, its end"
+            )
+        if self.done:
+            say(self.console, f"going on after {self.done} of {self.total} steps")
+
+    def call(self, steps: Callable[..., Any], size: int) -> dict[str, Any]:
+        """Do `size` steps; return their line of metrics.
+
+        Raises:
+            NotFinite: If the run is to stop at a step that is not finite. The state
+                before it is written.
+        """
+        before = time.perf_counter()
+        self.state, by_step = steps(self.state, self.train)
+        by_step = jax.device_get(by_step)
+        images_per_second = size * self.batch_size / (time.perf_counter() - before)
+        finite = by_step.pop("finite")
+        of_call = _sum(by_step, finite)
+        self.sums = {k: self.sums.get(k, 0.0) + of_call[k] for k in of_call}
+        if self.stop_not_finite and not finite.all():
+            self.done = int(self.state.step)
+            self._fail()
+        self.done += size
+        line = {"step": self.done, "epoch": self.epoch, **_means(of_call)}
+        if self.epoch_ends:
+            line |= {f"epoch_{k}": v for k, v in _means(self.sums).items()}
+            self.sums = {}
+        if not finite.all():
+            line["skipped"] = int((~finite).sum())
+        line["images_per_second"] = round(images_per_second, 1)
+        self.over = self.done == self.total
+        if self.epoch_ends and self.validate:
+            line |= self.validate(self.state)
+            self.compared.add(line)
+            self.over |= self.compared.out_of_patience()
+        if self.epoch_ends and self.test_each_epoch:
+            line |= self.test(self.state)
+        return line
+
+    def tell(self, line: dict[str, Any]) -> str:
+        """Return a line of metrics in words, which are printed where an epoch ends."""
+        text = describe_metrics(line, self.epochs, watch=self.watch)
+        if self.epoch_ends or self.over:
+            say(self.console, text)
+        return text
+
+    def save(self, line: dict[str, Any], stop: bool) -> None:
+        """Write the certificate's line and a checkpoint, where they are due."""
+        certify = self.epoch_ends or self.over
+        if self.certify_every:
+            certify |= self.done % self.per_epoch % self.certify_every == 0
+        save = stop or self.interrupts.save_asked() or self.over
+        save |= self.epoch_ends and (self.compared.last_is_best() or self.record.due())
+        if not (certify or save):
+            return
+        snapshot = take_snapshot(self.state)
+        write = partial(self.record.certify, snapshot, step=self.done, epoch=self.epoch)
+        if certify:
+            write()
+        if save:
+            metric = line.get("epoch_loss", math.nan)
+            if self.validate and self.epoch_ends:
+                metric = -self.compared.score(line)
+            self.record.save(snapshot, self.progress(), metric=metric)
+            self.saved = self.done
+        if stop and not certify:
+            write()  # after the checkpoint: it goes if the run goes on
+
+    def end(self, rows: list[Row]) -> Result:
+        """Test, and write weights, pictures (of these rows) and the last line."""
+        self.record.wait()
+        tested = self.test(self.state)
+        stopped_by = None if self.over else self.interrupts()
+        last: dict[str, Any] = {"step": self.done, "epoch": self.epoch}
+        last |= tested
+        last["interrupted"] = stopped_by is not None
+        last["seconds"] = round(self.seconds, 1)
+        final = evaluated(self.state)
+        params, model_state = jax.device_get((final.params, final.model_state))
+        write_weights(self.run_dir / "params.safetensors", params, model_state)
+        value = format_metric(self.watch, tested[f"test_{self.watch}"])
+        reached = f"test {self.watch} {value}"
+        if rows:
+            lines = [*read_metrics(self.run_dir), last]
+            draw_run(self.run_dir, lines, params, rows, reached, watch=self.watch)
+        self.record.add_metrics(last)
+        how = "done"
+        if self.done < self.total:
+            how = "interrupted" if stopped_by else "stopped early"
+            how += f" after {self.done} of {self.total} steps"
+        seconds = f"{last['seconds']} s; everything is in {self.run_dir}"
+        say(self.console, f"{how}: {reached}, {seconds}")
+        tested = {name.removeprefix("test_"): v for name, v in tested.items()}
+        return Result(self.state, tested, stopped_by)
+
+    @property
+    def epoch(self) -> float:
+        return round(self.done / self.per_epoch, 6)
+
+    @property
+    def epoch_ends(self) -> bool:
+        return self.done % self.per_epoch == 0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def progress(self) -> Progress:
+        return Progress(self.done, self.sums, self.seconds)
+
+    def _fail(self) -> NoReturn:
+        """Save the last good state, then raise what is wrong with the step after it."""
+        snapshot, epoch = take_snapshot(self.state), self.epoch
+        if self.done > self.saved:
+            self.record.save(snapshot, self.progress(), metric=math.nan)
+        self.record.wait()
+        error = NotFinite(
+            find_fault(
+                self.recipe.loss_fn,
+                self.state,
+                self.train,
+                batch_size=self.batch_size,
+            )
+        )
+        reason = str(error)
+        self.record.certify(snapshot, step=self.done, epoch=epoch, not_finite=reason)
+        raise error
+
+
+def _sum(by_step: dict[str, np.ndarray], finite: np.ndarray) -> dict[str, float]:
+    """Sum each metric over the steps that are finite, and count these."""
+    sums = {k: float(v[finite].sum(dtype="float64")) for k, v in by_step.items()}
+    return sums | {_STEPS: float(finite.sum())}
+
+
+def _means(sums: dict[str, float]) -> dict[str, float]:
+    steps = sums[_STEPS] or math.nan
+    return {name: total / steps for name, total in sums.items() if name != _STEPS}
