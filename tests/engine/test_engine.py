@@ -652,6 +652,7 @@ def loops_of(jaxpr):
     return lengths
 
 
+@pytest.mark.cover(2)
 @pytest.mark.parametrize("positions", (1, 13, 30, 100, 10**6))
 @pytest.mark.parametrize("case", BLOCKED.values(), ids=BLOCKED)
 def test_blocks_change_nothing(case, positions, rng, monkeypatch):
