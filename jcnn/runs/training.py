@@ -97,8 +97,10 @@ class Training:
         self.state, progress = self.record.restore(first, first_step=first_step)
         self.done, self.sums = progress.step, progress.sums
         self.over = self.done == self.total
-        for line in read_metrics(self.run_dir) if self.done else ():
-            self.compared.add(line)
+        # There is none if the first call ended the run at a step that was not finite.
+        if (self.run_dir / "metrics.jsonl").exists():
+            for line in read_metrics(self.run_dir):
+                self.compared.add(line)
         # It may have been killed at its early end; if it was made longer, it goes on.
         if self.epoch_ends and self.done > first_step:
             self.over |= self.compared.out_of_patience()
