@@ -1,50 +1,92 @@
 """Convolutional networks as pure JAX functions.
 
-`jcnn.data`, `jcnn.models`, `jcnn.train` and the other modules are there too: each is
-imported when it is first asked for.
+`__all__` lists the public functions and modules; modules are imported on first use.
+Within them every name without an underscore is public. `jcnn.engine`, `jcnn.inspect`
+and `jcnn.doctor` are semi-private: importable, but their names may change in any
+release. Modules with an underscore are private.
 """
 
 from importlib import import_module as _import_module
 from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from ._conv import conv as conv
-from ._conv import conv_transpose as conv_transpose
-from ._conv import depthwise_conv as depthwise_conv
-from ._dense import dense as dense
-from ._dense import flatten as flatten
-from ._dropout import dropout as dropout
-from ._im2col import col2im as col2im
-from ._im2col import im2col as im2col
-from .combine import parallel as parallel
-from .combine import residual as residual
-from .combine import serial as serial
-from .engine.acceleration import accelerate as accelerate
-from .engine.dropin import conv_general_dilated as conv_general_dilated
-from .inspect.explanation import explain as explain
-from .inspect.summary import summarize as summarize
-from .layers import Layer as Layer
-from .norm import batch_norm as batch_norm
-from .norm import group_norm as group_norm
-from .norm import layer_norm as layer_norm
-from .pool import avg_pool as avg_pool
-from .pool import global_avg_pool as global_avg_pool
-from .pool import global_max_pool as global_max_pool
-from .pool import max_pool as max_pool
-from .pool import min_pool as min_pool
+from ._conv import conv, conv_transpose, depthwise_conv
+from ._dense import dense, flatten
+from ._dropout import dropout
+from ._im2col import col2im, im2col
+from .combine import parallel, residual, serial
+from .engine.acceleration import accelerate
+from .engine.dropin import conv_general_dilated
+from .inspect.explanation import explain
+from .inspect.summary import summarize
+from .layers import Layer
+from .norm import batch_norm, group_norm, layer_norm
+from .pool import avg_pool, global_avg_pool, global_max_pool, max_pool, min_pool
+
+if _TYPE_CHECKING:
+    from . import (
+        augment,
+        compilation,
+        data,
+        finite,
+        layers,
+        metrics,
+        models,
+        order,
+        runs,
+        train,
+    )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Layer",
+    "accelerate",
+    "augment",
+    "avg_pool",
+    "batch_norm",
+    "col2im",
+    "compilation",
+    "conv",
+    "conv_general_dilated",
+    "conv_transpose",
+    "data",
+    "dense",
+    "depthwise_conv",
+    "dropout",
+    "explain",
+    "finite",
+    "flatten",
+    "global_avg_pool",
+    "global_max_pool",
+    "group_norm",
+    "im2col",
+    "layer_norm",
+    "layers",
+    "max_pool",
+    "metrics",
+    "min_pool",
+    "models",
+    "order",
+    "parallel",
+    "residual",
+    "runs",
+    "serial",
+    "summarize",
+    "train",
+]
 
 _MODULES = (
     "augment",
     "compilation",
     "data",
     "experiment",
-    "runs",
     "finite",
     "layers",
     "metrics",
     "models",
     "order",
+    "runs",
     "train",
 )
 

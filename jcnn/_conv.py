@@ -45,45 +45,48 @@ def conv(
     preferred_element_type: DTypeLike | None = None,
     impl: str = "auto",
 ) -> jax.Array:
-    """Convolution (cross-correlation) in 1 to 3 spatial dimensions.
+    """Compute a convolution (cross-correlation) in 1 to 3 spatial dimensions.
 
     y[n, o, f] = bias[f] + sum over k, c of x[n, o*s + k*d - low, c] kernel[k, c, f]
 
     Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016),
     sections 2 to 5, has pictures of every argument.
 
-    Policies of `jax.checkpoint` that save products (`dots_saveable`) save it as they
-    save `lax.conv_general_dilated`.
+    `jax.checkpoint` policies that save products (`dots_saveable`) treat it like
+    `lax.conv_general_dilated`.
 
     Args:
-      x: [N, *spatial, C], floating point.
-      kernel: [*size, C // feature_group_count, O], of x's dtype.
-      bias: [O] or None.
-      strides: distance of neighbouring windows; one int or one per spatial dimension.
-      padding: "SAME" (ceil(n / stride) outputs, an odd rest behind), "SAME_LOWER" (an
-        odd rest before), "VALID" (none), an int for every side, or for each spatial
-        dimension an int or a (low, high) pair; a negative one crops.
-      padding_mode: what stands outside: "ZEROS", "CIRCULAR" (the other side),
-        "REFLECT" (mirrored, without repeating the edge) or "EDGE" (the edge repeated).
-      kernel_dilation: distance of neighbouring taps of the kernel.
-      input_dilation: distance of neighbouring pixels of x, with zeros between.
-      feature_group_count: in how many groups channels and features are split, each
-        group of features seeing its own group of channels only.
-      precision: of the products: a `jax.lax.Precision` or its name, or a pair of these,
-        one for x and one for kernel; None is JAX's `default_matmul_precision`.
-      preferred_element_type: dtype of the result; None is x's.
-      impl: "auto" for the fastest algorithm known for the shapes on a CPU, and lax's on
-        other platforms; "lax" for `lax.conv_general_dilated` everywhere; or another
-        algorithm by name ("im2col", "winograd", …: `jcnn/engine/algorithms/`).
+        x: [N, *spatial, C], floating point.
+        kernel: [*size, C // feature_group_count, O], of x's dtype.
+        bias: [O] or None.
+        strides: Window strides; one int or one per spatial dimension.
+        padding: "SAME" (ceil(n / stride) outputs, an odd pixel behind), "SAME_LOWER"
+            (an odd pixel before), "VALID" (none), an int for every side, or for each
+            spatial dimension an int or a (low, high) pair; a negative one crops.
+        padding_mode: Values outside x: "ZEROS", "CIRCULAR" (the other side),
+            "REFLECT" (mirrored, without repeating the edge) or "EDGE" (the edge
+            repeated).
+        kernel_dilation: Dilation of the kernel ("atrous").
+        input_dilation: Dilation of x, with zeros between pixels.
+        feature_group_count: In how many groups channels and features are split, each
+            group of features seeing its own group of channels only.
+        precision: Of the products: a `jax.lax.Precision` or its name, or a pair of
+            these, one for x and one for kernel; None is JAX's
+            `default_matmul_precision`.
+        preferred_element_type: Dtype of the result; None is x's.
+        impl: "auto" for the fastest algorithm known for the shapes on a CPU, and lax's
+            on other platforms; "lax" for `lax.conv_general_dilated` everywhere; or
+            another algorithm by name ("im2col", "winograd", …:
+            `jcnn/engine/algorithms/`).
 
     Returns:
-      [N, *out, O], out = floor((n + low + high - window) / stride) + 1.
+        [N, *out, O], out = floor((n + low + high - window) / stride) + 1.
 
     Raises:
-      ValueError: if shapes do not fit one another, the window is larger than the
-        padded input, an argument is none of what is listed above, or the algorithm
-        that is named does not support this convolution.
-      TypeError: if x is not floating point, or the dtypes differ.
+        ValueError: If shapes do not fit one another, the window is larger than the
+            padded input, an argument is not listed above, or the algorithm named by
+            impl does not support this convolution.
+        TypeError: If x is not floating point, or the dtypes differ.
 
     >>> edge = jnp.array([1.0, -1.0]).reshape(2, 1, 1)
     >>> conv(jnp.array([0.0, 0, 5, 5]).reshape(1, 4, 1), edge, padding="VALID").ravel()
@@ -164,20 +167,20 @@ def depthwise_conv(
     preferred_element_type: DTypeLike | None = None,
     impl: str = "auto",
 ) -> jax.Array:
-    """Convolution of every channel with kernels of its own: `conv` in C groups.
+    """Convolve every channel with its own kernels: `conv` in C groups.
 
     Args:
-      x: [N, *spatial, C].
-      kernel: [*size, 1, C * M]: features c*M to c*M + M - 1 see channel c.
-      bias: [C * M] or None.
-      strides, padding, padding_mode, kernel_dilation, input_dilation, precision,
-        preferred_element_type, impl: as for `conv`.
+        x: [N, *spatial, C].
+        kernel: [*size, 1, C * M]: features c*M to c*M + M - 1 see channel c.
+        bias: [C * M] or None.
+        strides, padding, padding_mode, kernel_dilation, input_dilation, precision,
+            preferred_element_type, impl: As for `conv`.
 
     Returns:
-      [N, *out, C * M].
+        [N, *out, C * M].
 
     Raises:
-      ValueError, TypeError: as `conv`.
+        ValueError, TypeError: As `conv`.
 
     >>> x = jnp.array([[1.0, 10.0], [2.0, 20.0]])[None]
     >>> depthwise_conv(x, jnp.ones((2, 1, 2)), padding="VALID")
@@ -214,29 +217,29 @@ def conv_transpose(
     preferred_element_type: DTypeLike | None = None,
     impl: str = "auto",
 ) -> jax.Array:
-    """Transposed ("fractionally strided") convolution: enlarges x by the strides.
+    """Compute a transposed ("fractionally strided") convolution: upsample x.
 
     It is the convolution of x with stride - 1 zeros put between neighbours, as
     `lax.conv_transpose` defines it. With `transpose_kernel` it is the gradient to the
     input of the `conv` that has this kernel, strides and "SAME" or "VALID" padding.
 
     Args:
-      x: [N, *spatial, C].
-      kernel: [*size, C // feature_group_count, O]; with `transpose_kernel`
-        [*size, O // feature_group_count, C], turned round in space.
-      bias: [O] or None.
-      strides: the factors of enlargement.
-      padding: "SAME" (n * stride outputs), "SAME_LOWER", "VALID", or the padding of
-        the spread x: an int, ints or pairs. PyTorch's `padding=p` is window - 1 - p
-        here, its `output_padding` an addition to the high side.
-      kernel_dilation, feature_group_count, precision, preferred_element_type, impl:
-        as for `conv`.
+        x: [N, *spatial, C].
+        kernel: [*size, C // feature_group_count, O]; with `transpose_kernel`
+            [*size, O // feature_group_count, C], spatially flipped.
+        bias: [O] or None.
+        strides: Upsampling factors.
+        padding: "SAME" (n * stride outputs), "SAME_LOWER", "VALID", or the padding of
+            the dilated x: an int, ints or pairs. PyTorch's `padding=p` is
+            window - 1 - p here, its `output_padding` is added to the high side.
+        kernel_dilation, feature_group_count, precision, preferred_element_type, impl:
+            As for `conv`.
 
     Returns:
-      [N, *out, O].
+        [N, *out, O].
 
     Raises:
-      ValueError, TypeError: as `conv`.
+        ValueError, TypeError: As `conv`.
 
     >>> x = jnp.array([1.0, 2.0]).reshape(1, 2, 1)
     >>> conv_transpose(x, jnp.ones((2, 1, 1)), strides=2).ravel()
@@ -303,7 +306,7 @@ def _check_groups(x: jax.Array, kernel: jax.Array, feature_group_count: int) -> 
 
 
 def _precision(precision: Any) -> Any:
-    """None, one `lax.Precision`, or one for each operand, as lax settles it."""
+    """Return None, one `lax.Precision`, or one per operand."""
     if precision is None:
         return _default_precision()
     pair = isinstance(precision, tuple | list) and len(precision) == 2
@@ -322,7 +325,7 @@ def _precision(precision: Any) -> Any:
 
 
 def _default_precision() -> lax.Precision | None:
-    """JAX's, unless it is an algorithm of dot products."""
+    """Return JAX's default, unless it is an algorithm of dot products."""
     name = jax.config.jax_default_matmul_precision  # pyright: ignore
     try:
         return None if name is None else lax.Precision(name)
@@ -342,7 +345,7 @@ def _mode(padding_mode: Any) -> str:
 def _pad_by_mode(
     x: jax.Array, pads: Pairs, padding_mode: str, input_dilation: tuple[int, ...]
 ) -> tuple[jax.Array, Pairs]:
-    """Puts what is not zero round x; the padding that is left is of zeros."""
+    """Pad x by a mode other than zeros; return x and the padding that remains."""
     if padding_mode == "ZEROS":
         return x, pads
     if any(d > 1 for d in input_dilation):
@@ -365,7 +368,7 @@ def _pad_by_mode(
 def _transposed_pads(
     padding: Padding, window: tuple[int, ...], strides: tuple[int, ...]
 ) -> Padding:
-    """Padding of the spread input that inverts "SAME" and "VALID" of `conv`."""
+    """Return the padding of the dilated input that inverts that of `conv`."""
     if not isinstance(padding, str):
         return padding
     # The convolution to be inverted sees n * stride pixels, a multiple of its stride.

@@ -1,4 +1,4 @@
-"""The dense layer of arrays, and what leads up to it."""
+"""The dense layer of arrays, the bias of all layers, and flatten."""
 
 from typing import Any
 
@@ -25,26 +25,27 @@ def dense(
     preferred_element_type: DTypeLike | None = None,
     impl: str = "auto",
 ) -> jax.Array:
-    """x @ kernel + bias.
+    """Compute x @ kernel + bias.
 
     Args:
-      x: [..., C], floating point.
-      kernel: [C, O], of x's dtype.
-      bias: [O] or None.
-      precision: as for `jax.numpy.dot`.
-      preferred_element_type: dtype of the result, as wide as x's at least; None is x's.
-      impl: as for `conv`. By "onednn" the bits were seen to depend neither on the
-        number of threads nor on the other rows of x; "auto" takes it where it is
-        faster, and every other name means lax's product.
+        x: [..., C], floating point.
+        kernel: [C, O], of x's dtype.
+        bias: [O] or None.
+        precision: As for `jax.numpy.dot`.
+        preferred_element_type: Dtype of the result, as wide as x's at least; None is
+            x's.
+        impl: As for `conv`. By "onednn" the bits were seen to depend neither on the
+            number of threads nor on the other rows of x; "auto" takes it where it is
+            faster, and every other name means lax's product.
 
     Returns:
-      [..., O].
+        [..., O].
 
     Raises:
-      ValueError: if the shapes do not fit one another, preferred_element_type is
-        narrower than x's dtype or of another kind, or `impl` is unknown or does
-        not support it.
-      TypeError: if x is not floating point, or the dtypes differ.
+        ValueError: If the shapes do not fit one another, preferred_element_type is
+            narrower than x's dtype or of another kind, or `impl` is unknown or does not
+            support it.
+        TypeError: If x is not floating point, or the dtypes differ.
 
     >>> dense(jnp.array([1.0, 2.0]), jnp.array([[3.0], [4.0]]), jnp.array([0.5]))
     Array([11.5], dtype=float32)
@@ -63,7 +64,7 @@ def dense(
 
 
 def _product(x: jax.Array, kernel: jax.Array, precision: Any, dtype, impl) -> jax.Array:
-    """By oneDNN if it is asked for, or of short floats, of which XLA's is slow."""
+    """Multiply by oneDNN on request, and 16-bit floats, where XLA is slow."""
     by_engine = impl == "onednn" or impl == "auto" and jnp.finfo(x.dtype).bits == 16
     known = all(isinstance(n, int) and n > 0 for n in (*x.shape, *kernel.shape))
     sharded = sharded_by_type(jax.typeof(x), jax.typeof(kernel))
@@ -78,7 +79,7 @@ def _product(x: jax.Array, kernel: jax.Array, precision: Any, dtype, impl) -> ja
 def check_bias(
     bias: ArrayLike | None, kernel: jax.Array, x: jax.Array
 ) -> jax.Array | None:
-    """The bias as an array [O] beside a kernel [..., O], or None."""
+    """Return the bias as an array [O] for a kernel [..., O], or None."""
     if bias is None:
         return None
     if np.shape(bias) != kernel.shape[-1:]:
@@ -89,7 +90,7 @@ def check_bias(
 
 
 def add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """y [..., O] plus bias [O], which None leaves away."""
+    """Return y [..., O] plus bias [O], if there is one."""
     if bias is None:
         return y
     wider = wide(y.dtype)  # so is the gradient's sum over y, also over what vmap maps
@@ -98,7 +99,7 @@ def add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
 
 
 def flatten(x: ArrayLike) -> jax.Array:
-    """[N, *anything] to [N, features], in row-major order.
+    """Reshape [N, *anything] to [N, features], in row-major order.
 
     >>> flatten(jnp.zeros((2, 3, 4))).shape
     (2, 12)

@@ -10,22 +10,22 @@ from ._shapes import number
 
 
 def dropout(x: ArrayLike, rate: ArrayLike, key: jax.Array) -> jax.Array:
-    """Sets each value to zero with probability `rate`; divides the rest by 1 - rate.
+    """Set each value to zero with probability `rate`; divide the rest by 1 - rate.
 
     Srivastava et al., "Dropout" (2014), section 10, inverted: the mean is kept.
 
     Args:
-      x: any shape, floating point.
-      rate: probability of being dropped, from 0 to 1. It may be traced, as in a
-        schedule; then nobody checks it.
-      key: of `jax.random.key`.
+        x: Any shape, floating point.
+        rate: Probability of being dropped, from 0 to 1. It may be traced, as in a
+            schedule; then nobody checks it.
+        key: Of `jax.random.key`.
 
     Returns:
-      y of x's shape and dtype.
+        Y of x's shape and dtype.
 
     Raises:
-      ValueError: if rate is not between 0 and 1.
-      TypeError: if x is not floating point, rate no number or key no key.
+        ValueError: If rate is not between 0 and 1.
+        TypeError: If x is not floating point, rate no number or key no key.
 
     >>> dropout(jnp.ones(6), 0.5, jax.random.key(1))
     Array([2., 0., 2., 2., 0., 0.], dtype=float32)
@@ -48,5 +48,5 @@ def dropout(x: ArrayLike, rate: ArrayLike, key: jax.Array) -> jax.Array:
 
 
 def check_rate(rate: ArrayLike) -> float | jax.Array:
-    """`rate`, which must be a probability."""
+    """Return `rate`, which must be a probability."""
     return number("rate", rate, 0, 1)

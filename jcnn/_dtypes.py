@@ -1,4 +1,4 @@
-"""The rule for dtypes that all functions and layers keep.
+"""The dtype rules of all functions and layers.
 
 - x decides: a result has x's dtype (of `conv` and `dense`: `preferred_element_type`'s).
   x is floating point of 8 bits or more. Functions that are linear take complex numbers
@@ -24,18 +24,18 @@ from jax.typing import ArrayLike, DTypeLike
 
 
 def wide(dtype: DTypeLike) -> jnp.dtype:
-    """The dtype that sums are taken in: float32 for shorter floats, else itself."""
+    """Return the dtype of sums: float32 for shorter floats, else the dtype itself."""
     short = jnp.finfo(dtype).bits < 32
     return jnp.dtype(jnp.float32 if short else dtype)
 
 
 def widest(*dtypes: DTypeLike) -> jnp.dtype:
-    """The one of most bytes; of equal ones the first."""
+    """Return the largest dtype; of equal ones the first."""
     return max((jnp.dtype(d) for d in dtypes), key=lambda dtype: dtype.itemsize)
 
 
 def floating(name: str, value: ArrayLike) -> jax.Array:
-    """`value` as an array of floating-point (or complex) numbers."""
+    """Return `value` as an array of floating-point (or complex) numbers."""
     array = jnp.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.inexact):
         raise TypeError(
@@ -55,7 +55,7 @@ def _is_signed_byte_or_more(dtype: DTypeLike) -> bool:
 
 
 def real(name: str, value: ArrayLike) -> jax.Array:
-    """`value` as an array of floating-point numbers that are not complex."""
+    """Return `value` as an array of real floating-point numbers."""
     array = floating(name, value)
     if jnp.iscomplexobj(array):
         raise TypeError(
@@ -66,7 +66,7 @@ def real(name: str, value: ArrayLike) -> jax.Array:
 
 
 def beside(name: str, value: ArrayLike, x: jax.Array) -> jax.Array:
-    """A parameter or statistic that x meets; integers as float32."""
+    """Return a parameter or statistic of x as an array; integers as float32."""
     array = jnp.asarray(value)
     allowed = jnp.number if jnp.iscomplexobj(x) else jnp.floating
     if jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == bool:
@@ -77,7 +77,7 @@ def beside(name: str, value: ArrayLike, x: jax.Array) -> jax.Array:
 
 
 def same(name: str, value: ArrayLike, x: jax.Array) -> jax.Array:
-    """`value` as an array of x's dtype, which it must have."""
+    """Return `value` as an array, which must have x's dtype."""
     array = jnp.asarray(value)
     if array.dtype != x.dtype:
         raise TypeError(f"{name} must be of x's dtype {x.dtype}, got {array.dtype}")
@@ -85,7 +85,7 @@ def same(name: str, value: ArrayLike, x: jax.Array) -> jax.Array:
 
 
 def param_dtype(value: Any) -> jnp.dtype:
-    """The dtype in which a layer keeps its parameters."""
+    """Return the dtype in which a layer keeps its parameters."""
     try:
         dtype = None if value is None else jnp.dtype(value)
     except TypeError:
@@ -97,7 +97,7 @@ def param_dtype(value: Any) -> jnp.dtype:
 
 
 def result_dtype(preferred: DTypeLike | None, x: jax.Array) -> jnp.dtype | None:
-    """What `preferred_element_type` asks for, if x's products may be of that dtype."""
+    """Return `preferred_element_type` as a dtype, if it is allowed for x."""
     if preferred is None:
         return None
     try:

@@ -1,11 +1,11 @@
-"""What to say where a package of one of jcnn's extras is not installed."""
+"""The error for a missing package of one of jcnn's extras."""
 
 import re
 from importlib.metadata import PackageNotFoundError, requires
 
 
 def missing(extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
-    """An error that says how to install what is missing.
+    """Return an error that says how to install the missing package.
 
     It names packages, so it holds whether or not jcnn can itself be had by name.
 
@@ -21,7 +21,7 @@ def missing(extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
 
 
 def _packages(extra: str) -> list[str]:
-    """The names of the packages that an extra consists of."""
+    """Return the package names of an extra."""
     try:
         lines = requires("jcnn") or []
     except PackageNotFoundError:  # it runs from its sources

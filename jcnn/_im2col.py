@@ -1,4 +1,4 @@
-"""Patches of an image as rows of a matrix, by slices, and the way back."""
+"""Patches of an image as rows of a matrix, and the adjoint."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -21,24 +21,25 @@ def im2col(
     padding: Padding = "VALID",
     kernel_dilation: int | Sequence[int] = 1,
 ) -> jax.Array:
-    """The patch under every position of a window, flattened.
+    """Return the flattened patch under every position of a window.
 
     A convolution is `im2col(x, size) @ kernel.reshape(-1, features)`.
 
     Args:
-      x: [N, *spatial, C], 1 to 3 spatial dimensions.
-      kernel_size: the window, one int or one per spatial dimension.
-      strides: distance of neighbouring windows.
-      padding: "SAME" | "SAME_LOWER" | "VALID" | int | ints or pairs; with zeros.
-      kernel_dilation: distance of neighbouring taps of the window.
+        x: [N, *spatial, C], 1 to 3 spatial dimensions.
+        kernel_size: The window, one int or one per spatial dimension.
+        strides: Distance of neighbouring windows.
+        padding: "SAME" | "SAME_LOWER" | "VALID" | int | ints or pairs; with zeros.
+        kernel_dilation: Distance of neighbouring taps of the window.
 
     Returns:
-      [N, *positions, prod(kernel_size) * C]; the last axis runs over the window's taps
-      in row-major order, then over channels, as in a kernel [*kernel_size, C, O].
+        [N, *positions, prod(kernel_size) * C]; the last axis runs over the window's
+        taps in row-major order, then over channels, as in a kernel [*kernel_size, C,
+        O].
 
     Raises:
-      ValueError: if an argument does not fit the rank of x, or the window is larger
-        than the padded input.
+        ValueError: If an argument does not fit the rank of x, or the window is larger
+            than the padded input.
 
     >>> x = jnp.arange(9.0).reshape(1, 3, 3, 1)
     >>> im2col(x, 2)[0, 0, 0]
@@ -66,18 +67,18 @@ def col2im(
     padding: Padding = "VALID",
     kernel_dilation: int | Sequence[int] = 1,
 ) -> jax.Array:
-    """Adds every patch back to where `im2col` took it from: its exact adjoint.
+    """Add every patch back to where `im2col` took it from: its exact adjoint.
 
     Args:
-      patches: [N, *positions, prod(kernel_size) * C].
-      spatial_shape: the spatial sizes of the image.
-      kernel_size, strides, padding, kernel_dilation: as for `im2col`.
+        patches: [N, *positions, prod(kernel_size) * C].
+        spatial_shape: The spatial sizes of the image.
+        kernel_size, strides, padding, kernel_dilation: As for `im2col`.
 
     Returns:
-      [N, *spatial_shape, C].
+        [N, *spatial_shape, C].
 
     Raises:
-      ValueError: if patches is not of the shape that `im2col` gives.
+        ValueError: If patches is not of the shape that `im2col` gives.
 
     >>> x = jnp.ones((1, 3, 3, 1))
     >>> col2im(im2col(x, 2), (3, 3), 2)[0, :, :, 0]
@@ -119,7 +120,7 @@ def window_patches(
     strides: Sequence[int],
     dilation: Sequence[int],
 ) -> jax.Array:
-    """What the whole window sees at all positions: [N, *positions, taps * C]."""
+    """Return the patches of all positions, without padding: [N, *out, taps * C]."""
     # Stacked before the channels and not concatenated along them: there XLA would
     # choose the tap for every number, here for every row of channels (on a CPU).
     taps = jnp.stack(window_taps(x, kernel_size, strides, dilation), axis=-2)
@@ -132,7 +133,7 @@ def window_taps(
     strides: Sequence[int],
     dilation: Sequence[int],
 ) -> list[jax.Array]:
-    """For each tap of the window what it sees at all positions: [N, *positions, C]."""
+    """Return for each tap of the window its pixels at all positions, [N, *out, C]."""
     window = dilated(kernel_size, dilation)
     positions = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:-1], window, strides)]
     taps = []

@@ -1,8 +1,7 @@
-"""What a layer is: a pair of pure functions, and how such pairs are made.
+"""Layers, pairs of pure functions, and how they are made.
 
-Both functions are module-level ones with their settings bound by `functools.partial`:
-so layers can be pickled, and networks of them, unless a function in them cannot be, as
-a lambda.
+Both functions are module-level functions with settings bound by `functools.partial`, so
+layers and networks can be pickled, unless they contain a lambda.
 """
 
 import sys
@@ -54,7 +53,7 @@ class Layer(NamedTuple):
 
 
 def stateless(function: Callable[[Any], Any]) -> Layer:
-    """The layer without parameters that applies a function of one array.
+    """Return the layer without parameters that applies a function of one array.
 
     `serial` and its kin take plain functions and do this themselves.
 
@@ -69,7 +68,7 @@ def parametric(
     function: Callable[..., jax.Array],
     param_dtype: DTypeLike = jnp.float32,
 ) -> Layer:
-    """The layer `function(x, **params)`, the parameters cast to x's dtype.
+    """Return the layer `function(x, **params)`, with parameters cast to x's dtype.
 
     `parameters(x)` gives for each name an initialiser and a shape. The key of each
     depends on its name only. Where x is narrow, so are the sums of the function's
@@ -87,7 +86,7 @@ def parametric(
 
 
 def child_key(key: jax.Array, name: str) -> jax.Array:
-    """The key of the part called `name`: no other part's name changes it."""
+    """Return the key of the part `name`, independent of all other parts."""
     return jax.random.fold_in(key, crc32(name.encode()))
 
 
@@ -103,7 +102,7 @@ def _apply_function(function, params, state, x, *, train=False, key=None):
 
 
 class Function:
-    """A function that is pickled by its name, as jitted ones by themselves are not."""
+    """A function that is pickled by its name, which jitted functions are not."""
 
     def __init__(self, function: Callable[..., Any]):
         self.function = function
@@ -154,9 +153,9 @@ def _apply_parametric(parameters, function, params, state, x, *, train=False, ke
 def check_names_and_shapes(
     what: str, given: Any, expected: Mapping[str, tuple[Any, tuple[int, ...]]]
 ) -> None:
-    """Raises unless `given` is what `init` makes for such an x."""
+    """Raise unless `given` has the names and shapes that `init` creates for x."""
     if not isinstance(given, Mapping):
-        raise TypeError(f"{what} must be a dict that init made, got {type(given)}")
+        raise TypeError(f"{what} must be a dict from init, got {type(given)}")
     needed = {name: tuple(shape) for name, (_, shape) in expected.items()}
     shapes = {name: getattr(value, "shape", value) for name, value in given.items()}
     if shapes != needed:

@@ -24,13 +24,13 @@ _PADDINGS = (
 
 
 def image(x: ArrayLike) -> tuple[jax.Array, int]:
-    """x as an array [N, *spatial, C] of floats, and its spatial rank."""
+    """Return x as an array [N, *spatial, C] of floats, and its spatial rank."""
     x = floating("x", x)
     return x, spatial_rank(x)
 
 
 def spatial_rank(x: Any) -> int:
-    """The number of spatial dimensions of what has a shape [N, *spatial, C]."""
+    """Return the number of spatial dimensions of x [N, *spatial, C]."""
     rank = len(x.shape) - 2
     if rank not in (1, 2, 3):
         raise ValueError(
@@ -41,12 +41,12 @@ def spatial_rank(x: Any) -> int:
 
 
 def to_rank(rank: int, array: jax.Array) -> jax.Array:
-    """The array with axes of 1 put before its own, as broadcasting would."""
+    """Return the array with leading axes of size 1, as for broadcasting."""
     return array.reshape((1,) * (rank - array.ndim) + array.shape)
 
 
 def integer(name: str, value: Any, *, minimum: int | None = None) -> int:
-    """`value` as a Python int, not less than `minimum`."""
+    """Return `value` as a Python int of at least `minimum`."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -61,9 +61,9 @@ def integer(name: str, value: Any, *, minimum: int | None = None) -> int:
 def number(
     name: str, value: Any, minimum: float, maximum: float = math.inf
 ) -> float | jax.Array:
-    """`value` as a Python float from `minimum` to `maximum`, which is finite.
+    """Return `value` as a finite Python float from `minimum` to `maximum`.
 
-    What is traced stays as it is: its value is not known before the program runs.
+    Traced values are returned unchecked.
     """
     traced = isinstance(value, Tracer)
     scalar = value if traced else np.asarray(value)
@@ -82,7 +82,7 @@ def number(
 
 
 def flag(name: str, value: Any) -> bool:
-    """`value` as a bool that is known while the program is traced."""
+    """Return `value` as a bool; it must not be traced."""
     if isinstance(value, Tracer):
         raise TypeError(
             f"{name} must be True or False before the program runs, got {value.aval}: "
@@ -94,14 +94,14 @@ def flag(name: str, value: Any) -> bool:
 
 
 def entries(value: Any) -> Sequence[Any] | None:
-    """What is in a sequence or an array, axis by axis; None if it is neither."""
+    """Return the entries of a sequence or an array; None if it is neither."""
     if isinstance(value, np.ndarray | jax.Array) and value.ndim:
         return list(value)
     return value if isinstance(value, Sequence) else None
 
 
 def sizes(name: str, value: Any, rank: int, *, minimum: int = 1) -> tuple[int, ...]:
-    """One int per spatial dimension from an int or a sequence of `rank` ints."""
+    """Return one int per spatial dimension, from an int or `rank` ints."""
     values = entries(value)
     if values is None:
         return (integer(name, value, minimum=minimum),) * rank
@@ -113,17 +113,17 @@ def sizes(name: str, value: Any, rank: int, *, minimum: int = 1) -> tuple[int, .
 
 
 def dilated(size: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
-    """Sizes after `dilation - 1` holes are put between neighbours."""
+    """Return sizes with `dilation - 1` holes between neighbours."""
     return tuple((n - 1) * d + 1 if n else 0 for n, d in zip(size, dilation))
 
 
 def pad_pairs(
     padding: Any, size: Sequence[int], window: Sequence[int], strides: Sequence[int]
 ) -> Pairs:
-    """The (low, high) padding of each spatial dimension.
+    """Return the (low, high) padding of each spatial dimension.
 
     `size` and `window` are the sizes after dilation. "SAME" pads so that the output
-    has ceil(size / stride) positions, an odd rest behind ("SAME_LOWER": before).
+    has ceil(size / stride) positions, an odd pixel behind ("SAME_LOWER": before).
     """
     rank = len(size)
     if isinstance(padding, str):
@@ -160,7 +160,7 @@ def pad_pairs(
 
 
 def _amount(value: Any, padding: Any) -> int:
-    """One side's padding, which stands in `padding`."""
+    """Return the padding of one side, an entry of `padding`."""
     try:
         return integer("padding", value)
     except TypeError:
@@ -169,7 +169,7 @@ def _amount(value: Any, padding: Any) -> int:
 
 
 def less(a: int, b: int) -> bool:
-    """Whether a < b; no, where that depends on sizes that are not known yet."""
+    """Return whether a < b; False if that depends on symbolic sizes."""
     try:
         return a < b
     except InconclusiveDimensionOperation:
@@ -179,10 +179,10 @@ def less(a: int, b: int) -> bool:
 def output_size(
     size: Sequence[int], window: Sequence[int], strides: Sequence[int], pads: Pairs
 ) -> tuple[int, ...]:
-    """Positions of a window: floor((size + low + high - window) / stride) + 1.
+    """Return floor((size + low + high - window) / stride) + 1 per dimension.
 
     Raises:
-      ValueError: if the window does not fit into the padded input.
+        ValueError: If the window does not fit into the padded input.
     """
     for axis, (n, k, (lo, hi)) in enumerate(zip(size, window, pads)):
         if less(n + lo + hi, k):

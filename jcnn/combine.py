@@ -19,14 +19,15 @@ Part = Layer | Callable[[Any], Any]
 
 
 def serial(**parts: Part) -> Layer:
-    """One part after the other. A function of one array counts as a part too.
+    """Return a layer of parts in sequence; functions of one array are parts too.
 
     Raises:
-      TypeError: if a part is neither a layer nor a function, or makes layers.
-      ValueError: if a part's name holds a slash.
+        TypeError: If a part is neither a layer nor a function, or is a function that
+            returns layers.
+        ValueError: If a part's name contains "/".
 
-    What goes wrong in a part is told with its path, at `init` already: "stage2/conv1:
-    …; x is float32[8, 7, 7, 64]".
+    Errors in a part start with its path, at `init` already: "stage2/conv1: …; x is
+    float32[8, 7, 7, 64]".
 
     >>> from jcnn.layers import Dense
     >>> import jax.numpy as jnp
@@ -40,7 +41,7 @@ def serial(**parts: Part) -> Layer:
 
 
 def parallel(join: Callable[..., Any], /, **parts: Part) -> Layer:
-    """`join(y1, y2, …)` of what the parts give for the same input.
+    """Return a layer of `join(y1, y2, …)`, the outputs of all parts for one input.
 
     >>> import jax.numpy as jnp
     >>> both = parallel(lambda *ys: jnp.concatenate(ys, -1), a=jnp.sin, b=jnp.cos)
@@ -57,12 +58,12 @@ def _identity(x):
 
 
 def residual(body: Part, shortcut: Part = _identity) -> Layer:
-    """body(x) + shortcut(x), by default x itself; named "body" and "shortcut".
+    """Return a layer of body(x) + shortcut(x), with parts "body" and "shortcut".
 
     He et al., "Deep Residual Learning" (2015), section 3.2.
 
     Raises:
-      ValueError: at `init` and `apply`, if the two are not of one shape.
+        ValueError: At `init` and `apply`, if the two are not of one shape.
 
     >>> import jax.numpy as jnp
     >>> y, _ = residual(jnp.square).apply({}, {}, jnp.array([3.0]))
@@ -73,11 +74,11 @@ def residual(body: Part, shortcut: Part = _identity) -> Layer:
 
 
 def as_layers(parts: Mapping[str, Part]) -> dict[str, Layer]:
-    """The parts as layers, whose functions of one array are layers too."""
+    """Return the parts as layers; functions of one array become layers."""
     layers = {}
     for name, part in parts.items():
         if "/" in name:
-            raise ValueError(f"the name of a part must not hold a slash, got {name!r}")
+            raise ValueError(f"the name of a part must not contain '/', got {name!r}")
         if isinstance(part, Layer):
             layers[name] = part
         elif not callable(part):
@@ -148,7 +149,7 @@ def _add(body, shortcut):
 
 
 def _init(layer, name, key, x):
-    """The part's parameters and state, and what it gives for x, as shapes."""
+    """Return the part's parameters and state, and the shape of its output."""
     with _errors_of(name, x):
         params, state = layer.init(child_key(key, name), x)
         y, _ = jax.eval_shape(layer.apply, params, state, x)
@@ -169,7 +170,7 @@ def _apply(layer, name, params, state, x, train, key):
 
 def _entry(what: str, tree: Any, name: str) -> Any:
     if not isinstance(tree, Mapping):
-        raise TypeError(f"{what} must be a dict that init made, got {type(tree)}")
+        raise TypeError(f"{what} must be a dict from init, got {type(tree)}")
     return tree.get(name, {})
 
 

@@ -1,4 +1,4 @@
-"""`jax.jit` with options of XLA: those that help on CPUs, or make GPUs repeatable."""
+"""`jax.jit` with XLA options that are faster on CPUs or deterministic on GPUs."""
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache, update_wrapper
@@ -20,13 +20,14 @@ _DETERMINISTIC_GPU = {"xla_gpu_deterministic_ops": True}
 
 
 def default_options(*, deterministic: bool = False) -> dict[str, str | bool]:
-    """Options for the platform that is JAX's default; without arguments `jit`'s own.
+    """Return the options for the default platform, which `jit` uses.
 
     On CPUs they are those that were measured to help, if this version of XLA has them.
 
     Args:
-      deterministic: whether programs should give the same bits each time. On CPUs they
-        do anyway. On GPUs this forbids XLA what is not repeatable, and takes longer.
+        deterministic: Whether programs should give the same bits each time. On CPUs
+            they do anyway. On GPUs this forbids XLA what is not repeatable, and takes
+            longer.
 
     >>> default_options() == {} or jax.default_backend() == "cpu"
     True
@@ -43,18 +44,18 @@ def jit(
     donate_argnums: int | tuple[int, ...] = (),
     compiler_options: Options | None = None,
 ) -> Callable[..., Any]:
-    """`jax.jit` with `default_options`, which also works inside of another one.
+    """Compile a function like `jax.jit`, with `default_options`.
 
-    JAX takes options for a whole program only. Where the function becomes part of
-    another program (an argument is being traced) it goes without.
+    JAX takes options for whole programs only: they are ignored where the function is
+    called inside another jitted one.
 
     Args:
-      function: of arrays by position.
-      donate_argnums: as for `jax.jit`.
-      compiler_options: as for `jax.jit`; None for `default_options`.
+        function: A function of positional arrays.
+        donate_argnums: As for `jax.jit`.
+        compiler_options: As for `jax.jit`; None for `default_options`.
 
     Returns:
-      The compiled function, with `trace` and `lower` as `jax.jit` has them.
+        The compiled function, with `trace` and `lower` as `jax.jit` has them.
 
     >>> double = jit(lambda x: 2 * x)
     >>> double(jax.numpy.arange(3)), jax.jit(double)(1)
@@ -63,7 +64,7 @@ def jit(
     part = jax.jit(function, donate_argnums=donate_argnums)
 
     @lru_cache(1)
-    def program():  # made late: asking for the default device ends JAX's configuration
+    def program():  # lazy: querying the backend freezes jax.config
         options = default_options() if compiler_options is None else compiler_options
         return jax.jit(
             function,
@@ -75,10 +76,10 @@ def jit(
 
 
 class _Compiled:
-    """What `jit` returns: all that `jax.stages.Wrapped` asks for, for `jax.export`.
+    """The compiled function: a `jax.stages.Wrapped`, as `jax.export` needs.
 
-    Its methods are those of a class, and not attributes of a function: these would be
-    handed on to what JAX wraps round it, the vectorized function for example.
+    A class, since attributes of a function would be copied to what JAX wraps around it
+    (`update_wrapper`), for example by vmap.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class _Compiled:
 
 @lru_cache(1)
 def _known() -> bool:
-    """Whether this XLA has the options, which are called experimental."""
+    """Return whether this XLA has the options, which are experimental."""
     try:
         jax.jit(lambda: 0, compiler_options=_CPU).lower().compile()
     except jax.errors.JaxRuntimeError:

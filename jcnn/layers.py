@@ -1,10 +1,10 @@
-"""Layers: pairs of pure functions, each a thin storey over an array function.
+"""Layers: pairs of pure functions, each a thin wrapper of an array function.
 
-A layer has no parameters in it. `init(key, x)` makes them for inputs like x, an array
+A layer holds no parameters. `init(key, x)` creates them for inputs like x, an array
 or a `jax.ShapeDtypeStruct`; `apply(params, state, x, train=…, key=…)` uses them and
-returns the output and the new state. Parameters are kept in `param_dtype`; the dtype of
-the images is the dtype of the arithmetic (`_dtypes.py` has the rule). `apply` refuses
-parameters and state that are not of the names and shapes that `init` makes for such x.
+returns the output and the new state. Parameters are kept in `param_dtype`; they are
+computed in the dtype of x (rules: `_dtypes.py`). `apply` checks
+that parameters and state have the names and shapes that `init` creates for x.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ from .pool import avg_pool, max_pool
 def he_normal(
     key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
 ) -> jax.Array:
-    """Normal numbers of variance 2 / fan-in, cut off at two standard deviations.
+    """Draw from a normal distribution of variance 2 / fan-in, truncated at 2 sigma.
 
     He et al., "Delving Deep into Rectifiers" (2015), section 2.2.
 
@@ -66,9 +66,11 @@ def Conv(
     param_dtype: DTypeLike = jnp.float32,
     impl: str = "auto",
 ) -> Layer:
-    """`jcnn.conv` with kernel [*size, C // feature_group_count, features] and bias.
+    """Return a layer of `jcnn.conv`.
 
-    An int as kernel_size holds for every spatial dimension of x.
+    The kernel is [*size, C // feature_group_count, features], the bias [features].
+
+    An int as kernel_size applies to every spatial dimension of x.
 
     >>> params, _ = Conv(8, 3).init(jax.random.key(0), jnp.zeros((1, 5, 5, 2)))
     >>> jax.tree.map(jnp.shape, params)
@@ -107,7 +109,7 @@ def ConvTranspose(
     param_dtype: DTypeLike = jnp.float32,
     impl: str = "auto",
 ) -> Layer:
-    """`jcnn.conv_transpose` with kernel [*size, C, features] and bias.
+    """Return a layer of `jcnn.conv_transpose`, with kernel [*size, C, features].
 
     >>> up = ConvTranspose(3, 4, strides=2)
     >>> params, _ = up.init(jax.random.key(0), jnp.zeros((1, 5, 5, 2)))
@@ -141,7 +143,9 @@ def DepthwiseConv(
     param_dtype: DTypeLike = jnp.float32,
     impl: str = "auto",
 ) -> Layer:
-    """`jcnn.depthwise_conv` with kernel [*size, 1, C * multiplier] and bias.
+    """Return a layer of `jcnn.depthwise_conv`.
+
+    The kernel is [*size, 1, C * multiplier], the bias [C * multiplier].
 
     >>> params, _ = DepthwiseConv(2, 3).init(jax.random.key(0), jnp.zeros((1, 5, 5, 4)))
     >>> jax.tree.map(jnp.shape, params)
@@ -170,10 +174,10 @@ def Dense(
     param_dtype: DTypeLike = jnp.float32,
     impl: str = "auto",
 ) -> Layer:
-    """`jcnn.dense` with kernel [C, features] and bias [features].
+    """Return a layer of `jcnn.dense` with kernel [C, features] and bias [features].
 
-    It takes [N, C], or sequences [N, T, C]. Images are refused, since as a rule their
-    `jcnn.flatten` was forgotten: a dense layer at every pixel is `Conv(features, 1)`.
+    It takes [N, C], or sequences [N, T, C]. Images are rejected, since usually a
+    `jcnn.flatten` was forgotten; a dense layer at every pixel is `Conv(features, 1)`.
 
     >>> params, _ = Dense(3).init(jax.random.key(0), jnp.zeros((1, 2)))
     >>> jax.tree.map(jnp.shape, params)
@@ -198,7 +202,7 @@ def BatchNorm(
     bias_init: Initializer = zeros,
     param_dtype: DTypeLike = jnp.float32,
 ) -> Layer:
-    """`jcnn.batch_norm`; the running statistics are its state, always float32.
+    """Return a layer of `jcnn.batch_norm`, with float32 running statistics as state.
 
     >>> _, state = BatchNorm().init(jax.random.key(0), jnp.zeros((1, 2)))
     >>> state
@@ -220,7 +224,7 @@ def BatchNorm(
 def LayerNorm(
     *, epsilon: ArrayLike = 1e-5, param_dtype: DTypeLike = jnp.float32
 ) -> Layer:
-    """`jcnn.layer_norm` over the last axis, with scale and bias [C].
+    """Return a layer of `jcnn.layer_norm` over the last axis, with scale and bias [C].
 
     >>> params, _ = LayerNorm().init(jax.random.key(0), jnp.zeros((1, 2)))
     >>> jax.tree.map(jnp.shape, params)
@@ -236,7 +240,7 @@ def GroupNorm(
     epsilon: ArrayLike = 1e-5,
     param_dtype: DTypeLike = jnp.float32,
 ) -> Layer:
-    """`jcnn.group_norm` with scale and bias [C].
+    """Return a layer of `jcnn.group_norm` with scale and bias [C].
 
     >>> params, _ = GroupNorm(2).init(jax.random.key(0), jnp.zeros((1, 3, 3, 4)))
     >>> jax.tree.map(jnp.shape, params)
@@ -251,7 +255,7 @@ def GroupNorm(
 
 
 def Dropout(rate: ArrayLike) -> Layer:
-    """`jcnn.dropout` in training, which then needs a key; nothing otherwise.
+    """Return a layer of `jcnn.dropout` in training, which needs a key.
 
     >>> y, _ = Dropout(0.5).apply({}, {}, jnp.ones(3))
     >>> y
@@ -267,7 +271,7 @@ def MaxPool(
     padding: Padding = "VALID",
     ceil_mode: bool = False,
 ) -> Layer:
-    """`jcnn.max_pool`.
+    """Return a layer of `jcnn.max_pool`.
 
     >>> y, _ = MaxPool(2).apply({}, {}, jnp.array([1.0, 2.0]).reshape(1, 2, 1))
     >>> y.ravel()
@@ -292,7 +296,7 @@ def AvgPool(
     ceil_mode: bool = False,
     count_include_pad: bool = False,
 ) -> Layer:
-    """`jcnn.avg_pool`.
+    """Return a layer of `jcnn.avg_pool`.
 
     >>> y, _ = AvgPool(2).apply({}, {}, jnp.array([1.0, 2.0]).reshape(1, 2, 1))
     >>> y.ravel()
@@ -345,7 +349,7 @@ def _convolution(
     param_dtype: DTypeLike,
     **settings: object,
 ) -> Layer:
-    """The layer with a kernel [*kernel_size, *channels(C)]."""
+    """Return the layer with a kernel [*kernel_size, *channels(C)]."""
     parameters = partial(
         _kernel_and_bias,
         kernel_size=kernel_size,

@@ -1,4 +1,4 @@
-"""What is no mean over examples: confusion matrices, and the ratios of their counts.
+"""Metrics that are no mean over examples: confusion matrices and their ratios.
 
     batch -> confusion_matrix -> make_sums -> precision, recall, f1, iou, mean_iou
 
@@ -30,24 +30,24 @@ def make_sums(
     batch_size: int,
     compiler_options: compilation.Options | None = None,
 ) -> Callable[[TrainState, Batch], Sums]:
-    """`sums(state, data) -> {name: sum}`: every example counts, and counts once.
+    """Return `sums(state, data) -> {name: sum}` over all examples, each counted once.
 
     Sums of batches are added in int64 if they are integers, else in float64. The last
     batch has the examples that are left, so nothing has to be left out of it.
 
     Args:
-      batch_sums: (params, model_state, batch) -> {name: sum over the batch}, of any
-        shape that does not depend on how many examples there are. Within a batch an
-        int32 has to hold it.
-      batch_size: examples computed at a time; does not change what is counted.
-      compiler_options: as for `jcnn.train.make_step`.
+        batch_sums: (params, model_state, batch) -> {name: sum over the batch}, of any
+            shape that does not depend on how many examples there are. Within a batch an
+            int32 has to hold it.
+        batch_size: Examples computed at a time; does not change what is counted.
+        compiler_options: As for `jcnn.train.make_step`.
 
     Returns:
-      A function of a state and of data, a pytree of arrays [N, …]. Of NumPy arrays one
-      batch at a time is put on the device.
+        A function of a state and of data, a pytree of arrays [N, …]. Of NumPy arrays
+        one batch at a time is put on the device.
 
     Raises:
-      ValueError: when called, if the shape of a sum depends on the size of the batch.
+        ValueError: When called, if the shape of a sum depends on the size of the batch.
 
     >>> import optax
     >>> from jcnn.layers import Dense
@@ -103,22 +103,22 @@ def confusion_matrix(
     *,
     ignore_label: int | None = None,
 ) -> jax.Array:
-    """How often each class was taken for each: rows are labels, columns predictions.
+    """Count pairs of classes: rows are labels, columns predictions.
 
     Args:
-      labels: integers of any shape, [N] or [N, H, W] for instance.
-      predictions: integers of the same shape: `logits.argmax(-1)`.
-      num_classes: K.
-      ignore_label: what has this label is not counted; it may be outside of 0 to K - 1.
+        labels: Integers of any shape, [N] or [N, H, W] for instance.
+        predictions: Integers of the same shape: `logits.argmax(-1)`.
+        num_classes: K.
+        ignore_label: Examples with this label are not counted; any integer.
 
     Returns:
-      int32 [K, K]. It takes memory for K^2 numbers, and none for each pixel and class.
-      If another label, or a prediction of what counts, is outside of 0 to K - 1, all
-      numbers are the least int32: integers have no NaN, and ratios refuse it.
+        int32 [K, K]. It takes memory for K^2 numbers, and none for each pixel and
+        class. If another label, or a prediction of what counts, is outside of 0 to K -
+        1, all numbers are the least int32: integers have no NaN, and ratios refuse it.
 
     Raises:
-      TypeError: if labels or predictions are no integers.
-      ValueError: if their shapes differ.
+        TypeError: If labels or predictions are no integers.
+        ValueError: If their shapes differ.
 
     >>> confusion_matrix([0, 0, 1, 255], [0, 1, 1, 0], 2, ignore_label=255)
     Array([[1, 1],
@@ -146,10 +146,10 @@ def confusion_matrix(
 
 
 def accuracy(matrix: ArrayLike) -> float:
-    """Part of all that was predicted right.
+    """Return the fraction of correct predictions.
 
     Args:
-      matrix: counts [K, K] of `confusion_matrix`, summed.
+        matrix: Counts [K, K] of `confusion_matrix`, summed.
 
     >>> accuracy([[3, 1], [0, 4]])
     0.875
@@ -159,13 +159,13 @@ def accuracy(matrix: ArrayLike) -> float:
 
 
 def precision(matrix: ArrayLike) -> np.ndarray:
-    """Of what was predicted to be of a class, the part that is: TP / (TP + FP).
+    """Return the precision of each class: TP / (TP + FP).
 
     Args:
-      matrix: counts [K, K] of `confusion_matrix`, summed.
+        matrix: Counts [K, K] of `confusion_matrix`, summed.
 
     Returns:
-      float64 [K]; NaN for a class that was never predicted.
+        float64 [K]; NaN for a class that was never predicted.
 
     >>> precision([[3, 1], [0, 4]])
     array([1. , 0.8])
@@ -175,13 +175,13 @@ def precision(matrix: ArrayLike) -> np.ndarray:
 
 
 def recall(matrix: ArrayLike) -> np.ndarray:
-    """Of what is of a class, the part that was predicted to be: TP / (TP + FN).
+    """Return the recall of each class: TP / (TP + FN).
 
     Args:
-      matrix: counts [K, K] of `confusion_matrix`, summed.
+        matrix: Counts [K, K] of `confusion_matrix`, summed.
 
     Returns:
-      float64 [K]; NaN for a class that no label has.
+        float64 [K]; NaN for a class that no label has.
 
     >>> recall([[3, 1], [0, 4]])
     array([0.75, 1.  ])
@@ -191,16 +191,16 @@ def recall(matrix: ArrayLike) -> np.ndarray:
 
 
 def f1(matrix: ArrayLike) -> np.ndarray:
-    """The harmonic mean of precision and recall: 2 TP / (2 TP + FP + FN).
+    """Return the F1 score of each class: 2 TP / (2 TP + FP + FN).
 
     van Rijsbergen, "Information Retrieval" (1979), chapter 7, with equal weights.
     `np.nanmean` of it is the macro average over the classes that occur.
 
     Args:
-      matrix: counts [K, K] of `confusion_matrix`, summed.
+        matrix: Counts [K, K] of `confusion_matrix`, summed.
 
     Returns:
-      float64 [K]; NaN for a class that neither a label nor a prediction has.
+        float64 [K]; NaN for a class that neither a label nor a prediction has.
 
     >>> f1([[1, 1], [0, 0]])
     array([0.66666667, 0.        ])
@@ -210,16 +210,15 @@ def f1(matrix: ArrayLike) -> np.ndarray:
 
 
 def iou(matrix: ArrayLike) -> np.ndarray:
-    """Intersection over union, Jaccard's index: TP / (TP + FP + FN).
+    """Return the intersection over union of each class: TP / (TP + FP + FN).
 
-    Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge" (2010), where
-    it is the accuracy of a segmentation.
+    Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge" (2010).
 
     Args:
-      matrix: counts [K, K] of `confusion_matrix`, summed.
+        matrix: Counts [K, K] of `confusion_matrix`, summed.
 
     Returns:
-      float64 [K]; NaN for a class that neither a label nor a prediction has.
+        float64 [K]; NaN for a class that neither a label nor a prediction has.
 
     >>> iou([[3, 1], [0, 4]])
     array([0.75, 0.8 ])
@@ -229,10 +228,10 @@ def iou(matrix: ArrayLike) -> np.ndarray:
 
 
 def mean_iou(matrix: ArrayLike) -> float:
-    """The mean of `iou` over the classes that a label or a prediction has.
+    """Return the mean of `iou` over the classes that occur.
 
     Args:
-      matrix: counts [K, K] of `confusion_matrix`, summed.
+        matrix: Counts [K, K] of `confusion_matrix`, summed.
 
     >>> mean_iou([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
     0.775
@@ -252,7 +251,7 @@ def _widest(value: Any) -> np.ndarray:
 
 
 def _counts(matrix: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each class: predicted right, in labels, in predictions."""
+    """Return for each class the correct, labelled and predicted examples."""
     counts = np.asarray(matrix)
     if counts.ndim != 2 or len(counts) != counts.shape[1]:
         raise ValueError(f"matrix must be [K, K], got shape {counts.shape}")

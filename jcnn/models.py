@@ -1,6 +1,6 @@
-"""Networks for images [N, H, W, C], as functions that return a Layer. Logits come out.
+"""Networks for images [N, H, W, C]: functions that return a Layer for logits.
 
-`impl` says who computes the convolutions, as for `jcnn.conv`.
+`impl` selects the convolution algorithm, as for `jcnn.conv`.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,9 @@ from .pool import global_avg_pool
 
 
 def lenet5(num_classes: int = 10, *, impl: str = "auto") -> Layer:
-    """LeNet-5 for [N, 28, 28, C]: LeCun et al., "Gradient-Based Learning" (1998), II.B.
+    """Return LeNet-5 for [N, 28, 28, C].
+
+    LeCun et al., "Gradient-Based Learning" (1998), section II.B.
 
     With the changes that have become usual: "SAME" padding instead of 32x32 images, all
     maps connected, plain average pools, and a linear last layer.
@@ -49,7 +51,7 @@ def small_cnn(
     dropout: float = 0.0,
     impl: str = "auto",
 ) -> Layer:
-    """Two 3x3 convolutions with max pools, then two dense layers.
+    """Return two 3x3 convolutions with max pools, then two dense layers.
 
     >>> params, _ = small_cnn().init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
     >>> params["fc1"]["kernel"].shape
@@ -76,7 +78,7 @@ def vgg(
     widths: Sequence[int] = (64, 128, 256),
     impl: str = "auto",
 ) -> Layer:
-    """Stages of two 3x3 convolutions with batch norm and a max pool; a global mean.
+    """Return stages of two 3x3 convolutions, batch norm and a max pool.
 
     After Simonyan and Zisserman, "Very Deep Convolutional Networks" (2014), section 2.
 
@@ -98,9 +100,10 @@ def vgg(
 
 
 def resnet20(num_classes: int = 10, *, impl: str = "auto") -> Layer:
-    """ResNet-20 for CIFAR: He et al., "Deep Residual Learning" (2015), section 4.2.
+    """Return ResNet-20 for CIFAR.
 
-    Where a stage begins with half the size, the shortcut is a 1x1 convolution.
+    He et al., "Deep Residual Learning" (2015), section 4.2. Where a
+    stage begins with half the size, the shortcut is a 1x1 convolution.
 
     >>> params, _ = resnet20().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     >>> sum(p.size for p in jax.tree.leaves(params))
@@ -110,7 +113,7 @@ def resnet20(num_classes: int = 10, *, impl: str = "auto") -> Layer:
 
 
 def resnet18(num_classes: int = 10, *, impl: str = "auto") -> Layer:
-    """ResNet-18 (He et al., 2015, table 1) in its form for CIFAR: a 3x3 stem, no pool.
+    """Return ResNet-18 (He et al., 2015, table 1) for CIFAR: a 3x3 stem, no pool.
 
     >>> params, _ = resnet18().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     >>> sum(p.size for p in jax.tree.leaves(params))
@@ -162,7 +165,7 @@ def _conv_norm_relu(width: int, impl: str) -> Layer:
 
 
 def _of_images(**parts: Part) -> Layer:
-    """`serial`, whose `init` refuses what is not images [N, H, W, C]."""
+    """Return `serial(**parts)` with an `init` that checks for images [N, H, W, C]."""
     net = serial(**parts)
     return Layer(partial(_init_of_images, net.init), net.apply)
 

@@ -30,30 +30,30 @@ def batch_norm(
     epsilon: ArrayLike = 1e-5,
     axis_name: str | Sequence[str] | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Batch normalisation: each channel by its statistics over everything else.
+    """Normalise each channel by its statistics over the batch and all positions.
 
     Ioffe and Szegedy, "Batch Normalization" (2015), algorithms 1 and 2. In training by
     the batch's own mean and biased variance, which also move the running ones:
     `new = momentum * old + (1 - momentum) * batch`. Otherwise by the running ones.
 
     Args:
-      x: [N, *anything, C], real floating point.
-      scale, bias: [C] or None.
-      mean, var: [C], the running statistics, which keep their dtype; integers count as
-        float32.
-      train: whether the batch's statistics are used; a bool that is not traced.
-      momentum: weight of the old running statistics, from 0 to 1.
-      epsilon: added to the variance, at least 0.
-      axis_name: mapped axes (of `vmap` or `shard_map`) that hold more of the batch.
+        x: [N, *anything, C], real floating point.
+        scale, bias: [C] or None.
+        mean, var: [C], the running statistics, which keep their dtype; integers count
+            as float32.
+        train: Whether the batch's statistics are used; a bool that is not traced.
+        momentum: Weight of the old running statistics, from 0 to 1.
+        epsilon: Added to the variance, at least 0.
+        axis_name: Mapped axes (of `vmap` or `shard_map`) that hold more of the batch.
 
     Returns:
-      y of x's shape and dtype, the new mean [C], the new variance [C].
+        Y of x's shape and dtype, the new mean [C], the new variance [C].
 
     Raises:
-      ValueError: if in training there is no value to take statistics of, a
-        parameter is not [C], momentum is not from 0 to 1, or epsilon is negative.
-      TypeError: if x is not real floating point, a parameter or statistic is complex,
-        or train, momentum or epsilon is traced (train) or of another type.
+        ValueError: If in training there is no value to take statistics of, a parameter
+            is not [C], momentum is not from 0 to 1, or epsilon is negative.
+        TypeError: If x is not real floating point, a parameter or statistic is complex,
+            or train, momentum or epsilon is traced (train) or of another type.
 
     >>> x = jnp.array([[1.0], [3.0]])
     >>> zero, one = jnp.zeros(1), jnp.ones(1)
@@ -84,23 +84,23 @@ def layer_norm(
     axis: int | Sequence[int] = -1,
     epsilon: ArrayLike = 1e-5,
 ) -> jax.Array:
-    """Layer normalisation: each example by its own statistics over `axis`.
+    """Normalise each example by its own statistics over `axis`.
 
     Ba, Kiros and Hinton, "Layer Normalization" (2016), section 3.
 
     Args:
-      x: any shape, real floating point.
-      scale, bias: of a shape that broadcasts to x's, [C] as a rule, or None.
-      axis: the axes that are normalised together.
-      epsilon: added to the variance, at least 0.
+        x: Any shape, real floating point.
+        scale, bias: Of a shape that broadcasts to x's, [C] as a rule, or None.
+        axis: The axes that are normalised together.
+        epsilon: Added to the variance, at least 0.
 
     Returns:
-      y of x's shape and dtype.
+        Y of x's shape and dtype.
 
     Raises:
-      ValueError: if x has no such axes, a parameter's shape does not broadcast, or
-        epsilon is negative.
-      TypeError: as `batch_norm`.
+        ValueError: If x has no such axes, a parameter's shape does not broadcast, or
+            epsilon is negative.
+        TypeError: As `batch_norm`.
 
     >>> layer_norm(jnp.array([1.0, 3.0]), epsilon=0.0)
     Array([-1.,  1.], dtype=float32)
@@ -120,24 +120,24 @@ def group_norm(
     num_groups: int,
     epsilon: ArrayLike = 1e-5,
 ) -> jax.Array:
-    """Group normalisation: each example's groups of channels by their own statistics.
+    """Normalise groups of channels of each example by their own statistics.
 
     Wu and He, "Group Normalization" (2018), section 3.1. With one group per channel it
     is instance normalisation.
 
     Args:
-      x: [N, *spatial, C], real floating point.
-      scale, bias: [C] or None.
-      num_groups: a divisor of C.
-      epsilon: added to the variance, at least 0.
+        x: [N, *spatial, C], real floating point.
+        scale, bias: [C] or None.
+        num_groups: A divisor of C.
+        epsilon: Added to the variance, at least 0.
 
     Returns:
-      y of x's shape and dtype.
+        Y of x's shape and dtype.
 
     Raises:
-      ValueError: if num_groups does not divide C, a parameter is not [C], or epsilon
-        is negative.
-      TypeError: as `batch_norm`.
+        ValueError: If num_groups does not divide C, a parameter is not [C], or epsilon
+            is negative.
+        TypeError: As `batch_norm`.
 
     >>> group_norm(jnp.array([[1.0, 3.0, 5.0, 9.0]]), num_groups=2, epsilon=0.0)
     Array([[-1.,  1., -1.,  1.]], dtype=float32)
@@ -159,7 +159,7 @@ def group_norm(
 
 
 def check_epsilon(epsilon: ArrayLike) -> float | jax.Array:
-    """`epsilon`, which must not be negative."""
+    """Return `epsilon`, which must not be negative."""
     return number("epsilon", epsilon, 0)
 
 
@@ -171,7 +171,7 @@ def _channels_last(x: ArrayLike) -> jax.Array:
 
 
 def _axes(axis: int | Sequence[int], x: jax.Array) -> tuple[int, ...]:
-    """Each axis once, counted from the first."""
+    """Return the axes, each once, counted from the first."""
     values = entries(axis)
     axes = [integer("axis", a) for a in ((axis,) if values is None else values)]
     if not axes or any(not -x.ndim <= a < x.ndim for a in axes):
@@ -188,7 +188,7 @@ def _axes(axis: int | Sequence[int], x: jax.Array) -> tuple[int, ...]:
 def _statistics(
     x: jax.Array, axes: Sequence[int], axis_name: Any = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance in float32 or wider, the reduced axes kept."""
+    """Return mean and biased variance in float32 or wider, with axes kept."""
     x, axes = x.astype(wide(x.dtype)), tuple(axes)
 
     def average(values):
@@ -204,10 +204,10 @@ def _statistics(
 
 
 def _centred(x: jax.Array, mean: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """x from a constant, the value of its mean, and the mean from it: 0.
+    """Return x minus the constant value of its mean, and the mean minus it (zero).
 
-    x - mean is their difference. Its gradient would be summed over x once more to reach
-    the mean; that of a result which has both terms is at hand.
+    Their difference is x - mean, whose gradient would need one more sum over x to reach
+    the mean; with both terms apart that sum is at hand.
     """
     constant = lax.stop_gradient(mean)
     return x - constant, mean - constant

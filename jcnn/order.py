@@ -1,4 +1,4 @@
-"""The order of the data as a pure function of a key and the step.
+"""The order of examples as a pure function of a key and the step.
 
 Examples come as an endless stream of epochs, each a permutation of the whole set drawn
 anew; batch k is the stream's k-th piece, and may reach over the end of an epoch. So
@@ -18,21 +18,21 @@ _ROUNDS = 96  # six for each bit of a set of 65,536: Hoang et al., theorem 2
 def batch_indices(
     key: jax.Array, step: jax.Array | int, *, num_examples: int, batch_size: int
 ) -> jax.Array:
-    """The examples of batch `step`.
+    """Return the indices of the examples of batch `step`.
 
     Args:
-      key: of `jax.random.key`; the same for all steps of a run.
-      step: integer scalar, from 0 to 2^32 - 1.
-      num_examples: of the data set.
-      batch_size: of every step.
+        key: Of `jax.random.key`; the same for all steps of a run.
+        step: Integer scalar, from 0 to 2^32 - 1.
+        num_examples: Of the data set.
+        batch_size: Of every step.
 
     Returns:
-      int32 [batch_size], values from 0 to num_examples - 1.
+        int32 [batch_size], values from 0 to num_examples - 1.
 
     Raises:
-      ValueError: if a size is less than 1, or a step that is no JAX array (whose value
-        may not be known yet) is out of range.
-      TypeError: if the step is no integer.
+        ValueError: If a size is less than 1, or a step that is no JAX array (whose
+            value may not be known yet) is out of range.
+        TypeError: If the step is no integer.
 
     >>> key = jax.random.key(0)
     >>> epoch = [batch_indices(key, k, num_examples=6, batch_size=2) for k in range(3)]
@@ -48,7 +48,7 @@ def batch_indices(
 
 
 def _checked(step: jax.Array | int) -> jax.Array:
-    """The step as uint32. Arrays keep their values to themselves: nobody waits here."""
+    """Return the step as uint32. A jax.Array is not range-checked: that would block."""
     if isinstance(step, jax.Array) and step.ndim == 0:
         if not jnp.issubdtype(step.dtype, jnp.integer):
             raise TypeError(f"step must be an integer, got {step.dtype}")
@@ -60,7 +60,7 @@ def _checked(step: jax.Array | int) -> jax.Array:
 
 
 def _position(step: jax.Array, batch: int, n: int) -> tuple[jax.Array, jax.Array]:
-    """divmod(step * batch, n), by doubling: the product itself may not fit."""
+    """Return divmod(step * batch, n), by doubling: the product may overflow."""
     whole, rest = divmod(batch, n)
 
     def double_and_add(i, position):
@@ -75,7 +75,7 @@ def _position(step: jax.Array, batch: int, n: int) -> tuple[jax.Array, jax.Array
 
 
 def _permuted(key: jax.Array, place: jax.Array, n: int) -> jax.Array:
-    """Where a random permutation of 0 to n - 1 sends `place`, without the rest of it.
+    """Return the image of `place` under a random permutation of 0 to n - 1.
 
     The swap-or-not shuffle: Hoang, Morris and Rogaway, "An Enciphering Scheme Based on
     a Card Shuffle" (2012), figure 1. Each round pairs all places, i with shift - i, and
@@ -92,7 +92,7 @@ def _permuted(key: jax.Array, place: jax.Array, n: int) -> jax.Array:
 
 
 def _mixed(bits: jax.Array) -> jax.Array:
-    """A hash of 32 bits: the finaliser of MurmurHash3 (Appleby, 2011)."""
+    """Return a 32-bit hash: the finaliser of MurmurHash3 (Appleby, 2011)."""
     bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
     bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
     return bits ^ (bits >> 16)

@@ -24,23 +24,23 @@ def max_pool(
     padding: Padding = "VALID",
     ceil_mode: bool = False,
 ) -> jax.Array:
-    """The maximum of each window.
+    """Return the maximum of each window.
 
     Args:
-      x: [N, *spatial, C], real floating point.
-      window_shape: one int or one per spatial dimension.
-      strides: distance of neighbouring windows; None is the window's own shape.
-      padding: "SAME" | "SAME_LOWER" | "VALID" | int | ints or pairs, from 0 to the
-        window less one; what is outside never wins.
-      ceil_mode: keep also a last window that covers x only in part, if it starts inside
-        x or its low padding, as PyTorch does.
+        x: [N, *spatial, C], real floating point.
+        window_shape: One int or one per spatial dimension.
+        strides: Window strides; by default the window shape.
+        padding: "SAME" | "SAME_LOWER" | "VALID" | int | ints or pairs, from 0 to the
+            window less one; pixels outside x are ignored.
+        ceil_mode: Keep also a last window that covers x only in part, if it starts
+            inside x or its low padding, as PyTorch does.
 
     Returns:
-      [N, *out, C], out = floor((n + low + high - window) / stride) + 1, or ceil.
+        [N, *out, C], out = floor((n + low + high - window) / stride) + 1, or ceil.
 
     Raises:
-      ValueError: if an argument does not fit x.
-      TypeError: if x is not floating point (or complex: `avg_pool` alone takes that).
+        ValueError: If an argument does not fit x.
+        TypeError: If x is not floating point (or complex: `avg_pool` alone takes that).
 
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0]
     Array([[ 5.,  7.],
@@ -58,7 +58,7 @@ def min_pool(
     padding: Padding = "VALID",
     ceil_mode: bool = False,
 ) -> jax.Array:
-    """The minimum of each window; arguments, result and errors as for `max_pool`.
+    """Return the minimum of each window, with arguments as for `max_pool`.
 
     >>> min_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), 2)[0, :, :, 0]
     Array([[ 0.,  2.],
@@ -82,12 +82,12 @@ def avg_pool(
     ceil_mode: bool = False,
     count_include_pad: bool = False,
 ) -> jax.Array:
-    """The mean of each window.
+    """Return the mean of each window.
 
     Args:
-      x, window_shape, strides, padding, ceil_mode: as for `max_pool`.
-      count_include_pad: count the zeros of the padding as values. What `ceil_mode` adds
-        beyond the padding is never counted, as in PyTorch.
+        x, window_shape, strides, padding, ceil_mode: As for `max_pool`.
+        count_include_pad: Count the zeros of the padding as values. What `ceil_mode`
+            adds beyond the padding is never counted, as in PyTorch.
 
     Returns, Raises: as for `max_pool`.
 
@@ -103,7 +103,7 @@ def avg_pool(
 
 
 def global_avg_pool(x: ArrayLike) -> jax.Array:
-    """The mean over all positions: [N, *spatial, C] to [N, C].
+    """Return the mean over all positions: [N, *spatial, C] to [N, C].
 
     >>> global_avg_pool(jnp.arange(8.0).reshape(1, 2, 2, 2))
     Array([[3., 4.]], dtype=float32)
@@ -114,7 +114,7 @@ def global_avg_pool(x: ArrayLike) -> jax.Array:
 
 
 def global_max_pool(x: ArrayLike) -> jax.Array:
-    """The maximum over all positions: [N, *spatial, C] to [N, C].
+    """Return the maximum over all positions: [N, *spatial, C] to [N, C].
 
     >>> global_max_pool(jnp.arange(8.0).reshape(1, 2, 2, 2))
     Array([[6., 7.]], dtype=float32)
@@ -140,7 +140,7 @@ class _Windows(NamedTuple):
         )
 
     def counts(self, size: Sequence[int], include_pad: bool) -> jax.Array:
-        """How many values each window holds, [*out]: a product over the axes."""
+        """Return the number of values in each window, [*out]."""
         counts = jnp.ones((), jnp.int32)
         for n, k, s, (low, high), more in zip(
             size, self.shape, self.strides, self.pads, self.excess
