@@ -317,7 +317,7 @@ def test_a_skipped_step_can_be_looked_at(rng):
 
 def test_a_state_without_fault_says_so(rng):
     text = str(NotFinite(find_fault(_loss, _state(), _data(rng), batch_size=4)))
-    assert "repeated by itself it is" in text
+    assert "not reproducible outside the compiled steps" in text
 
 
 # --- the average of the parameters ---
