@@ -241,7 +241,6 @@ def test_a_trial_that_dies_or_fails_is_believed(status, said, tmp_path, monkeypa
     assert not support._passed("float32")
 
 
-@pytest.mark.stress
 @NEEDS_IT
 def test_no_drawn_configuration_ends_the_process():
     """In a process that may die; the last line of what it says names the draw."""
