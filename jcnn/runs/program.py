@@ -57,16 +57,18 @@ def find_program(make_recipe: Callable[..., Any]) -> Program:
     """The program whose code is running.
 
     It is the nearest caller that Python has as `__main__`: not the last one, which may
-    be a profiler. Where that is installed, a test runner or the stub of a command, it
-    is the module that calls jcnn.
+    be a profiler. Where that is installed, as test runners are, or is text that calls
+    what is installed, as in their workers, it is the module that calls jcnn.
 
     Args:
         make_recipe: The experiment's function, whose code is a part of what was typed.
     """
     namespaces = list(_callers())
-    started = [names for names in namespaces if names.get("__name__") == "__main__"]
-    names = started[0] if started else namespaces[0]
-    if is_installed(names.get("__file__") or ""):
+    modules = [names.get("__name__") for names in namespaces]
+    main = modules.index("__main__") if "__main__" in modules else 0
+    names = namespaces[main]
+    started = names if "__file__" in names else namespaces[max(main - 1, 0)]
+    if is_installed(started.get("__file__") or ""):
         names = namespaces[0]
     summary = (names.get("__doc__") or "").partition("\n\n")[0]
     file = Path(names.get("__file__") or "")

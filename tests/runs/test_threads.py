@@ -73,7 +73,8 @@ def test_threads_cannot_change_once_there_are_some(tmp_path, capsys):
         use_threads(now + 1)
     arguments = [f"--threads={now + 1}", f"--run-dir={tmp_path / 'run'}"]
     assert main(digits.Config, digits.recipe, arguments) == 2
-    assert f"begun to compute with {now}" in capsys.readouterr().err
+    error = f"--threads must be {now}, with which this process computes already"
+    assert error in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
