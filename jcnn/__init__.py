@@ -76,26 +76,15 @@ __all__ = [
     "train",
 ]
 
-_MODULES = (
-    "augment",
-    "compilation",
-    "data",
-    "experiment",
-    "finite",
-    "layers",
-    "metrics",
-    "models",
-    "order",
-    "runs",
-    "train",
-)
+# All functions are here already, so what is asked for later is a module.
+_LATER = (*__all__, "experiment")
 
 
 def __getattr__(name: str) -> _ModuleType:
-    if name in _MODULES:
+    if name in _LATER:
         return _import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *_LATER})

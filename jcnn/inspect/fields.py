@@ -44,11 +44,9 @@ def union(views: Sequence[View]) -> View:
 
 def to_rank(view: View, rank: int) -> View:
     """Return the view with axes of size 1 put before its own."""
-    return (
-        None
-        if view is None
-        else view.reshape(*(1,) * (rank + 1 - view.ndim), *view.shape)
-    )
+    if view is None:
+        return None
+    return view.reshape(*(1,) * (rank + 1 - view.ndim), *view.shape)
 
 
 def num_pixels(view: View) -> int | None:
@@ -266,8 +264,7 @@ def _reshape(view: np.ndarray, shape: Sequence[int], out: Sequence[int]) -> View
     full, new = [], []
     i = j = 0
     while i < len(shape) or j < len(out):
-        own, other = [i], [j]
-        m = n = 1
+        first, of_out, m, n = i, j, 1, 1
         while True:
             if m <= n and i < len(shape):
                 m, i = m * shape[i], i + 1
@@ -275,7 +272,7 @@ def _reshape(view: np.ndarray, shape: Sequence[int], out: Sequence[int]) -> View
                 n, j = n * out[j], j + 1
             if m == n:
                 break
-        own, other = range(own[0], i), range(other[0], j)
+        own, other = range(first, i), range(of_out, j)
         varies = any(view.shape[axis] > 1 for axis in own)
         full += [shape[axis] if varies else 1 for axis in own]
         new += [out[axis] if varies else 1 for axis in other]
@@ -323,7 +320,7 @@ def _compact(view: View) -> View:
     if view is None:
         return None
     for axis in range(view.ndim - 1):
-        first = view.take([0], axis) if view.shape[axis] > 1 else view
-        if view.shape[axis] > 1 and (view == first).all():
-            view = first
+        if view.shape[axis] > 1:
+            first = view.take([0], axis)
+            view = first if (view == first).all() else view
     return view

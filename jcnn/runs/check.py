@@ -11,6 +11,7 @@ import numpy as np
 from ..data import Dataset
 from ..train import Classification, check_example_metrics
 from .config import OptionError
+from .progress import is_accuracy
 from .recipe import Recipe, arrays, described, network_inputs, shapes_of, task_of
 
 # Other keys of a line of metrics.jsonl, and of the sums that become its means.
@@ -168,8 +169,8 @@ def _direction(recipe: Recipe) -> bool:
     watch = recipe.watch or ""
     if recipe.higher_is_better is not None:
         return recipe.higher_is_better
-    if watch.endswith(("accuracy", "loss")):
-        return watch.endswith("accuracy")
+    if is_accuracy(watch) or watch.endswith("loss"):
+        return is_accuracy(watch)
     raise OptionError(
         f"Recipe.higher_is_better must be True or False for the metric {watch!r} of "
         "validation images, got None"

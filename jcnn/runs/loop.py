@@ -14,18 +14,8 @@ from ..layers import Params, State
 from ..train import create
 from .check import check_recipe
 from .interrupt import catch_interrupt
-from .progress import (
-    model_table,
-    open_console,
-    progress_bar,
-    say,
-)
-from .recipe import (
-    Recipe,
-    input_dtypes,
-    network_inputs,
-    with_num_steps,
-)
+from .progress import model_table, open_console, progress_bar, say
+from .recipe import Recipe, input_dtypes, network_inputs, with_num_steps
 from .stepping import (
     compile_steps,
     count_steps,

@@ -91,7 +91,7 @@ def draw_curves(
     _set_title(figure, title)
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
         unit = 100 if is_accuracy(name) else 1
-        values = _draw_curve_pair(axes, metrics, name, unit=unit)
+        values = _draw_splits(axes, metrics, name, unit=unit)
         label = printable(f"{name} (%)" if unit == 100 else name)
         axes.set_ylabel(label, parse_math=False)
         if unit == 100:
@@ -211,7 +211,7 @@ def _set_title(figure: Figure, title: str) -> None:
     figure.suptitle(printable(title), fontsize=11, parse_math=False, usetex=False)
 
 
-def _draw_curve_pair(
+def _draw_splits(
     axes: Axes, metrics: list[dict[str, Any]], name: str, *, unit: float
 ) -> list[float]:
     """Draw what there is of each split; return all of the values."""

@@ -1,0 +1,1 @@
+"""What is in a run folder, written so that nothing is lost."""

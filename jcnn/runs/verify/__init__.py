@@ -1,0 +1,1 @@
+"""Whether two runs are the same, and what a run needs to be the same again."""
