@@ -16,7 +16,7 @@ from ._dropout import dropout
 from ._im2col import col2im, im2col
 from .combine import parallel, residual, serial
 from .engine.acceleration import accelerate
-from .engine.dropin import conv_general_dilated
+from .engine.general import conv_general_dilated
 from .inspect.explanation import explain
 from .inspect.summary import summarize
 from .layers import Layer

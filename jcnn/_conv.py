@@ -12,7 +12,6 @@ from ._dense import add_bias, check_bias
 from ._dtypes import result_dtype, same, wide
 from ._shapes import (
     Padding,
-    Pairs,
     dilated,
     flag,
     image,
@@ -23,7 +22,7 @@ from ._shapes import (
 )
 from .engine.eager import at_once
 from .engine.general import convolve_general
-from .engine.lax_arguments import Convolution
+from .engine.lax_arguments import Convolution, channels_last
 from .engine.planner import check_impl
 from .engine.transposed import transposed_kernel
 
@@ -105,20 +104,18 @@ def conv(
     size = dilated(x.shape[1:-1], input_dilation)
     pads = pad_pairs(padding, size, window, strides)
     output_size(size, window, strides, pads)
-    return _biased(
-        x,
-        kernel,
-        bias,
-        strides=strides,
-        pads=pads,
-        padding_mode=_mode(padding_mode),
-        input_dilation=input_dilation,
-        kernel_dilation=kernel_dilation,
-        groups=feature_group_count,
+    mode = _mode(padding_mode)
+    convolution = Convolution(
+        strides,
+        pads,
+        input_dilation,
+        kernel_dilation,
+        channels_last(rank),
+        feature_group_count=feature_group_count,
         precision=precision,
         preferred_element_type=dtype,
-        impl=impl,
     )
+    return _biased(x, kernel, bias, convolution=convolution, mode=mode, impl=impl)
 
 
 @at_once
@@ -127,29 +124,12 @@ def _biased(
     kernel: jax.Array,
     bias: jax.Array | None,
     *,
-    strides: tuple[int, ...],
-    pads: Pairs,
-    padding_mode: str,
-    input_dilation: tuple[int, ...],
-    kernel_dilation: tuple[int, ...],
-    groups: int,
-    precision: Any,
-    preferred_element_type: DTypeLike | None,
+    convolution: Convolution,
+    mode: str,
     impl: str,
 ) -> jax.Array:
-    x, pads = _pad_by_mode(x, pads, padding_mode, input_dilation)
-    spatial = "DHW"[-len(pads) :]
-    layouts = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
-    convolution = Convolution(
-        strides,
-        pads,
-        input_dilation,
-        kernel_dilation,
-        lax.conv_dimension_numbers(x.shape, kernel.shape, layouts),
-        feature_group_count=groups,
-        precision=precision,
-        preferred_element_type=preferred_element_type,
-    )
+    if mode != "ZEROS":
+        x, convolution = _pad_by_mode(x, convolution, mode)
     return add_bias(convolve_general(x, kernel, convolution, impl), bias)
 
 
@@ -343,26 +323,23 @@ def _mode(padding_mode: Any) -> str:
 
 
 def _pad_by_mode(
-    x: jax.Array, pads: Pairs, padding_mode: str, input_dilation: tuple[int, ...]
-) -> tuple[jax.Array, Pairs]:
-    """Pad x by a mode other than zeros; return x and the padding that remains."""
-    if padding_mode == "ZEROS":
-        return x, pads
-    if any(d > 1 for d in input_dilation):
+    x: jax.Array, convolution: Convolution, mode: str
+) -> tuple[jax.Array, Convolution]:
+    """Return x padded by a mode other than zeros, and the convolution of that."""
+    dilation, pads = convolution.lhs_dilation, convolution.padding
+    if any(d > 1 for d in dilation):
         raise ValueError(
-            f"padding_mode={padding_mode!r} needs input_dilation 1, "
-            f"got {input_dilation}"
+            f"padding_mode={mode!r} needs input_dilation 1, got {dilation}"
         )
     if 0 in x.shape[1:-1]:
         raise ValueError(
-            f"padding_mode={padding_mode!r} needs a non-empty image, got x {x.shape}"
+            f"padding_mode={mode!r} needs a non-empty image, got x {x.shape}"
         )
     around = [(max(low, 0), max(high, 0)) for low, high in pads]
     wider = x.astype(wide(x.dtype))  # edges are repeated: their gradients are sums
-    padded = jnp.pad(wider, ((0, 0), *around, (0, 0)), mode=_MODES[padding_mode])
-    return padded.astype(x.dtype), tuple(
-        (min(low, 0), min(high, 0)) for low, high in pads
-    )
+    padded = jnp.pad(wider, ((0, 0), *around, (0, 0)), mode=_MODES[mode])
+    crop = tuple((min(low, 0), min(high, 0)) for low, high in pads)
+    return padded.astype(x.dtype), convolution._replace(padding=crop)
 
 
 def _transposed_pads(

@@ -179,7 +179,7 @@ def less(a: int, b: int) -> bool:
 def output_size(
     size: Sequence[int], window: Sequence[int], strides: Sequence[int], pads: Pairs
 ) -> tuple[int, ...]:
-    """Return floor((size + low + high - window) / stride) + 1 per dimension.
+    """Return `num_positions`, which must not be less than 1.
 
     Raises:
         ValueError: If the window does not fit into the padded input.
@@ -191,7 +191,12 @@ def output_size(
                 f"padded by {(lo, hi)} in spatial dimension {axis} of x "
                 "[N, *spatial, C]"
             )
-    return tuple(
-        (n + lo + hi - k) // s + 1
-        for n, k, s, (lo, hi) in zip(size, window, strides, pads)
-    )
+    return num_positions(size, window, strides, pads)
+
+
+def num_positions(
+    size: Sequence[int], window: Sequence[int], strides: Sequence[int], pads: Pairs
+) -> tuple[int, ...]:
+    """Return floor((size + low + high - window) / stride) + 1 per dimension."""
+    axes = zip(size, window, strides, pads)
+    return tuple((n + low + high - k) // s + 1 for n, k, s, (low, high) in axes)

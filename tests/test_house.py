@@ -7,11 +7,11 @@ _APART = {"__main__.py", "_files.py", "_untrusted.py", "experiment.py"}
 
 # The aims are 3,300, 2,600, 550, 2,600, below 9,000, and 340.
 BUDGETS = {
-    "library": 4_758,
-    "engine": 4_541,
+    "library": 4_740,
+    "engine": 4_463,
     "data": 871,
     "runs": 5_880,
-    "all": 16_880,
+    "all": 16_784,
     "a file": 556,
 }
 

@@ -5,7 +5,7 @@ In the order of reading. Convolutions: `general` (any that lax has), of `lax_arg
 derivatives and batches), `lowering`, `planner` (the choice of an algorithm),
 `algorithm` and `algorithms/`. These share `blocks`, `transposed`, `padding`, `toom` and
 `onednn/`, the library inside jaxlib. `policies` serves `jax.checkpoint`. Then `pools/`
-and `sums`. `dropin`, `acceleration` and `replacements` bring them to other libraries.
+and `sums`. `acceleration` and `replacements` bring them to other libraries.
 All of them: `declaration` (of a primitive), `eager` (outside `jax.jit`), `sharding`
 (several devices), `xla_faults` (what XLA gets wrong), `processor`, `children`.
 

@@ -1,6 +1,11 @@
 """Any convolution that lax can express, by the algorithm named or chosen."""
 
+from functools import wraps
+from typing import Any
+
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from .canonical import canonicalize
@@ -8,6 +13,35 @@ from .lax_arguments import Convolution
 from .planner import check_supported, unsupported_reason
 from .primitive import convolve
 from .sharding import compiled_as, sharded_by_type
+from .xla_faults import of_lax
+
+
+@wraps(of_lax, assigned=(), updated=())
+def conv_general_dilated(
+    lhs: jax.Array, rhs: jax.Array, *arguments: Any, **settings: Any
+) -> jax.Array:
+    """Compute `jax.lax.conv_general_dilated`, on a CPU by faster algorithms.
+
+    Arguments, result and errors are lax's own. What no fast algorithm covers goes to
+    lax. Pass it to Flax as `nnx.Conv(…, conv_general_dilated=…)`, or call it.
+
+    >>> x = jnp.arange(4.0).reshape(1, 1, 4)
+    >>> conv_general_dilated(x, jnp.ones((1, 1, 2)), (1,), "VALID")
+    Array([[[1., 3., 5.]]], dtype=float32)
+    """
+    # lax itself checks the arguments and brings them to one form.
+    program = jax.make_jaxpr(lambda *ab: of_lax(*ab, *arguments, **settings))(lhs, rhs)
+    (params,) = [
+        eqn.params
+        for eqn in program.eqns
+        if eqn.primitive is lax.conv_general_dilated_p
+    ]
+    return convolve_general(
+        jnp.asarray(lhs),
+        jnp.asarray(rhs),
+        Convolution.of(params),
+        sharding=params["out_sharding"],
+    )
 
 
 def convolve_general(

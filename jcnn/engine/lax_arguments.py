@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from .._shapes import Pairs, dilated
+from .._shapes import Pairs, dilated, num_positions
 from .xla_faults import (
     Steps,
     conv_general_dilated,
@@ -16,6 +16,12 @@ from .xla_faults import (
     pad_apart,
     split_padding,
 )
+
+
+def channels_last(rank: int) -> lax.ConvDimensionNumbers:
+    """Return the order of axes in images NHWC and kernels HWIO."""
+    image = (0, rank + 1, *range(1, rank + 1))
+    return lax.ConvDimensionNumbers(image, (rank + 1, rank, *range(rank)), image)
 
 
 class Convolution(NamedTuple):
@@ -101,13 +107,6 @@ class Convolution(NamedTuple):
         numbers = self.dimension_numbers
         pixels = [lhs.shape[axis] for axis in numbers.lhs_spec[2:]]
         taps = [rhs.shape[axis] for axis in numbers.rhs_spec[2:]]
-        outputs = [
-            (n + low + high - k) // s + 1
-            for n, k, s, (low, high) in zip(
-                dilated(pixels, self.lhs_dilation),
-                self.window(rhs),
-                self.window_strides,
-                self.padding,
-            )
-        ]
+        size, window = dilated(pixels, self.lhs_dilation), self.window(rhs)
+        outputs = num_positions(size, window, self.window_strides, self.padding)
         return list(zip(pixels, taps, outputs))

@@ -7,8 +7,7 @@ import pytest
 from jax import lax
 
 from jcnn.engine.canonical import canonicalize
-from jcnn.engine.dropin import conv_general_dilated
-from jcnn.engine.general import convolve_general
+from jcnn.engine.general import conv_general_dilated, convolve_general
 from jcnn.engine.lax_arguments import Convolution
 from tests.helpers.stress import few_of
 

@@ -15,7 +15,7 @@ from jaxlib.mlir.dialects import stablehlo
 
 from jcnn import conv
 from jcnn.engine.acceleration import accelerate
-from jcnn.engine.dropin import conv_general_dilated
+from jcnn.engine.general import conv_general_dilated
 
 
 def axes_like_groups(function, *operands) -> int:

@@ -28,7 +28,7 @@ from jcnn import (
     max_pool,
     min_pool,
 )
-from jcnn.engine.dropin import conv_general_dilated
+from jcnn.engine.general import conv_general_dilated
 from jcnn.engine.sums import total
 from jcnn.inspect.jaxprs import equations
 from tests.helpers.oracle import assert_close

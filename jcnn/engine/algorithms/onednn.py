@@ -12,14 +12,16 @@ from ..onednn import calls
 from ..padding import pad
 from ..problem import Problem
 from ..transposed import transposed, transposed_kernel
-from . import onednn_kernel_gradient
-from .onednn_kernel_gradient import kernel_gradient
+from .onednn_kernel_gradient import way_of
 
 
 def unsupported_reason(problem: Problem) -> str | None:
     problem = problem.one_model()
     if problem.op == "kernel_gradient":
-        return onednn_kernel_gradient.unsupported_reason(problem)
+        if problem.groups > 1:
+            return "it computes gradients to the kernel of 1 group"
+        called = way_of(problem).called
+        return called and calls.unsupported_reason(called)
     if problem.op == "input_gradient":
         if any(s > 1 for s in problem.strides):
             return "it computes gradients to the input only without strides"
@@ -37,6 +39,10 @@ def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Array:
     return forward(transposed(problem), y, transposed_kernel(kernel, problem.groups))
+
+
+def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
+    return way_of(problem).compute(x, y)
 
 
 def _on_a_line(problem: Problem) -> Problem:
@@ -57,15 +63,11 @@ def _plainest(problem: Problem) -> Problem:
 
 
 def _operations(problem: Problem) -> int:
-    if problem.op != "kernel_gradient":
-        return 1
-    return onednn_kernel_gradient.operations(problem)
+    return way_of(problem).operations if problem.op == "kernel_gradient" else 1
 
 
 def _temporary_bytes(problem: Problem) -> int:
-    if problem.op != "kernel_gradient":
-        return 0
-    return onednn_kernel_gradient.temporary_bytes(problem)
+    return way_of(problem).temporary_bytes if problem.op == "kernel_gradient" else 0
 
 
 ONEDNN = Algorithm(

@@ -6,11 +6,13 @@ all draws that `tests/stress/onednn.py` makes it takes the first.
 
 from functools import partial
 from itertools import count, islice
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._shapes import num_positions
 from ..algorithms.lax import LAX
 from ..algorithms.onednn import ONEDNN
 from ..problem import Problem
@@ -33,7 +35,7 @@ def draw(rng: np.random.Generator) -> Problem:
     # Gradients are asked for with padding within the window alone.
     most = 1 if op == "forward" else -1
     widest = 3 if depthwise else 99
-    pads = tuple(_sizes(rng, 2, 0, min(w + most, widest)) for w in window)
+    pads: Any = tuple(_sizes(rng, 2, 0, min(w + most, widest)) for w in window)
     groups = int(rng.choice([2, 3, 8, 24] if depthwise else [1, 1, 1, 2, 3, 8]))
     groups = groups if rank else 1
     each = [1] if depthwise else [1, 1, 2, 5, 16, 32]
@@ -43,15 +45,12 @@ def draw(rng: np.random.Generator) -> Problem:
         op=op,  # pyright: ignore
         batch=int(rng.choice([1, 2, 3, 4, 17, 40])),
         input_size=size,
-        output_size=tuple(
-            (n + sum(pair) - w) // s + 1
-            for n, pair, w, s in zip(size, pads, window, strides)
-        ),
+        output_size=num_positions(size, window, strides, pads),
         kernel_size=kernel,
         in_channels=inputs,
         out_channels=outputs,
         strides=strides,
-        padding=pads,  # pyright: ignore
+        padding=pads,
         dilation=dilation,
         groups=groups,
         dtype=dtype,

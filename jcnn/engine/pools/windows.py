@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..._shapes import Pairs
+from ..._shapes import Pairs, num_positions
 from ..padding import pad
 
 MOST_TAPS = 64  # of a window: programs grow with them
@@ -30,12 +30,7 @@ class Windows(NamedTuple):
     @property
     def outputs(self) -> tuple[int, ...]:
         """How many windows there are."""
-        return tuple(
-            (n + low + high - k) // s + 1
-            for n, k, s, (low, high) in zip(
-                self.size, self.shape, self.strides, self.padding
-            )
-        )
+        return num_positions(*self)
 
     @property
     def few_taps(self) -> bool:
