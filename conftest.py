@@ -5,14 +5,21 @@ from collections import Counter, defaultdict
 from itertools import combinations
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+# Optimizing programs takes most of the tests' time, also in processes that they start.
+# JAX_DISABLE_MOST_OPTIMIZATIONS=false tests the programs that users have.
+_QUICK = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true") == "true"
+_UNOPTIMIZED = (
+    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
+_FLAGS = os.environ.get("XLA_FLAGS", "").replace(_UNOPTIMIZED, "")  # of pytest-xdist
+_FLAGS += " --xla_force_host_platform_device_count=2"
+os.environ["XLA_FLAGS"] = _FLAGS + _UNOPTIMIZED * _QUICK
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from jax._src import compiler  # noqa: E402
 
 settings.register_profile("few", max_examples=5, derandomize=True, deadline=None)
 settings.register_profile(
@@ -108,11 +115,23 @@ def programs_forgotten():
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
-    """For modules that compare up to rounding: LLVM does not optimize programs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def full_compilation():
+    """For modules whose subject is what XLA makes of programs: they are optimized."""
+    options = compiler.get_compile_options
+
+    def full(*args, env_options_overrides=None, **kwargs):
+        overrides = {"xla_cpu_use_fusion_emitters": "True"}
+        overrides |= env_options_overrides or {}
+        return options(*args, env_options_overrides=overrides, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        # JAX has no public way to give options to programs of single operations.
+        patch.setattr(compiler, "get_compile_options", full)
+        patch.setenv("XLA_FLAGS", _FLAGS)
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "false")
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+    jax.config.update("jax_disable_most_optimizations", _QUICK)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from jcnn.engine import acceleration
 from jcnn.engine.acceleration import accelerate, in_force
 from jcnn.engine.lax_arguments import Convolution
 
-pytestmark = pytest.mark.cover(1)
+pytestmark = [pytest.mark.usefixtures("full_compilation"), pytest.mark.cover(1)]
 
 
 def _gradients():

@@ -11,8 +11,6 @@ from jcnn.engine.general import conv_general_dilated, convolve_general
 from jcnn.engine.lax_arguments import Convolution
 from tests.helpers.stress import few_of
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TOLERANCE = 1e-5  # of the largest value, which covers Winograd's errors too
 
 

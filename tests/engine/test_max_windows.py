@@ -9,7 +9,7 @@ from jax import lax
 from jcnn.engine.pools.maxima import max_windows
 from jcnn.engine.pools.windows import Windows
 
-pytestmark = pytest.mark.cover(1)
+pytestmark = [pytest.mark.usefixtures("full_compilation"), pytest.mark.cover(1)]
 
 NONE = (0, 0)
 SIZE = (2, 9, 8, 3)

@@ -26,6 +26,8 @@ from jcnn.engine.problem import Problem
 from tests.helpers import oracle
 from tests.helpers.stress import few_of
 
+pytestmark = pytest.mark.usefixtures("full_compilation")
+
 _ROOT = Path(__file__).parents[2]
 NEEDS_IT = pytest.mark.skipif(
     unavailable_reason("float32") is not None, reason="this jaxlib has no oneDNN"

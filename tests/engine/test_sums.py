@@ -16,6 +16,8 @@ from jax.test_util import check_grads
 from jcnn.engine.sums import broadcast, total
 from tests.helpers.stress import few_of
 
+pytestmark = pytest.mark.usefixtures("full_compilation")
+
 CASES = [
     ((128, 16, 16, 16), (0, 1, 2)),
     ((8, 31, 3), (0, 1)),

@@ -12,7 +12,7 @@ from jcnn import avg_pool, max_pool, min_pool
 from jcnn.engine.pools.sums import window_sums
 from jcnn.engine.pools.windows import Windows, scatter, taps
 
-pytestmark = pytest.mark.cover(1)
+pytestmark = [pytest.mark.usefixtures("full_compilation"), pytest.mark.cover(1)]
 
 _AXIS = st.tuples(
     st.integers(1, 7),  # pixels

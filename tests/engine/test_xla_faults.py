@@ -17,6 +17,8 @@ from jcnn import conv
 from jcnn.engine.acceleration import accelerate
 from jcnn.engine.general import conv_general_dilated
 
+pytestmark = pytest.mark.usefixtures("full_compilation")
+
 
 def axes_like_groups(function, *operands) -> int:
     """How many axes look like groups to XLA and have not as many pixels as taps."""

@@ -16,7 +16,7 @@ from tests.helpers import oracle
 from tests.helpers.oracle import IMPLS, assert_close
 
 pytestmark = [
-    pytest.mark.usefixtures("strict_promotion", "quick_compilation"),
+    pytest.mark.usefixtures("strict_promotion"),
     pytest.mark.cover(2),
 ]
 

@@ -15,7 +15,6 @@ from jcnn.models import lenet5, resnet18, resnet20, small_cnn, vgg
 from tests.helpers.stress import few_of
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
     pytest.mark.cover(1),
 ]
 

@@ -35,7 +35,6 @@ from tests.helpers.oracle import assert_close
 from tests.helpers.stress import few_of
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
     pytest.mark.cover(1),
 ]
 

@@ -21,6 +21,8 @@ from jcnn.doctor import report as doctor
 from jcnn.doctor.faults import FAULTS, program, verdict
 from jcnn.engine.children import Ended, run
 
+pytestmark = pytest.mark.usefixtures("full_compilation")
+
 _LOCK = "import fcntl, time; f = open({!r}, 'w'); fcntl.flock(f, fcntl.LOCK_EX); " + (
     "f.write('locked'); f.flush(); time.sleep(99)"
 )

@@ -24,6 +24,8 @@ from tests.stress.convolutions.definition import Results, by_pytorch, defined
 from tests.stress.convolutions.drawing import FOR_ALL, WIDER, Example, channels_last
 from tests.stress.convolutions.ways import ways_of
 
+pytestmark = pytest.mark.usefixtures("full_compilation")
+
 EXAMPLES, PART = 200, 50  # the script's docstring names the former
 
 

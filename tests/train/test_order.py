@@ -80,6 +80,37 @@ def test_an_epoch_of_a_large_set_is_a_permutation_late_in_the_run():
     assert np.array_equal(np.sort(epoch), np.arange(n))
 
 
+# --- the shuffle is that of the paper ---
+
+
+def _shuffled(place, n, coins):
+    """Figure 1 of Hoang et al. (2012), with integers of Python."""
+    for shift, salt in zip(*coins):
+        partner = (shift - place) % n
+        if _murmur(max(place, partner) ^ salt) % 2:
+            place = partner
+    return place
+
+
+def _murmur(bits):
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        bits = (bits ^ bits >> shift) * factor % 2**32
+    return bits
+
+
+@pytest.mark.parametrize("n, batch_size", [(7, 5), (50, 100)])
+def test_the_order_is_the_papers(n, batch_size):
+    """And so an old run can be repeated: these numbers may never change."""
+    stream = []
+    for epoch in range(3):
+        key = jax.random.fold_in(KEY, epoch)
+        coins = jax.random.bits(key, (2, 96), "uint32").tolist()
+        stream += [_shuffled(place, n, coins) for place in range(n)]
+    steps = len(stream) // batch_size
+    got = _batches(range(steps), n, batch_size).ravel()
+    assert got.tolist() == stream[: steps * batch_size]
+
+
 # --- the stream does not depend on how it is cut ---
 
 
