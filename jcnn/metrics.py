@@ -228,10 +228,7 @@ def iou(matrix: ArrayLike) -> np.ndarray:
 
 
 def mean_iou(matrix: ArrayLike) -> float:
-    """Return the mean of `iou` over the classes that occur.
-
-    Args:
-        matrix: Counts [K, K] of `confusion_matrix`, summed.
+    """Return the mean of the matrix's `iou` over the classes that occur.
 
     >>> mean_iou([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
     0.775

@@ -1,8 +1,8 @@
 """The order of examples as a pure function of a key and the step.
 
 Examples come as an endless stream of epochs, each a permutation of the whole set drawn
-anew; batch k is the stream's k-th piece, and may reach over the end of an epoch. So
-there is no iterator to save: any batch of a run can be computed, inside jit too.
+anew; batch k is the stream's k-th piece, and may reach over the end of an epoch. No
+iterator has to be saved: any batch can be computed, inside jit too.
 """
 
 import jax
@@ -23,15 +23,13 @@ def batch_indices(
     Args:
         key: Of `jax.random.key`; the same for all steps of a run.
         step: Integer scalar, from 0 to 2^32 - 1.
-        num_examples: Of the data set.
-        batch_size: Of every step.
+        num_examples, batch_size: Of the data set, and of every step.
 
     Returns:
         int32 [batch_size], values from 0 to num_examples - 1.
 
     Raises:
-        ValueError: If a size is less than 1, or a step that is no JAX array (whose
-            value may not be known yet) is out of range.
+        ValueError: If a size or a step that is no JAX array is out of range.
         TypeError: If the step is no integer.
 
     >>> key = jax.random.key(0)
@@ -41,7 +39,12 @@ def batch_indices(
     """
     n = integer("num_examples", num_examples, minimum=1)
     batch = integer("batch_size", batch_size, minimum=1)
-    epoch, place = _position(_checked(step), batch, n)
+    # One program, so that a call outside of jit does not compile loops anew.
+    return jax.jit(_indices, static_argnums=(2, 3))(key, _checked(step), n, batch)
+
+
+def _indices(key: jax.Array, step: jax.Array, n: int, batch: int) -> jax.Array:
+    epoch, place = _position(step, batch, n)
     place = place + jnp.arange(batch, dtype=jnp.uint32)
     order = jax.vmap(lambda e, p: _permuted(jax.random.fold_in(key, e), p, n))
     return order(epoch + place // n, place % n).astype(jnp.int32)

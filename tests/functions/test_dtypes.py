@@ -86,13 +86,17 @@ def _drawn(rng, shape, dtype):
 def _exactly(function, x, seed, cotangent=None):
     """The result and x's gradient in float64, by the same function on wide numbers."""
     wide = "complex128" if np.iscomplexobj(x) else "float64"
+    draw = _draw(seed, x.dtype.name, wide)
+
+    @jax.jit
+    def run(x, cotangent):
+        result, pull = jax.vjp(lambda x: function(x, draw), x)
+        return result, None if cotangent is None else pull(cotangent)[0]
+
     with jax.enable_x64(True):
-        draw = _draw(seed, x.dtype.name, wide)
-        result, pull = jax.vjp(lambda x: function(x, draw), jnp.asarray(x.astype(wide)))
-        if cotangent is None:
-            return np.asarray(result), None
-        (gradient,) = pull(jnp.asarray(np.asarray(cotangent).astype(wide)))
-        return np.asarray(result), np.asarray(gradient)
+        if cotangent is not None:
+            cotangent = np.asarray(cotangent).astype(wide)
+        return jax.device_get(run(x.astype(wide), cotangent))
 
 
 def _draw(seed, dtype, given=None):

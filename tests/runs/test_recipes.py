@@ -27,6 +27,7 @@ from jcnn.runs import (
 )
 from jcnn.runs.recipe import cast_inputs, input_dtypes, network_inputs
 from jcnn.train import batch_at, classification, create, make_step
+from tests.helpers.stress import few_of
 
 SEED = 3
 
@@ -61,7 +62,7 @@ def _fit(recipe, run_dir, **options):
     run_dir.mkdir(exist_ok=True)
     text = io.StringIO()
     console = Console(file=text, width=100)
-    how = {"epochs": 2, "batch_size": 4} | options
+    how = {"epochs": 2, "batch_size": 4, "pictures": False} | options
     result = fit(recipe, run_dir, seed=SEED, console=console, **how)
     return result, text.getvalue().splitlines()
 
@@ -91,7 +92,7 @@ def _regression(layer, prepare=_scaled, *, with_loss=True):
 def test_a_regression_is_trained_told_and_drawn(watch, tmp_path):
     layer = _flat(1)
     recipe = _recipe(layer, losses=_regression(layer), watch=watch)
-    result, lines = _fit(recipe, tmp_path)
+    result, lines = _fit(recipe, tmp_path, pictures=True)
     params, state = read_weights(tmp_path / "params.safetensors")
     y, _ = layer.apply(params, state, _scaled(jnp.asarray(recipe.test.image), None))
     error = np.asarray(y, np.float64)[:, 0] - recipe.test.label
@@ -294,6 +295,7 @@ def _coloured(images, key):
     ids=["padded", "resized", "coloured", "flattened"],
 )
 @pytest.mark.parametrize("known", ["classification", "prepare"])
+@pytest.mark.cover(1)
 def test_parameters_are_made_for_what_prepare_gives(prepare, shape, known, tmp_path):
     layer = serial(flatten=flatten, head=Dense(3))
     losses = classification(layer, prepare)
@@ -315,7 +317,7 @@ def test_test_images_may_be_larger_where_the_network_takes_them(tmp_path):
         assert 0 <= result.tested["accuracy"] <= 1
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("dtype", few_of(["bfloat16", "float16", "float32"], 1))
 def test_the_dtype_of_inputs_does_not_decide_that_of_parameters(dtype, tmp_path):
     """Layers of one's own may look at it; they always saw float32."""
     seen = []
