@@ -1,12 +1,17 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and read up to a limit."""
 
 import errno
+import json
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
-# How file systems say that they do not have an operation at all, as those of networks
-# and of user space often do; 524 is Linux's own ENOTSUPP, which some let through.
+MOST_JSON = 4 << 20  # bytes of a JSON object
+
+# Errors of file systems without an operation, as those of networks and of user space;
+# 524 is Linux's own ENOTSUPP, which some let through.
 NOT_THERE = {
     errno.EINVAL,
     errno.ENOLCK,
@@ -18,14 +23,10 @@ NOT_THERE = {
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that nobody ever sees half of it, not even after a power cut.
-
-    Args:
-        path: The file, new or to be replaced.
-        content: All of its bytes.
+    """Write a file, new or replaced, whole or not at all, even after a power cut.
 
     Raises:
-        OSError: If it cannot be written, with the file's name; what was there stays.
+        OSError: If it cannot be written, with the file's name; an old one stays.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -35,7 +36,7 @@ def write_file(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.unlink(missing_ok=True)  # it may even be a link to elsewhere
+        temporary.unlink(missing_ok=True)  # it may be a link
         with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
@@ -49,16 +50,66 @@ def write_file(path: Path, content: bytes) -> None:
             temporary.unlink()
 
 
-def sync_folder(folder: Path) -> None:
-    """Let a power cut not undo which files a folder has, where the system can do so.
+def open_file(path: Path, most: int) -> BinaryIO:
+    """Open a regular file for reading.
 
-    >>> sync_folder(Path("."))
+    Raises:
+        OSError: If it cannot be opened.
+        ValueError: If it is no regular file, or larger than `most` bytes.
+
+    >>> open_file(Path("."), 9)
+    Traceback (most recent call last):
+        ...
+    ValueError: .: not a file
     """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path}: not a file")
+    if status.st_size > most:
+        raise ValueError(
+            f"{path}: must have at most {most} bytes, has {status.st_size}"
+        )
+    return open(path, "rb")
+
+
+def read_object(path: Path, *, most: int = MOST_JSON) -> dict[str, Any]:
+    """Read the JSON object that a file holds.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is larger than `most` bytes, or not one JSON object.
+    """
+    with open_file(path, most) as file:
+        return parse_object(file.read(), str(path))
+
+
+def parse_object(content: bytes, place: str) -> dict[str, Any]:
+    """Parse a JSON object; errors begin with `place`.
+
+    Raises:
+        ValueError: If it is not one JSON object.
+
+    >>> parse_object(b"[3]", "a.jsonl, line 2")
+    Traceback (most recent call last):
+        ...
+    ValueError: a.jsonl, line 2: not a JSON object
+    """
+    try:
+        value = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{place}: not a JSON object")
+    return value
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names of a folder's files survive a power cut, where the system can."""
     if os.name != "posix":
         return
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # it may be written and not be listed
+    except PermissionError:  # it may be written but not listed
         return
     try:
         sync(descriptor)
@@ -67,16 +118,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync(descriptor: int) -> None:
-    """Let a power cut not undo what was written, where the file system can do so.
-
-    Args:
-        descriptor: Of an open file or folder.
+    """Make an open file or folder survive a power cut, where the file system can.
 
     Raises:
-        OSError: If it can be done and has failed.
-
-    >>> with open(os.devnull, "rb") as file:
-    ...     sync(file.fileno())
+        OSError: If the file system can but has failed.
     """
     try:
         os.fsync(descriptor)
@@ -86,13 +131,10 @@ def sync(descriptor: int) -> None:
 
 
 def expand_home(path: Path) -> Path:
-    """The path with the home folder for a `~` at its beginning, as shells have it.
-
-    Args:
-        path: A path that a user gave; a shell leaves `--run-dir=~/a` as it is.
+    """Replace a leading `~` by the home folder; shells leave it in `--run-dir=~/a`.
 
     Raises:
-        FileNotFoundError: If this user has no home folder, or there is no such user.
+        FileNotFoundError: If there is no such home folder.
 
     >>> expand_home(Path("runs/~")) == Path("runs/~")
     True
@@ -106,17 +148,15 @@ def expand_home(path: Path) -> Path:
 
 
 def user_cache() -> Path:
-    """The folder jcnn may write to: `$XDG_CACHE_HOME/jcnn` or `~/.cache/jcnn`.
+    """Return jcnn's cache folder: `$XDG_CACHE_HOME/jcnn` or `~/.cache/jcnn`.
 
-    A user without a home has a folder that cannot be made, which is like any home
-    that cannot be written: an OSError where it is used.
+    For a user without a home it is a folder that cannot be made.
 
     >>> user_cache().name
     'jcnn'
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG rules say that a relative path is to be ignored.
-    if os.path.isabs(base):
+    if os.path.isabs(base):  # the XDG rules ignore relative paths
         return Path(base) / "jcnn"
     try:
         return Path.home() / ".cache" / "jcnn"
@@ -125,7 +165,7 @@ def user_cache() -> Path:
 
 
 def unused(path: Path) -> Path:
-    """The path if there is nothing, else the first with a number after it.
+    """Return the path, with the first free number after it if it exists.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -142,23 +182,12 @@ def unused(path: Path) -> Path:
 
 
 def open_no_link(path: str, flags: int) -> int:
-    """An `opener` for `open` that follows no link out of the file's folder.
-
-    >>> with open(os.devnull, "ab", opener=open_no_link) as file:
-    ...     file.write(b"line")
-    4
-    """
+    """Open a file but no symbolic link: an `opener` for `open`."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def named(error: OSError, path: Path) -> OSError:
-    """The same error with the name of the file, which errors of writing lack.
-
-    >>> named(OSError(28, "No space left on device"), Path("a.txt"))
-    OSError(28, 'No space left on device')
-    >>> print(_)
-    [Errno 28] No space left on device: 'a.txt'
-    """
+    """Return the error with the name of the file, which errors of writing lack."""
     if error.errno is None:
         return OSError(f"{path}: {error}")
     return OSError(error.errno, error.strerror, str(path))

@@ -13,7 +13,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from PIL import Image
 
-from .._untrusted import read_object
+from .._files import read_object
 from . import tfrecord
 from .dataset import DataError, Dataset, from_arrays
 from .example import parse_example

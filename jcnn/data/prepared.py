@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._files import expand_home
-from .._untrusted import read_object
+from .._files import expand_home, read_object
 from .dataset import DataError
 from .splits import check_split
 

@@ -1,5 +1,6 @@
 """Standard output and errors that a run outlives: nothing that is printed ends it."""
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -47,6 +48,15 @@ def printable(text: str) -> str:
     'a\\\\nb\\\\x1b[2J é \\\\udce9'
     """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def in_line(value: Any) -> str:
+    """Return a value read from a file as one printable line: text, or else JSON.
+
+    >>> in_line("a\\nb"), in_line([1, None])
+    ('a\\\\nb', '[1, null]')
+    """
+    return printable(value) if isinstance(value, str) else json.dumps(value)
 
 
 class _Lasting:

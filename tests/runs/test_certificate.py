@@ -19,7 +19,7 @@ from jcnn.runs.store.digests import (
     host_arrays,
     take_snapshot,
 )
-from jcnn.runs.verify.certificate import data_line, refuse_other_data, state_line
+from jcnn.runs.verify.certificate import check_data, data_line, state_line
 from jcnn.train import create
 
 
@@ -119,20 +119,20 @@ def test_other_data_are_refused_and_named(tmp_path, rng):
     train, test = _data(rng), _data(rng)
     line = data_line(train, test)
     path = tmp_path / "certificate.jsonl"
-    refuse_other_data(path, line)
+    check_data(path, line)
     path.write_text(json.dumps(line) + "\n")
-    refuse_other_data(path, line)
+    check_data(path, line)
     pixels = train.image.copy()
     pixels[0, 0, 0, 0] ^= 1
     other = data_line(from_arrays(pixels, train.label, 3), test)
     with pytest.raises(OptionError, match="train/image: uint8") as error:
-        refuse_other_data(path, other)
+        check_data(path, other)
     assert "label" not in str(error.value) and "test/" not in str(error.value)
     path.write_text(json.dumps(line | {"format": 99}) + "\n")
-    with pytest.raises(OptionError, match="format 99"):
-        refuse_other_data(path, line)
+    with pytest.raises(OptionError, match="format must be 1, got 99"):
+        check_data(path, line)
     path.write_text('{"format": 1, "data": 3}\n')
     with pytest.raises(OptionError, match="nothing"):
-        refuse_other_data(path, line)
+        check_data(path, line)
     path.write_text("no JSON\n")
-    refuse_other_data(path, line)
+    check_data(path, line)

@@ -305,7 +305,7 @@ def test_reproduce_names_the_lines_and_runs_the_recorded_source(begun, changed):
     Path("finished").rename(changed)
     before = _content(changed)
     status, lines = _reproduce()
-    assert (status, lines[0]) == (1, "they part at step 2: params, opt_state")
+    assert (status, lines[0]) == (1, "they differ from step 2 on: params, opt_state")
     assert '  -    return images.astype("float32") / 255' in lines
     assert lines[-1] == "  --recorded-source runs the recorded one"
     status, lines = _reproduce("--recorded-source")

@@ -49,8 +49,13 @@ from jcnn.runs.store.digests import digest_tree, take_snapshot
 from jcnn.runs.store.folder import read_record, write_config, write_json
 from jcnn.runs.store.journal import Journal
 from jcnn.runs.store.record import Progress, Record
-from jcnn.runs.verify.certificate import data_line, refuse_other_data
-from jcnn.runs.verify.compare import describe_distance, find_parting, read_certificate
+from jcnn.runs.verify.certificate import (
+    check_data,
+    data_line,
+    find_divergence,
+    read_certificate,
+)
+from jcnn.runs.verify.compare import describe_distance
 from jcnn.runs.verify.resume import last_step, note_environment, refuse_changes
 from jcnn.runs.verify.source import compare_source, recorded_source, unpack_source
 from tests.helpers.prepared import encode, write_set
@@ -308,9 +313,11 @@ _ARRAYS = {
 
 
 def _write_config(folder: Path) -> None:
-    ends = [{"epochs": 3, "max_steps": None, "step": 30}]
     config = RunConfig(data_dir=Path("data"))
-    write_config(folder, config, experiment="some.module", lengthened=ends)
+    write_config(folder, config, experiment="some.module")
+    values = json.loads((folder / "config.json").read_text())
+    values["lengthened"] = [{"epochs": 3, "max_steps": None, "step": 30}]
+    write_json(folder / "config.json", values)
 
 
 def _read_config(folder: Path) -> None:
@@ -397,12 +404,12 @@ def _read_certificate(folder: Path) -> None:
     line = data_line(_dataset(), _dataset())
     path = folder / "certificate.jsonl"
     try:
-        refuse_other_data(path, line)
+        check_data(path, line)
     except OptionError as error:
         assert "certificate.jsonl" in str(error)
         assert str(error).isprintable()
     lines = read_certificate(path)
-    find_parting(lines, [line, {"step": 2, "epoch": 1.0, "params": "3f" * 32}])
+    find_divergence(lines, [line, {"step": 2, "epoch": 1.0, "params": "3f" * 32}])
 
 
 def _read_weights(folder: Path) -> None:
@@ -510,7 +517,7 @@ READERS = {
     "checkpoints": Reader(
         _write_checkpoints,
         _read_checkpoints,
-        ("checkpoints/0000000002/**/*", "*.jsonl"),
+        ("checkpoints/0000000002/[ac]*/**/*", "*.jsonl"),
         r"checkpoints|\.jsonl",
         slow=True,
     ),

@@ -1,16 +1,13 @@
 """Readers of files from elsewhere; `tests.stress.fuzz` gives them many more files."""
 
 import json
-import math
 import os
-import shutil
 import struct
 
 import numpy as np
 import pytest
 
-from jcnn._files import write_file
-from jcnn._untrusted import parse_json
+from jcnn._files import parse_object, write_file
 from jcnn.runs import OptionError, RunConfig, check_config, read_weights
 from jcnn.runs.lock import lock
 from jcnn.runs.store.checkpoints import CheckpointError, Checkpoints
@@ -68,42 +65,10 @@ def test_what_is_no_small_file(name, damage, tmp_path):
 # JSON
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("NaN", "NaN is not a number"),
-        ("[-Infinity]", "-Infinity is not a number"),
-        ("1e999", "too large a number"),
-        ("1" * 5000, "4300 digits"),
-        ('{"a": 1, "a": 1}', "'a' occurs twice"),
-        ('{"b": [{"a": 1, "b": 2, "a": 1}]}', "'a' occurs twice"),
-        ("[" * 65 + "]" * 65, "nested too deeply"),
-        ('{"a":' * 65 + "1" + "}" * 65, "nested too deeply"),
-        ("[" * 100_000, "nested too deeply"),
-        ("\ufeff{}", "BOM"),
-        ("", "Expecting value"),
-    ],
-)
-def test_what_json_has_not(text, words):
-    with pytest.raises(ValueError, match=words):
-        parse_json(text.encode())
-
-
-def test_what_json_has():
-    value = {"a": [1, -0.5, 1e308, None, True, "ü\x00", {}], "b": 10**400}
-    assert parse_json(json.dumps(value).encode()) == value
-    deep = b"[" * 64 + b"]" * 64
-    assert json.dumps(parse_json(deep)).encode() == deep
-    assert math.isnan(parse_json(b"NaN", finite=False))
-    with pytest.raises(ValueError, match="utf-8"):
-        parse_json('"ü"'.encode("latin-1"))
-
-
-def test_many_names_are_no_matter():
-    """Looking for one that occurs twice takes no square of the time."""
-    names = ",".join(f'"{i}":0' for i in range(300_000))
-    with pytest.raises(ValueError, match="'299999' occurs twice"):
-        parse_json(f'{{{names},"299999":0}}'.encode())
+@pytest.mark.parametrize("text", ["", "3", "[]", "\ufeff{}", "[" * 100_000, "{} {}"])
+def test_what_is_no_json_object(text):
+    with pytest.raises(ValueError, match="^a.json: "):
+        parse_object(text.encode(), "a.json")
 
 
 def test_options_that_are_no_floats_are_out_of_range():
@@ -161,7 +126,7 @@ def test_checkpoints_are_not_those_of_another_run(run_dir, tmp_path):
     with Checkpoints(tmp_path / "other") as checkpoints:
         checkpoints.save(1, take_snapshot({"a": np.ones(2)}), {})
     (run_dir / "checkpoints").symlink_to(tmp_path / "other")
-    with pytest.raises(CheckpointError, match="is a link"):
+    with pytest.raises(CheckpointError, match="not a symbolic link"):
         Checkpoints(run_dir / "checkpoints")
 
 
@@ -179,53 +144,30 @@ def test_a_checkpoint_that_leads_elsewhere_is_refused(run_dir, tmp_path):
 # More than there is
 
 
-def test_an_array_of_a_few_bytes_is_not_read(run_dir, tmp_path):
-    """The list of the arrays is right, their files are of another shape."""
-    small, large = ({"a": np.zeros(size, np.int8)} for size in (2, 1 << 28))
-    for folder, tree in ((run_dir, small), (tmp_path / "large", large)):
-        with Checkpoints(folder) as checkpoints:
-            checkpoints.save(1, take_snapshot(tree), {})
-    arrays = run_dir / "0000000001" / "arrays"
-    shutil.rmtree(arrays)
-    shutil.copytree(tmp_path / "large" / "0000000001" / "arrays", arrays)
-    with Checkpoints(run_dir) as checkpoints:
-        with pytest.raises(OptionError, match=r"a has shape \(268435456,\)"):
-            checkpoints.restore(small)
-
-
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        ({"params/a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4]}}, ""),
-        ({"params/a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 2**50]}}, ""),
-        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, "no name"),
-        ({"params": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, "no name"),
+        ({"params/a": {"shape": [10**12], "data_offsets": [0, 4]}}, ""),
+        ({"params/a": {"shape": [1], "data_offsets": [0, 2**50]}}, ""),
+        ({"a": {"shape": [4], "data_offsets": [0, 4]}}, "unexpected array 'a'"),
+        ({"params": {"shape": [4], "data_offsets": [0, 4]}}, "unexpected array"),
         (
             {
-                "params/" + "a/" * 65: {
-                    "dtype": "U8",
-                    "shape": [],
-                    "data_offsets": [0, 1],
-                }
+                "params/a": {"shape": [2], "data_offsets": [0, 2]},
+                "params/a/b": {"shape": [2], "data_offsets": [2, 4]},
             },
-            "no name",
+            "unexpected array",
         ),
-        (
-            {
-                "params/a": {"dtype": "U8", "shape": [], "data_offsets": [0, 1]},
-                "params/a/b": {"dtype": "U8", "shape": [], "data_offsets": [1, 2]},
-            },
-            "within another",
-        ),
-        (2**60, "header of 1152921504606846976 bytes"),
+        (2**60, ""),
     ],
 )
 def test_weights_that_are_not_there(header, words, tmp_path):
-    text = b"{}" if isinstance(header, int) else json.dumps(header).encode()
-    size = header if isinstance(header, int) else len(text)
-    data = bytes(2 if "within" in words else 1 if "65" in str(header) else 4)
-    if "a/a/a" in str(header):
-        data = bytes(1)
-    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", size) + text + data)
+    text, size = b"{}", header
+    if isinstance(header, dict):
+        arrays = {name: {"dtype": "U8"} | array for name, array in header.items()}
+        text = json.dumps(arrays).encode()
+        size = len(text)
+    content = struct.pack("<Q", size) + text + bytes(4)
+    (tmp_path / "a.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=f"a.safetensors: .*{words}"):
         read_weights(tmp_path / "a.safetensors")

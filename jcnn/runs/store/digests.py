@@ -17,45 +17,25 @@ Description = dict[str, Any]  # {"dtype": …, "shape": […], "sha256": …}
 
 
 class Snapshot(NamedTuple):
-    """What a pytree held at some time.
-
-    Attributes:
-        arrays: As `host_arrays` gives them; nobody writes to them.
-        descriptions: Of each, as `describe_array` gives it.
-    """
+    """The arrays of a pytree by name, and the description of each."""
 
     arrays: dict[str, np.ndarray]
     descriptions: dict[str, Description]
 
 
 def take_snapshot(tree: Any) -> Snapshot:
-    """Copy the arrays of a pytree and compute their digests.
-
-    Args:
-        tree: As `host_arrays` takes it.
-
-    >>> take_snapshot({"a": np.ones((2, 3))}).descriptions["a"]["shape"]
-    [2, 3]
-    """
+    """Copy the arrays of a pytree, as `host_arrays`, and compute their digests."""
     arrays = host_arrays(tree)
     return Snapshot(arrays, {name: describe_array(a) for name, a in arrays.items()})
 
 
 def leaf_name(path: Any) -> str:
-    """The name of a leaf, of its path in a pytree.
-
-    >>> ((path, _),), _ = jax.tree.flatten_with_path({"conv1": {"kernel": 1}})
-    >>> leaf_name(path)
-    'conv1/kernel'
-    """
+    """Return the name of a leaf, such as "conv1/kernel", from its path in a pytree."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def host_arrays(tree: Any) -> dict[str, np.ndarray]:
-    """The arrays of a pytree by name, copied to memory that nobody else writes to.
-
-    Args:
-        tree: A pytree of arrays and numbers. Of a PRNG key its data are taken.
+    """Copy the arrays of a pytree to the host; a PRNG key is copied as its data.
 
     Returns:
         Names such as `params/conv1/kernel` to arrays in C order.
@@ -76,16 +56,12 @@ def host_arrays(tree: Any) -> dict[str, np.ndarray]:
     arrays = {k: np.array(v, order="C") for k, v in zip(names, values)}
     for name, array in arrays.items():
         if array.dtype.hasobject or array.dtype.names or array.dtype.kind in "SUMm":
-            raise TypeError(f"leaf {name!r} is no array of numbers: {array.dtype}")
+            raise TypeError(f"leaf {name!r} must be numeric, got {array.dtype}")
     return arrays
 
 
 def describe_array(array: np.ndarray) -> Description:
-    """Dtype, shape and digest of an array, as JSON values.
-
-    >>> describe_array(np.arange(2, dtype=np.int8))["shape"]
-    [2]
-    """
+    """Return dtype, shape and digest of an array, as JSON values."""
     big = array.dtype.byteorder == ">" or (
         array.dtype.byteorder == "=" and sys.byteorder == "big"
     )
@@ -99,11 +75,7 @@ def describe_array(array: np.ndarray) -> Description:
 
 
 def combine(descriptions: dict[str, Description]) -> str:
-    """One digest of many arrays.
-
-    >>> combine({}) == hashlib.sha256().hexdigest()
-    True
-    """
+    """Return one digest of many arrays, their names, dtypes and shapes."""
     lines = [
         json.dumps([name, d["dtype"], d["shape"], d["sha256"]])
         for name, d in sorted(descriptions.items())
@@ -113,17 +85,7 @@ def combine(descriptions: dict[str, Description]) -> str:
 
 
 def digest_tree(tree: Any) -> str:
-    """One digest of all arrays of a pytree, their names, dtypes and shapes.
-
-    Args:
-        tree: As `host_arrays` takes it.
-
-    Returns:
-        64 hexadecimal digits.
-
-    >>> digest_tree({"a": np.zeros(2)}) == digest_tree({"a": np.zeros((2, 1))})
-    False
-    """
+    """Return one digest of all arrays of a pytree, as 64 hexadecimal digits."""
     return combine(take_snapshot(tree).descriptions)
 
 

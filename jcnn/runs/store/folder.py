@@ -1,4 +1,4 @@
-"""The folder of one run: made new, filled file by file, never half a file.
+"""The folder of one run.
 
 `config.json`, `environment.json` and `params.safetensors` are written whole;
 `metrics.jsonl` and `certificate.jsonl` grow by a line at a time.
@@ -7,12 +7,10 @@
 import json
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..._files import write_file
-from ..._untrusted import read_object
+from ..._files import read_object, write_file
 from ..config import (
     ConfigT,
     OptionError,
@@ -35,30 +33,24 @@ _FIRST_FILES = {
 def refuse_run_dir(run_dir: Path) -> None:
     """Raise if no new run can be written to `run_dir`; nothing is written.
 
-    What a run has left that was killed before it wrote its `config.json` is allowed.
+    A folder of a run that was killed before it wrote its `config.json` is accepted.
 
     Raises:
-        OptionError: If its name has signs that cannot be printed.
-        FileExistsError: If `run_dir` holds something already.
-        NotADirectoryError: If it, or a folder above it, is a file.
-        PermissionError: If it must not be written.
-
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     refuse_run_dir(pathlib.Path(folder, "new", "run"))
+        OptionError: If its name is not printable.
+        OSError: If it is not empty, a file, below a file, or must not be written.
     """
     if not run_dir.name.isprintable():
         raise OptionError(
-            f"--run-dir: {run_dir.name!r} is not allowed: a name that can be printed"
+            f"--run-dir: its name must be printable, got {run_dir.name!r}"
         )
     nearest = next(p for p in (run_dir, *run_dir.absolute().parents) if p.exists())
     if not nearest.is_dir():
         raise NotADirectoryError(f"--run-dir: {run_dir}: {nearest} is not a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise PermissionError(f"--run-dir: {run_dir}: no permission to write {nearest}")
-    if nearest == run_dir and any(map(_foreign, run_dir.iterdir())):
+    if nearest == run_dir and any(map(_is_foreign, run_dir.iterdir())):
         raise FileExistsError(
-            f"--run-dir: {run_dir} is not empty; allowed: a new or an empty folder"
+            f"--run-dir: {run_dir} must be a new or an empty folder; it is not empty"
         )
 
 
@@ -68,19 +60,11 @@ def make_run_dir(run_dir: Path | None, *, name: str, seed: int | None = None) ->
     Args:
         run_dir: The folder, new or empty; or None for a new one under `runs/`, such as
             `runs/digits-20261122-153012-seed0`.
-        name: What the run is called, such as `"digits"`.
+        name: Name of the run, such as `"digits"`.
         seed: The run's seed, if it has one.
-
-    Returns:
-        The folder, which exists and holds no run.
 
     Raises:
         OSError: As `refuse_run_dir`, or if the folder cannot be made.
-
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     make_run_dir(pathlib.Path(folder, "a", "b"), name="digits").is_dir()
-    True
     """
     if run_dir is not None:
         refuse_run_dir(run_dir)
@@ -99,34 +83,17 @@ def make_run_dir(run_dir: Path | None, *, name: str, seed: int | None = None) ->
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a dict as a JSON file that reads well.
-
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_json(pathlib.Path(folder, "a.json"), {"epochs": 3})
-    ...     print(pathlib.Path(folder, "a.json").read_text(), end="")
-    {
-      "epochs": 3
-    }
-    """
+    """Write a dict as an indented JSON file."""
     write_file(path, json.dumps(values, indent=2, allow_nan=False).encode() + b"\n")
 
 
-def write_config(
-    run_dir: Path,
-    config: Any,
-    *,
-    experiment: str,
-    lengthened: Sequence[dict[str, Any]] = (),
-) -> None:
+def write_config(run_dir: Path, config: Any, *, experiment: str) -> None:
     """Write `config.json`: the experiment's program and every option's value.
 
     Args:
         run_dir: The run's folder.
         config: The dataclass of the options.
-        experiment: Name of the program that runs it, such as `"experiments.digits"`.
-        lengthened: Of a run that was made longer after its end, for each time the
-            options "epochs" and "max_steps" until then, and the "step" of that.
+        experiment: Name of the program, such as `"experiments.digits"`.
 
     >>> import pathlib, tempfile
     >>> from jcnn.runs.config import RunConfig
@@ -137,13 +104,11 @@ def write_config(
     True
     """
     values = {"experiment": experiment, "config": config_to_json(config)}
-    if lengthened:
-        values["lengthened"] = list(lengthened)
     write_json(run_dir / "config.json", values)
 
 
 def read_config(run_dir: Path, config_type: type[ConfigT]) -> ConfigT:
-    """The options of a run, equal to what `write_config` was given.
+    """Read the options of a run. See `write_config` for an example.
 
     Args:
         run_dir: The run's folder.
@@ -151,10 +116,8 @@ def read_config(run_dir: Path, config_type: type[ConfigT]) -> ConfigT:
 
     Raises:
         FileNotFoundError: If the folder has no `config.json`.
-        ValueError: If it is the configuration of another dataclass, or an option has
-            a value that is not allowed.
-
-    See `write_config` for an example.
+        ValueError: If it is of another dataclass, or an option has a value that is not
+            allowed.
     """
     path = run_dir / "config.json"
     values: Any = read_object(path).get("config")
@@ -167,19 +130,14 @@ def read_config(run_dir: Path, config_type: type[ConfigT]) -> ConfigT:
 
 
 def read_record(run_dir: Path) -> dict[str, Any] | None:
-    """What `write_config` has written, as it stands in the file.
-
-    Args:
-        run_dir: A folder, which need not exist.
+    """Read `config.json` as it is; None if the folder holds no run.
 
     Returns:
-        The experiment's name under "experiment", the options under "config", and under
-        "lengthened" a list, as for `write_config`; None if the folder holds no run.
+        "experiment"; the options under "config"; and "lengthened", the options "epochs"
+        and "max_steps" and the "step" of each earlier end of a run made longer.
 
     Raises:
-        FileExistsError: If its `config.json` is something else.
-
-    >>> read_record(Path("nowhere"))
+        FileExistsError: If its `config.json` is no run's.
     """
     try:
         record = read_object(run_dir / "config.json")
@@ -193,17 +151,14 @@ def read_record(run_dir: Path) -> dict[str, Any] | None:
     good = good and isinstance(lengthened, list) and all(map(_is_end, lengthened))
     if not good:
         raise FileExistsError(
-            f"--run-dir: {run_dir} is not empty, and its config.json is not that of a "
-            "run; allowed: a new or an empty folder, or a run to go on with"
+            f"--run-dir: {run_dir} must be a new or an empty folder, or that of a run; "
+            "it is not empty, and its config.json is not that of a run"
         )
     return record
 
 
 def read_environment(run_dir: Path) -> dict[str, Any] | None:
-    """What `environment.json` says; None if it is missing or not that of a run.
-
-    >>> read_environment(Path("nowhere"))
-    """
+    """Read `environment.json`; None if it is missing or damaged."""
     try:
         return read_object(run_dir / "environment.json")
     except (FileNotFoundError, ValueError):
@@ -211,14 +166,14 @@ def read_environment(run_dir: Path) -> dict[str, Any] | None:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, oldest first.
+    """Read the lines of `metrics.jsonl`, oldest first.
 
     Args:
         run_dir: The run's folder.
 
     Raises:
         FileNotFoundError: If the folder has no `metrics.jsonl`.
-        ValueError: If a line other than a torn last one is no JSON object.
+        ValueError: If a line is no JSON object; an incomplete last one is ignored.
 
     >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -231,7 +186,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def _is_end(value: Any) -> bool:
-    """Whether it says where a run ended that was made longer then."""
+    """Return whether it is an element of "lengthened"."""
     return (
         isinstance(value, dict)
         and value.keys() == {"epochs", "max_steps", "step"}
@@ -240,6 +195,6 @@ def _is_end(value: Any) -> bool:
     )
 
 
-def _foreign(path: Path) -> bool:
+def _is_foreign(path: Path) -> bool:
     whole = path.name.removeprefix(".").rpartition(".")[0]  # of one half written
     return path.name not in _FIRST_FILES and whole not in {"config.json", *_FIRST_FILES}

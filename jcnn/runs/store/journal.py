@@ -7,17 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..._files import named, open_no_link, unused, write_file
-from ..._untrusted import MOST_JSON, open_file, parse_object
+from ..._files import (
+    MOST_JSON,
+    named,
+    open_file,
+    open_no_link,
+    parse_object,
+    unused,
+    write_file,
+)
 
-MOST_BYTES = 1 << 30  # of a journal
+_MOST_BYTES = 1 << 30  # of a journal
 
 
 class Journal:
-    """A file of JSON lines, each there for others to read as soon as it is added.
-
-    A number that JSON does not have (the loss of a run that diverged) becomes null.
-    A line has at most `MOST_JSON` bytes, for its writer as for its readers.
+    """A file of JSON lines; NaN and infinities become null.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -36,20 +40,17 @@ class Journal:
         self.path = path
 
     def append(self, values: dict[str, Any]) -> None:
-        """Add a line.
-
-        Args:
-            values: Names to JSON values.
+        """Append a line.
 
         Raises:
             OSError: If it cannot be written, with the file's name.
-            ValueError: If it would be too long to be read again; nothing is written.
+            ValueError: If it is too long to be read again; nothing is written.
         """
         line = json.dumps(_finite(values), allow_nan=False).encode() + b"\n"
         if len(line) > MOST_JSON:
             raise ValueError(
-                f"{self.path}: a line of {len(line)} bytes; allowed: at most "
-                f"{MOST_JSON}"
+                f"{self.path}: a line must have at most {MOST_JSON} bytes, got "
+                f"{len(line)}"
             )
         try:
             with open(self.path, "ab", opener=open_no_link) as file:
@@ -57,17 +58,20 @@ class Journal:
         except OSError as error:
             raise named(error, self.path) from error
 
-    def content(self) -> bytes:
-        """All of the file; nothing if it is missing."""
-        return self._begin(MOST_BYTES)
+    def content(self, most: int = _MOST_BYTES) -> bytes:
+        """Return the bytes of the file, at most so many; none if it is missing."""
+        try:
+            with open_file(self.path, _MOST_BYTES) as file:
+                return file.read(most)
+        except FileNotFoundError:
+            return b""
 
     def restore(self, content: bytes) -> None:
-        """Make the file what `content` has returned, whatever has become of it.
+        """Make the file what `content` returned earlier.
 
-        What was added since goes, and what was cut off comes back. A file that somebody
-        has edited is kept beside it, under a name that ends in ".edited".
+        A file that was edited in between is kept under a name ending in ".edited".
         """
-        now = self._begin(len(content) + 1)
+        now = self.content(len(content) + 1)
         if now == content:
             return
         if not (now.startswith(content) or content.startswith(now)):
@@ -80,35 +84,27 @@ class Journal:
             )
         write_file(self.path, content)
 
-    def _begin(self, most: int) -> bytes:
-        if not self.path.exists():
-            return b""
-        with open_file(self.path, MOST_BYTES) as file:
-            return file.read(most)
-
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a journal, oldest first, but for one that was cut while written.
+    """Return the lines of a journal, without a last one that is incomplete.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line is no JSON object, with its number, or the file is larger
-            than `MOST_BYTES`.
+        ValueError: If a line is no JSON object, with its number, or the file is too
+            large.
     """
     return [values for _, values in iterate_lines(path)]
 
 
 def iterate_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """The lines that `read_lines` gives, one by one, each with its bytes."""
-    with open_file(path, MOST_BYTES) as file:
-        number = 0
-        while line := file.readline(MOST_JSON + 1):
-            number += 1
+    """Yield what `read_lines` returns, each line with its bytes."""
+    with open_file(path, _MOST_BYTES) as file:
+        lines = iter(lambda: file.readline(MOST_JSON + 1), b"")
+        for number, line in enumerate(lines, 1):
             if len(line) > MOST_JSON:
-                raise ValueError(f"{path}, line {number}: too long")
-            if not line.endswith(b"\n"):
-                return
-            yield line, parse_object(line, f"{path}, line {number}")
+                raise ValueError(f"{path}, line {number}: more than {MOST_JSON} bytes")
+            if line.endswith(b"\n"):
+                yield line, parse_object(line, f"{path}, line {number}")
 
 
 def _finite(value: Any) -> Any:

@@ -1,29 +1,39 @@
-"""`certificate.jsonl`: digests of all that a run depends on and of all it computes.
+"""`certificate.jsonl`: digests of the data a run depends on and of what it computes.
 
-The first line is of the data. Each other one is of a step: one digest for each part of
-the training state. The bytes of the file depend on nothing else, so two runs that
-computed the same have the same certificate, interrupted or not.
-
-A run that ends too early has a line of its last state, which is taken back if the run
-goes on. Where that is because a number was not finite, the line says so.
+The first line is of the data. Each other line is of a step: one digest for each part of
+the training state. Two runs that computed the same have the same bytes in this file,
+interrupted or not. A run that is stopped has a line of its last state, which is removed
+when it resumes; if a number was not finite, the line says so.
 """
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...data import Dataset
 from ..config import OptionError
+from ..output import in_line
 from ..store.digests import Description, combine, describe_array
 from ..store.journal import read_lines
 
 FORMAT = 1
+Line = dict[str, Any]
 
 
-def data_line(
-    train: Dataset, test: Dataset, validation: Dataset | None = None
-) -> dict[str, Any]:
-    """The first line: format, and dtype, shape and digest of each array of the data.
+class Divergence(NamedTuple):
+    """The first step at which two certificates differ.
+
+    Attributes:
+        step: The step.
+        parts: Parts of the training state that differ, such as "params"; empty if one
+            of the certificates ends there.
+    """
+
+    step: int
+    parts: list[str]
+
+
+def data_line(train: Dataset, test: Dataset, validation: Dataset | None = None) -> Line:
+    """Return the first line: dtype, shape and digest of each array of the data.
 
     >>> from jcnn.data import load
     >>> digits = load("digits", "test")
@@ -51,14 +61,14 @@ def state_line(
     step: int,
     epoch: float,
     not_finite: str | None = None,
-) -> dict[str, Any]:
-    """The line of a step: one digest for each part of the state but step and key.
+) -> Line:
+    """Return the line of a step, with one digest for each part of the state.
 
     Args:
-        arrays: The descriptions of a snapshot of the `TrainState` after the step.
+        arrays: Descriptions of a snapshot of the `TrainState` after the step.
         step: Number of the step, from 1.
-        epoch: How many epochs that are.
-        not_finite: What is said of the next step if the run ends for it.
+        epoch: The same in epochs.
+        not_finite: The message about the next step if the run ends there.
     """
     line = {"step": step, "epoch": epoch}
     for part in ("params", "model_state", "opt_state", "ema"):
@@ -73,12 +83,12 @@ def state_line(
     return line if not_finite is None else line | {"not_finite": not_finite}
 
 
-def refuse_other_data(path: Path, line: dict[str, Any]) -> None:
+def check_data(path: Path, line: Line) -> None:
     """Raise if the certificate of a run to be resumed is of other data.
 
     Args:
         path: `certificate.jsonl`, which need not exist.
-        line: What `data_line` says of the data that are there now.
+        line: The `data_line` of the data that are there now.
 
     Raises:
         OptionError: With the arrays that differ.
@@ -86,36 +96,73 @@ def refuse_other_data(path: Path, line: dict[str, Any]) -> None:
     try:
         recorded = read_lines(path)[:1]
     except (FileNotFoundError, ValueError):
-        return  # nothing can be resumed from it, so nothing depends on it
+        return  # nothing can be resumed from it
     if not recorded or recorded[0] == line:
         return
-    if recorded[0].get("format") != FORMAT:
-        raise OptionError(
-            f"{path} has format {recorded[0].get('format')!r}; allowed: {FORMAT}"
-        )
+    found = recorded[0].get("format")
+    if found != FORMAT:
+        raise OptionError(f"{path}: format must be {FORMAT}, got {in_line(found)}")
+    old, new = _arrays(recorded[0]), _arrays(line)
     differing = [
-        f"{split}/{name}: {_words(_find(recorded[0], split, name))} -> {_words(found)}"
-        for split, arrays in line["data"].items()
-        for name, found in arrays.items()
-        if _find(recorded[0], split, name) != found
+        f"{name}: {old.get(name, 'nothing')} -> {new.get(name, 'nothing')}"
+        for name in sorted(old | new)
+        if old.get(name) != new.get(name)
     ]
-    raise OptionError(
-        f"the data are not those of {path}, with which the run began: "
-        + "; ".join(differing)
-    )
+    raise OptionError(f"the data differ from those of {path}: {'; '.join(differing)}")
 
 
-def _find(line: dict[str, Any], split: str, name: str) -> Any:
+def read_certificate(path: Path) -> list[Line]:
+    """Return the lines of a certificate, that of the data first.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no certificate of at least one step.
+    """
+    lines = read_lines(path)
+    steps = [line.get("step") for line in lines[1:]]
+    if not steps or not all(type(step) is int for step in steps):
+        raise ValueError(f"{path} is not the certificate of at least one step")
+    return lines
+
+
+def fault_of(certificate: list[Line]) -> str | None:
+    """Return the message about numbers that were not finite and ended the run, if any.
+
+    >>> fault_of([{}, {"step": 3, "not_finite": "step 3 is not finite: loss"}])
+    'step 3 is not finite: loss'
+    """
+    fault = certificate[-1].get("not_finite")
+    return None if fault is None else in_line(fault)
+
+
+def find_divergence(recorded: list[Line], repeated: list[Line]) -> Divergence | None:
+    """Return the first step at which a finished run differs from a recorded one.
+
+    Args:
+        recorded: Lines of a certificate, which may end early.
+        repeated: Those of the finished run.
+
+    >>> a, b = {"step": 1, "params": "3f"}, {"step": 2, "params": "a0"}
+    >>> find_divergence([{}, a, b], [{}, a, b | {"params": "a1"}])
+    Divergence(step=2, parts=['params'])
+    >>> find_divergence([{}, a], [{}, a, b])
+    """
+    for old, new in zip(recorded[1:], repeated[1:]):
+        names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+        if names:
+            return Divergence(min(old["step"], new["step"]), list(map(in_line, names)))
+    if len(recorded) > len(repeated):
+        return Divergence(recorded[len(repeated)]["step"], [])
+    return None
+
+
+def _arrays(line: Line) -> dict[str, str]:
+    """Return each array's description, such as "uint8[360, 8, 8, 1] 3f2a91c0"."""
     try:
-        return line["data"][split][name]
-    except (KeyError, TypeError):
-        return None
-
-
-def _words(description: Any) -> str:
-    """Such as "uint8[360, 8, 8, 1] 3f2a91c0"."""
-    try:
-        text = "{dtype}{shape} {sha256:.8}".format(**description)
-    except (KeyError, TypeError, ValueError):
-        return "nothing"
-    return text if text.isprintable() else json.dumps(text)
+        return {
+            f"{split}/{name}": in_line("{dtype}{shape} {sha256:.8}".format(**array))
+            for split, arrays in line["data"].items()
+            for name, array in arrays.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}

@@ -1,4 +1,4 @@
-"""What a result depends on beside code and configuration: versions, device, commit."""
+"""What a result depends on beside code and options: versions, device, commit."""
 
 import json
 import os
@@ -19,42 +19,24 @@ from ...compilation import Options
 from ...engine.onednn.support import is_default
 from ..threads import usable_cores
 
-# Options of JAX: where programs are kept and written to, and which.
-_CHANGES_NO_BITS = "cache|dump"
-# What git hooks, aliases and `git rebase --exec` set; `code_dir` may be elsewhere.
-_OF_A_REPOSITORY = (
-    "GIT_DIR",
-    "GIT_WORK_TREE",
-    "GIT_IMPLICIT_WORK_TREE",
-    "GIT_COMMON_DIR",
-    "GIT_INDEX_FILE",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-    "GIT_QUARANTINE_PATH",
-    "GIT_SHALLOW_FILE",
-    "GIT_GRAFT_FILE",
-    "GIT_REPLACE_REF_BASE",
-    "GIT_NO_REPLACE_OBJECTS",
-    "GIT_NAMESPACE",
-    "GIT_PREFIX",
-)
+_CHANGES_NO_BITS = "cache|dump"  # options of JAX: where programs are kept and written
+# Variables that change what git does in a repository; hooks and aliases set others.
+_KEPT_BY_GIT = re.compile("GIT_(CEILING|CONFIG|DISCOVERY|SSH|TRACE)")
 
 
 def describe_environment(
     code_dir: Path, *, compiler_options: Options | None = None
 ) -> dict[str, Any]:
-    """Versions, device, threads, options of JAX and XLA, and the commit of the code.
+    """Describe versions, device, threads, options of JAX and XLA, and the commit.
 
     Args:
-        code_dir: A folder of the repository that holds the experiment; variables as
-            GIT_DIR, by which git hooks name another one, do not count.
-        compiler_options: XLA's, that the experiment's programs are compiled with; None
-            if there are none.
+        code_dir: A folder of the repository that holds the experiment. Variables such
+            as GIT_DIR, by which git hooks name another repository, are ignored.
+        compiler_options: The options of XLA that the experiment compiles with.
 
     Returns:
         Names to JSON values. `distributions` are all that are installed. `commit` is
-        None outside of a git repository, and `dirty` tells whether the files differ
-        from the commit.
+        None outside of a git repository; `dirty` is whether files differ from it.
 
     >>> import pathlib
     >>> describe_environment(pathlib.Path("."))["device"]["count"] >= 1
@@ -88,21 +70,12 @@ def describe_environment(
 
 
 def hide_from_git(folder: Path) -> None:
-    """Let git take no notice of a folder, by an ignore file in it.
+    """Make git ignore a folder by a `.gitignore` in it, unless there is one.
 
-    A run's own output would otherwise be a change of the repository that it is run in.
-
-    Args:
-        folder: An existing folder. An ignore file that is there already stays.
+    Otherwise a run's own output would make its repository dirty.
 
     Raises:
         OSError: If the file cannot be written.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     hide_from_git(Path(folder))
-    ...     print(Path(folder, ".gitignore").read_text(), end="")
-    *
     """
     path = folder / ".gitignore"
     if not path.exists():
@@ -112,10 +85,7 @@ def hide_from_git(folder: Path) -> None:
 def differences(
     recorded: dict[str, Any], current: dict[str, Any], prefix: str = ""
 ) -> dict[str, list[Any]]:
-    """Where two nested dicts differ.
-
-    Returns:
-        Names such as `device.count` to both values; None stands for none.
+    """Return names such as `device.count` to both values where two nested dicts differ.
 
     >>> differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3, "d": 4}})
     {'b.c': [2, 3], 'b.d': [None, 4]}
@@ -131,17 +101,18 @@ def differences(
 
 
 def git(folder: Path, *arguments: str) -> bytes | None:
-    """What git prints of the repository of a folder.
+    """Return git's stripped output about the repository of a folder.
 
-    Returns:
-        Bytes, since names of files need not be text, without what is white around them;
-        None if git fails, is absent or takes very long.
-
-    >>> git(Path("/"), "no-such-command")
+    It is bytes, since file names need not be text; None if git fails, is absent, or
+    takes more than 20 seconds.
     """
     command = ["git", "-C", str(folder), *arguments]
-    variables = {k: v for k, v in os.environ.items() if k not in _OF_A_REPOSITORY}
-    # Somebody else may be at work in the repository: the index is not to be written.
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GIT_") or _KEPT_BY_GIT.match(name)
+    }
+    # Another process may work in the repository: the index must not be written.
     variables["GIT_OPTIONAL_LOCKS"] = "0"
     try:
         result = subprocess.run(command, env=variables, capture_output=True, timeout=20)
@@ -151,11 +122,10 @@ def git(folder: Path, *arguments: str) -> bytes | None:
 
 
 def _distributions() -> dict[str, str]:
-    """All that is installed; of two of one name the first is imported."""
+    """Return all that is installed; of two with one name the first is imported."""
     found: dict[str, str] = {}
     for distribution in distributions():
-        # What is left of a broken installation has no name, or nothing to be read.
-        with suppress(Exception):
+        with suppress(Exception):  # remains of broken installations
             name, version = distribution.metadata["Name"], distribution.version
             if name:
                 found.setdefault(name.lower(), version)

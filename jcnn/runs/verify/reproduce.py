@@ -1,29 +1,25 @@
-"""Running what a run folder records once more, and comparing every digest."""
+"""Repeating a recorded run and comparing every digest."""
 
-import json
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..._untrusted import open_file
 from ..config import OptionError
 from ..initial import KEPT
-from ..store.checkpoints import checkpoint_path, refuse_links, saved_steps
+from ..output import in_line
+from ..store.checkpoints import checkpoint_path, saved_steps
 from ..store.folder import read_environment, read_record, write_json
 from ..store.journal import iterate_lines, read_lines
-from ..store.weights import MOST_BYTES
-from .compare import (
-    Parting,
-    describe_distance,
-    fault_of,
-    find_parting,
-    read_certificate,
-)
+from ..store.reading import check_no_links
+from .certificate import Divergence, fault_of, find_divergence, read_certificate
+from .compare import describe_distance
 from .restart import Start, find_start, run, with_source
 from .resume import last_step
 from .source import compare_source, recorded_source
+
+End = dict[str, int | None]  # options "epochs" and "max_steps"
 
 
 def reproduce(
@@ -34,32 +30,30 @@ def reproduce(
     data_dir: Path | None = None,
     use_recorded_source: bool = False,
 ) -> int:
-    """Run the recorded experiment in a process of its own, and say how it compares.
+    """Run the recorded experiment in a process of its own and print a comparison.
 
     This executes the recorded program, which must be a file below the current folder;
-    the command is printed before. Everything in `run_dir` is data, and nothing is
-    written there: the new run has a temporary folder. It ends with the last step that
-    is to be compared. Where the program is another one than recorded, the lines that
-    differ are told.
+    the command is printed before. Nothing is written to `run_dir`: the new run has a
+    temporary folder, and ends with the last step that is to be compared.
 
     Args:
         run_dir: The folder of a run: finished, interrupted, or ended by numbers that
             were not finite.
-        start: What is recorded after this step is compared. The new run begins with
-            the last checkpoint that is not after it, or with the first step if it is 0.
-        stop: What is recorded after this step is not compared; None for all.
+        start: Compare what is recorded after this step. The new run begins with the
+            last checkpoint at or before it, or with the first step if it is 0.
+        stop: Compare what is recorded up to this step; None for all.
         data_dir: Folder of the prepared data sets, if not the recorded one.
-        use_recorded_source: Whether to execute the source that `run_dir` holds, and not
-            that in the current folder.
+        use_recorded_source: Execute the source in `run_dir`, not that in the current
+            folder.
 
     Returns:
         0 if all digests are the same, 1 if one is not.
 
     Raises:
-        OptionError: If there is nothing to repeat in `run_dir` or of these steps, or
-            the experiment cannot be run to its end, say because the data are others.
+        OptionError: If there is nothing to repeat, or the experiment cannot be run to
+            its end, say because the data differ.
         OSError: If a file cannot be read.
-        ValueError: If `run_dir` holds something else than a run writes.
+        ValueError: If a file in `run_dir` is not what a run writes.
 
     >>> reproduce(Path("nowhere"))
     Traceback (most recent call last):
@@ -77,55 +71,54 @@ def reproduce(
     if data_dir is not None:
         config = record["config"] | {"data_dir": str(data_dir.absolute())}
         record = record | {"config": config}
-    # With a fault it ends by itself, where that one did.
-    last = None if fault_of(recorded) else recorded[-1]["step"]
     source = recorded_source(run_dir, version=_version(run_dir, began))
     if source is None and use_recorded_source:
         raise OptionError("--recorded-source: the run has no source.json")
     again = find_start(record["experiment"], source)
+    changed = []
+    if source is not None and not use_recorded_source:
+        changed = compare_source(source, again.program)
+    if changed:
+        print("the source differs from the recorded one", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="jcnn-reproduce-") as folder:
-        changed = []
         if use_recorded_source:
             again = with_source(again, source or {}, Path(folder, "source"))
-        elif source is not None:
-            changed = compare_source(source, again.program)
-        if changed:
-            print("the source is another one than recorded", file=sys.stderr)
         repeated_dir = Path(folder, "run")
         repeated_dir.mkdir()
+        # A run with a fault ends by itself, where the recorded one did.
+        last = None if fault_of(recorded) else recorded[-1]["step"]
         first, *others = _ends(record, began, last)
         _begin(run_dir, repeated_dir, record, first, began)
         for end in ({}, *others):
             _run(again, repeated_dir, end)
         repeated = read_certificate(repeated_dir / "certificate.jsonl")
-        parting = find_parting(recorded, repeated)
+        divergence = find_divergence(recorded, repeated)
         environment = _environment_lines(repeated_dir)
         if use_recorded_source:  # in a temporary folder it is of no commit
             own = ("environment: commit:", "environment: dirty:")
             environment = [line for line in environment if not line.startswith(own)]
-        if parting is None:
+        if divergence is None:
             whole = len(recorded) < len(certificate)
             whole = whole or last_step(run_dir, record) is not None
-            lines = _identity_lines(recorded, began, early=not whole)
-            lines += environment
+            lines = [*_identity_lines(recorded, began, early=not whole), *environment]
         else:
-            lines = [_parting_line(parting), *_fault_lines(recorded, repeated)]
+            lines = [*_divergence_lines(divergence, recorded, repeated)]
             lines += describe_distance(run_dir, repeated_dir)
             if (run_dir / "resumed.jsonl").exists():
                 lines.append(
-                    "the recorded run itself went on in another environment, or with "
-                    "other source: see resumed.jsonl"
+                    "the recorded run itself was resumed in another environment, or "
+                    "with other source: see resumed.jsonl"
                 )
             lines += environment or ["environment.json says the same"]
-        if changed:
-            lines += ["the source is another one than recorded:", *changed]
-            lines.append("--recorded-source runs the recorded one")
-        print("\n  ".join(lines))
-        return 0 if parting is None else 1
+    if changed:
+        lines += ["the source differs from the recorded one:", *changed]
+        lines.append("--recorded-source runs the recorded one")
+    print("\n  ".join(lines))
+    return 0 if divergence is None else 1
 
 
 def _version(run_dir: Path, began: int) -> int:
-    """Which of a run's sources the step after another one was computed with."""
+    """Return the index of the source that the step after `began` was computed with."""
     try:
         lines = read_lines(run_dir / "resumed.jsonl")
     except FileNotFoundError:
@@ -134,10 +127,8 @@ def _version(run_dir: Path, began: int) -> int:
     return sum(type(step) is int and step <= began for step in steps)
 
 
-def _ends(
-    record: dict[str, Any], began: int, last: int | None
-) -> list[dict[str, int | None]]:
-    """Epochs and steps of a run each time that it was started after an end.
+def _ends(record: dict[str, Any], began: int, last: int | None) -> list[End]:
+    """Return the end that the repeated run gets at each start.
 
     Args:
         record: That of the run.
@@ -159,7 +150,7 @@ def _ends(
 def _window(
     certificate: list[dict[str, Any]], start: int, stop: int | None
 ) -> list[dict[str, Any]]:
-    """A certificate as far as `stop`, with something recorded after `start`."""
+    """Return a certificate up to `stop`, with something recorded after `start`."""
     data, *lines = certificate
     found = [line for line in lines if stop is None or line["step"] <= stop]
     if found and (start == 0 or found[-1]["step"] > start):
@@ -172,7 +163,7 @@ def _window(
 
 
 def _last_checkpoint(run_dir: Path, start: int) -> int:
-    """The last step with a checkpoint that is not after `start`."""
+    """Return the last step with a checkpoint at or before `start`."""
     steps = saved_steps(run_dir / "checkpoints")
     before = [step for step in steps if step <= start]
     if not before:
@@ -185,41 +176,31 @@ def _last_checkpoint(run_dir: Path, start: int) -> int:
 
 
 def _begin(
-    run_dir: Path,
-    target: Path,
-    record: dict[str, Any],
-    end: dict[str, int | None],
-    step: int,
+    run_dir: Path, target: Path, record: dict[str, Any], end: End, step: int
 ) -> None:
-    """Fill a folder as if the run had been interrupted after a step: its program goes
-    on with it, and refuses other data.
+    """Fill an empty folder as if the run had been interrupted after a step.
 
-    Args:
-        run_dir: The folder of the run.
-        target: An empty one.
-        record: That of the run.
-        end: Its options "epochs" and "max_steps" at that time.
-        step: The step.
+    Nothing after the checkpoint is copied: all of that will have been computed.
     """
     ends = [end for end in record["lengthened"] if end["step"] <= step]
     config = record["config"] | end
     write_json(target / "config.json", record | {"config": config, "lengthened": ends})
     if (run_dir / KEPT).is_file():
-        with open_file(run_dir / KEPT, MOST_BYTES) as file:
-            (target / KEPT).write_bytes(file.read())
-    # Nothing after the checkpoint, so that all that is there in the end was computed.
+        shutil.copyfile(run_dir / KEPT, target / KEPT)
     for name in ("certificate.jsonl", "metrics.jsonl"):
         if (run_dir / name).is_file():
             (target / name).write_bytes(_up_to(run_dir / name, step))
     if step > 0:
-        _copy_checkpoint(run_dir, target, step)
+        checkpoint = checkpoint_path(run_dir / "checkpoints", step)
+        check_no_links(checkpoint)
+        shutil.copytree(checkpoint, target / "checkpoints" / checkpoint.name)
     environment = read_environment(run_dir)
     if environment is not None:
         write_json(target / "environment.json", environment)
 
 
 def _up_to(path: Path, step: int) -> bytes:
-    """The lines of a journal that a run had written when it saved a checkpoint."""
+    """Return the lines that a journal had when the checkpoint of a step was saved."""
     lines = []
     for content, line in iterate_lines(path):
         number = line.get("step", 0)
@@ -229,20 +210,8 @@ def _up_to(path: Path, step: int) -> bytes:
     return b"".join(lines)
 
 
-def _copy_checkpoint(run_dir: Path, target: Path, step: int) -> None:
-    source = checkpoint_path(run_dir / "checkpoints", step)
-    refuse_links(source)
-    shutil.copytree(source, target / "checkpoints" / source.name)
-
-
-def _run(again: Start, run_dir: Path, end: dict[str, int | None]) -> None:
-    """Start the program to go on with a folder.
-
-    Args:
-        again: How it is started.
-        run_dir: The folder, which has the program's other options.
-        end: Its options "epochs" and "max_steps", if it has ended and goes on.
-    """
+def _run(again: Start, run_dir: Path, end: End) -> None:
+    """Start the program to resume a folder, with another end if it has ended."""
     options = [f"--{name.replace('_', '-')}={value}" for name, value in end.items()]
     options += ["--as-recorded", "--accept-source", f"--run-dir={run_dir}"]
     status = run(again, options)
@@ -269,7 +238,6 @@ def _has_fault(certificate: Path) -> bool:
 def _identity_lines(
     recorded: list[dict[str, Any]], began: int, *, early: bool
 ) -> list[str]:
-    """That all is the same: how many steps, and why both ended if by a fault."""
     count = recorded[-1]["step"] - began
     steps = f"{count} step" if count == 1 else f"{count} steps"
     after = f" after step {began}" if began else ""
@@ -280,28 +248,26 @@ def _identity_lines(
     return [f"identical to the bit{went}: {steps}{after}"]
 
 
-def _parting_line(parting: Parting) -> str:
-    return f"they part at step {parting.step}: {', '.join(parting.parts) or 'end'}"
-
-
-def _fault_lines(
-    recorded: list[dict[str, Any]], repeated: list[dict[str, Any]]
+def _divergence_lines(
+    divergence: Divergence,
+    recorded: list[dict[str, Any]],
+    repeated: list[dict[str, Any]],
 ) -> list[str]:
+    parts = ", ".join(divergence.parts) or "end"
+    lines = [f"they differ from step {divergence.step} on: {parts}"]
     faults = {"recorded": fault_of(recorded), "new": fault_of(repeated)}
-    return [
-        f"the {which} run ends: {fault}" for which, fault in faults.items() if fault
-    ]
+    return lines + [f"the {which} run ends: {f}" for which, f in faults.items() if f]
 
 
 def _environment_lines(run_dir: Path) -> list[str]:
-    """What a run that went on has noted of environments that differ."""
+    """Return how the environment differs, which the resumed run has recorded."""
     if not (run_dir / "environment.json").exists():
         return ["environment.json is missing or not that of a run"]
     path = run_dir / "resumed.jsonl"
     if not path.exists():
         return []
     return [
-        f"environment: {json.dumps(name)[1:-1]}: {json.dumps(old)} -> {json.dumps(new)}"
+        f"environment: {in_line(name)}: {in_line(old)} -> {in_line(new)}"
         for line in read_lines(path)
         for name, (old, new) in line["differences"].items()
     ]

@@ -18,10 +18,10 @@ class Start(NamedTuple):
     """How a program is started.
 
     Attributes:
-        program: Which.
-        folder: The one it is started in.
-        variables: The environment's.
-        described: What it is called in messages.
+        program: The program.
+        folder: The current folder.
+        variables: The environment variables.
+        described: Its name in messages.
     """
 
     program: Program
@@ -31,13 +31,13 @@ class Start(NamedTuple):
 
 
 def find_start(name: str, source: dict[str, Any] | None) -> Start:
-    """Where the program of a run is now: below the current folder or its repository.
+    """Find the program of a run below the current folder or its repository.
 
-    Any other module would be too much: some that are installed do a lot of things.
+    Installed modules are not searched: some do a lot when they are started.
 
     Args:
-        name: What the run knows it by.
-        source: That which the run has recorded.
+        name: The program's name in `config.json`.
+        source: The recorded source.
 
     Raises:
         OptionError: If it is not there.
@@ -50,8 +50,7 @@ def find_start(name: str, source: dict[str, Any] | None) -> Start:
         places = own + places
     for file, folder in places:
         if file.is_file() and folder.is_dir():
-            program = Program(name, file.resolve())
-            return Start(program, folder, {**os.environ}, name)
+            return Start(Program(name, file.resolve()), folder, {**os.environ}, name)
     raise OptionError(
         f"config.json: {name} is not in {here}: there is no "
         f"{' and no '.join(map(str, files))}"
@@ -59,10 +58,10 @@ def find_start(name: str, source: dict[str, Any] | None) -> Start:
 
 
 def with_source(start: Start, source: dict[str, Any], folder: Path) -> Start:
-    """The same with a source that is unpacked into a folder, and all else by links.
+    """Return the same start with a source that is unpacked into a new folder.
 
     Raises:
-        ValueError: If that cannot be, see `unpack_source`.
+        ValueError: If it cannot be unpacked; see `unpack_source`.
     """
     root = repository(source, start.program)
     folders = unpack_source(source, root, folder)
@@ -78,17 +77,14 @@ def with_source(start: Start, source: dict[str, Any], folder: Path) -> Start:
 
 
 def run(start: Start, options: list[str]) -> int:
-    """Run the program to its end; what it says goes to standard error.
-
-    Returns:
-        Its exit status.
+    """Run the program and return its exit status; its output goes to standard error.
 
     Raises:
         OptionError: If it cannot be started.
     """
     command = [sys.executable, *start_arguments(start.program.name), *options]
     print(
-        f"running {start.described} in {start.folder}; its code is executed by this:\n"
+        f"running {start.described} in {start.folder}; this executes its code:\n"
         f"  {printable(shlex.join(command))}",
         file=sys.stderr,
         flush=True,
@@ -108,7 +104,7 @@ def run(start: Start, options: list[str]) -> int:
 
 
 def _repositories(here: Path, folder: Path) -> list[Path]:
-    """Where the repository can be of which `here` may be a folder of this name."""
+    """Return candidates for the repository of which `here` may be the `folder`."""
     top = git(here, "rev-parse", "--show-toplevel")
     depth = len(folder.parts)
     above = here.parents[depth - 1] if 0 < depth < len(here.parts) else here
