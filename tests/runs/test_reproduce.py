@@ -294,7 +294,7 @@ def test_a_changed_version_is_named_also_where_all_is_identical(run_dir, capsys)
         0,
         [
             "identical to the bit: 6 steps",
-            f'  environment: distributions.optax: "0.0.1" -> "{version}"',
+            f"  environment: distributions.optax: 0.0.1 -> {version}",
         ],
     )
     assert f"distributions.optax: 0.0.1 -> {version}" in error
