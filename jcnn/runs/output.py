@@ -79,6 +79,9 @@ class _Lasting:
     def flush(self) -> None:
         self._attempt(self._stream.flush)
 
+    def close(self) -> None:
+        """Leave the stream open: a logger that was made in the block may close it."""
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 

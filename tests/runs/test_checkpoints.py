@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -306,12 +307,12 @@ def test_one_that_cannot_be_looked_at_now_is_no_damaged_one_either(
     assert _restore(tmp_path).step == 2
 
 
-def test_ones_whose_metric_cannot_be_read_are_kept(tmp_path):
-    """One of them may be the best."""
+def test_one_whose_metric_cannot_be_read_is_kept(tmp_path):
+    """It may be the best."""
     _save(tmp_path, 1, 2, metrics={1: 0.1, 2: 0.5}, keep=1)
-    (tmp_path / "0000000001" / "metrics" / "metrics").write_bytes(b"{")
+    (tmp_path / "0000000001" / "content" / "metadata").write_bytes(b"{")
     _save(tmp_path, 3, metrics={3: 0.4}, keep=1)
-    assert _names(tmp_path) == ["0000000001", "0000000002", "0000000003"]
+    assert _names(tmp_path) == ["0000000001", "0000000003"]
 
 
 def test_saving_is_due_when_it_has_had_its_share_of_the_time(tmp_path, monkeypatch):
@@ -341,4 +342,21 @@ def test_a_checkpoint_that_cannot_be_written_leaves_those_before(tmp_path, monke
     with pytest.raises(CheckpointError, match="0000000002 .*No space left"):
         with Checkpoints(tmp_path, keep=1) as checkpoints:
             checkpoints.save(2, take_snapshot(_state()), {})
+    assert _restore(tmp_path).step == 1
+
+
+def test_a_failed_write_is_reported_when_the_next_one_could_be_due(
+    tmp_path, monkeypatch
+):
+    def fail(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    _save(tmp_path, 1)
+    monkeypatch.setattr("orbax.checkpoint.JsonCheckpointHandler.finalize", fail)
+    with pytest.raises(CheckpointError, match="0000000002 .*No space left"):
+        with Checkpoints(tmp_path, keep=1) as checkpoints:
+            checkpoints.save(2, take_snapshot(_state()), {})
+            while not checkpoints.due():
+                time.sleep(0.01)
+            pytest.fail("the error is lost")
     assert _restore(tmp_path).step == 1

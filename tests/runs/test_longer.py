@@ -203,7 +203,7 @@ def test_refused_for_other_reasons_it_has_ended_as_before(monkeypatch, capsys):
             np.random, "default_rng", lambda _, rng=np.random.default_rng: rng(1)
         )
         assert _run("a", "--epochs", 3) == 2
-    assert "the data are not those of" in capsys.readouterr().err
+    assert "the data differ from those of" in capsys.readouterr().err
     assert _content("a") == before
     newest = Path("a", "checkpoints", "0000000010")
     for path in (newest / "arrays" / "d").iterdir():

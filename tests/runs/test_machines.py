@@ -222,6 +222,18 @@ def test_a_program_without_any_output_runs():
     assert subprocess.run(["sh", "-c", command, _PRINTS]).returncode == 7
 
 
+def test_a_logger_that_is_made_in_the_block_does_not_close_the_output():
+    code = """
+import sys
+from jcnn.runs.output import lasting_output
+with lasting_output():
+    kept = sys.stderr
+kept.close()
+print("more", file=sys.stderr)
+"""
+    assert _python(code).stderr == "more\n"
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
 def test_all_characters_can_be_printed_in_all_encodings(encoding):
     code = """

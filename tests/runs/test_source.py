@@ -270,7 +270,7 @@ def test_a_run_does_not_go_on_with_other_source(changed, capsys):
     error = capsys.readouterr().err.splitlines()
     assert '  -    return images.astype("float32") / 255' in error
     assert '  +    return images.astype("float32") / 128' in error
-    assert error[-1].startswith("  --accept-source goes on with it")
+    assert error[-1].startswith("  --accept-source resumes with the source")
     assert _content(changed) == before
     # As it was, it goes on.
     Path("prep.py").write_text(Path("prep.py").read_text().replace("128", "255"))

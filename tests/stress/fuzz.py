@@ -517,7 +517,7 @@ READERS = {
     "checkpoints": Reader(
         _write_checkpoints,
         _read_checkpoints,
-        ("checkpoints/0000000002/[ac]*/**/*", "*.jsonl"),
+        ("checkpoints/0000000002/**/*", "*.jsonl"),
         r"checkpoints|\.jsonl",
         slow=True,
     ),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import struct
 
 import numpy as np
@@ -142,6 +143,20 @@ def test_a_checkpoint_that_leads_elsewhere_is_refused(run_dir, tmp_path):
 
 
 # More than there is
+
+
+def test_an_array_of_a_few_bytes_is_not_read(run_dir, tmp_path):
+    """The list of the arrays is right, their files are of another shape."""
+    small, large = ({"a": np.zeros(size, np.int8)} for size in (2, 1 << 28))
+    for folder, tree in ((run_dir, small), (tmp_path / "large", large)):
+        with Checkpoints(folder) as checkpoints:
+            checkpoints.save(1, take_snapshot(tree), {})
+    arrays = run_dir / "0000000001" / "arrays"
+    shutil.rmtree(arrays)
+    shutil.copytree(tmp_path / "large" / "0000000001" / "arrays", arrays)
+    with Checkpoints(run_dir) as checkpoints:
+        with pytest.raises(OptionError, match=r"got shape \(268435456,\)"):
+            checkpoints.restore(small)
 
 
 @pytest.mark.parametrize(

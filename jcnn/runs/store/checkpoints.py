@@ -38,6 +38,7 @@ from .reading import (
     error_number,
     first_line,
     read_checkpoint,
+    read_content,
     unreadable_now,
 )
 
@@ -89,6 +90,7 @@ class Checkpoints:
         self._step = 0
         self._began = 0.0
         self._next = -math.inf
+        self._metrics: dict[int, float] = {}
         self._manager: ocp.CheckpointManager | None = None
 
     def __enter__(self):
@@ -104,9 +106,15 @@ class Checkpoints:
             sys.unraisablehook = self._usual_hook
 
     def due(self) -> bool:
-        """Return whether saving now keeps its time below `share`."""
-        saving = self._manager is not None and self._manager.is_saving_in_progress()
-        return not saving and time.monotonic() >= self._next
+        """Return whether saving now keeps its time below `share`.
+
+        Raises:
+            CheckpointError: If the last one could not be written.
+        """
+        if self._manager is not None and self._manager.is_saving_in_progress():
+            return False
+        self.wait()
+        return time.monotonic() >= self._next
 
     def save(
         self, step: int, snapshot: Snapshot, notes: Notes, *, metric: float = math.nan
@@ -126,6 +134,7 @@ class Checkpoints:
         content = {
             "format": FORMAT,
             "step": step,
+            "metric": metric,
             "arrays": snapshot.descriptions,
             "notes": notes,
         }
@@ -135,9 +144,9 @@ class Checkpoints:
             arrays=ocp.args.PyTreeSave(stored),
             content=ocp.args.JsonSave(content | {"sha256": content_digest(content)}),
         )
-        metrics = {"metric": math.inf if math.isnan(metric) else metric}
+        self._metrics[step] = metric
         self._step, self._began = step, time.monotonic()
-        self._attempt(self._save, items, metrics)
+        self._attempt(self._save, items)
 
     def wait(self) -> None:
         """Wait until the last checkpoint is complete.
@@ -193,33 +202,35 @@ class Checkpoints:
         """Return whether a process was killed while it wrote a checkpoint."""
         return any(self.folder.glob("*.orbax-checkpoint-tmp*"))
 
-    def _save(self, items: ocp.args.Composite, metrics: dict[str, float]) -> None:
+    def _save(self, items: ocp.args.Composite) -> None:
         if self._manager is None:
             self._manager = self._make_manager()
-        self._manager.save(self._step, args=items, metrics=metrics, force=True)
+        self._manager.save(self._step, args=items, force=True)
 
     def _make_manager(self) -> ocp.CheckpointManager:
-        def metric(metrics: Any) -> float:
-            return metrics["metric"]
-
         for name in ("absl", "asyncio"):
             logging.getLogger(name).addFilter(_not_of_orbax)
-        best = managers.BestN(get_metric_fn=metric, reverse=True, n=1)
-        latest = managers.LatestN(n=self._keep)
+        policies = [managers.LatestN(self._keep), _Best(self._metric)]
         options = ocp.CheckpointManagerOptions(
             step_format_fixed_length=10,
-            best_fn=metric,
-            preservation_policy=managers.AnyPreservationPolicy([latest, best]),
+            preservation_policy=managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
             todelete_subdir=_REMOVED,
             save_root_metadata=False,
+            lightweight_initialize=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._committed),
         )
-        try:
-            return ocp.CheckpointManager(self.folder, options=options)
-        except (OSError, ValueError):  # without metrics checkpoints are kept
-            options.lightweight_initialize = True
-            return ocp.CheckpointManager(self.folder, options=options)
+        return ocp.CheckpointManager(self.folder, options=options)
+
+    def _metric(self, step: int) -> float | None:
+        """Return the metric of a checkpoint, None if it cannot be read."""
+        if step not in self._metrics:
+            try:
+                content = read_content(checkpoint_path(self.folder, step), step)
+                self._metrics[step] = float(content["metric"])
+            except Exception:  # damaged files raise almost anything
+                return None
+        return self._metrics[step]
 
     def _committed(self) -> None:
         """Decide when the next one is due; called in Orbax's thread."""
@@ -238,6 +249,27 @@ class Checkpoints:
             reason = first_line(error) if code is None else os.strerror(code)
             path = checkpoint_path(self.folder, self._step)
             raise CheckpointError(f"{path} could not be written: {reason}") from error
+
+
+class _Best(managers.PreservationPolicy):
+    """Preserve the checkpoint of the lowest metric, and any of an unknown one.
+
+    Orbax's `BestN` needs a file of its own for each metric.
+    """
+
+    def __init__(self, metric: Callable[[int], float | None]):
+        self._metric = metric
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        steps = [info.step for info in checkpoints]
+        metrics = {step: self._metric(step) for step in steps}
+        ranks = [
+            (math.inf if math.isnan(metric) else metric, -step)
+            for step, metric in metrics.items()
+            if metric is not None
+        ]
+        best = -min(ranks)[1] if ranks else None
+        return [step == best or metrics[step] is None for step in steps]
 
 
 def saved_steps(folder: Path) -> list[int]:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -25,11 +26,15 @@ class Damaged(Exception):
     """A checkpoint differs from what was saved."""
 
 
-def check_no_links(folder: Path) -> None:
-    """Raise ValueError if a folder contains a symbolic link, or a pipe or device."""
+def check_files(folder: Path, *, most: float = math.inf) -> None:
+    """Raise ValueError if a folder has a link, pipe or device, or more bytes."""
+    size = 0
     for path in (folder, *folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise ValueError(f"{path} is neither a file nor a folder")
+        size += path.stat().st_size
+    if size > most:
+        raise ValueError(f"{folder} must have at most {most} bytes, has {size}")
 
 
 def read_checkpoint(
@@ -42,10 +47,9 @@ def read_checkpoint(
         OptionError: If it is of another model, or cannot be read at the moment.
     """
     try:
-        check_no_links(path)
-        content = read_object(path / "content" / "metadata", most=_MOST_CONTENT)
-        if content.pop("sha256") != content_digest(content) or content["step"] != step:
-            raise ValueError("the list of arrays differs from its digest")
+        most = 2 * sum(array.nbytes for array in wanted.values()) + _MOST_CONTENT
+        check_files(path, most=most)
+        content = read_content(path, step)
         _check_format(path, content["format"])
         _check_model(path, content["arrays"], wanted)
         arrays = _read_arrays(path / "arrays", wanted)
@@ -63,6 +67,14 @@ def read_checkpoint(
         raise Damaged(first_line(error)) from error
 
 
+def read_content(path: Path, step: int) -> dict[str, Any]:
+    """Return the JSON item of a checkpoint, checked by its digest."""
+    content = read_object(path / "content" / "metadata", most=_MOST_CONTENT)
+    if content.pop("sha256") != content_digest(content) or content["step"] != step:
+        raise ValueError("the list of arrays differs from its digest")
+    return content
+
+
 def _read_arrays(path: Path, wanted: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Read Orbax's arrays by TensorStore: Orbax leaves tasks behind after an error."""
     store = {"driver": "ocdbt", "base": f"file://{path}/"}
@@ -72,6 +84,14 @@ def _read_arrays(path: Path, wanted: dict[str, np.ndarray]) -> dict[str, np.ndar
         if array.size
     }
     opened = {name: ts.open(spec, read=True) for name, spec in specs.items()}
+    for name, array in opened.items():  # a few bytes can declare any size
+        shape, found = wanted[name].shape, array.result().shape
+        chunk = array.result().chunk_layout.read_chunk.shape or ()
+        if found != shape or any((c or 0) > s for c, s in zip(chunk, shape)):
+            raise ValueError(
+                f"{name} must have shape {shape} and no larger chunks, got shape "
+                f"{found} in chunks of {chunk}"
+            )
     reads = {name: array.result().read() for name, array in opened.items()}
     return wanted | {name: np.asarray(read.result()) for name, read in reads.items()}
 

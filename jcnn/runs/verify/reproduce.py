@@ -12,7 +12,7 @@ from ..output import in_line
 from ..store.checkpoints import checkpoint_path, saved_steps
 from ..store.folder import read_environment, read_record, write_json
 from ..store.journal import iterate_lines, read_lines
-from ..store.reading import check_no_links
+from ..store.reading import check_files
 from .certificate import Divergence, fault_of, find_divergence, read_certificate
 from .compare import describe_distance
 from .restart import Start, find_start, run, with_source
@@ -192,7 +192,7 @@ def _begin(
             (target / name).write_bytes(_up_to(run_dir / name, step))
     if step > 0:
         checkpoint = checkpoint_path(run_dir / "checkpoints", step)
-        check_no_links(checkpoint)
+        check_files(checkpoint)
         shutil.copytree(checkpoint, target / "checkpoints" / checkpoint.name)
     environment = read_environment(run_dir)
     if environment is not None:
