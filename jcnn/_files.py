@@ -148,7 +148,7 @@ def expand_home(path: Path) -> Path:
 
 
 def user_cache() -> Path:
-    """Return jcnn's cache folder: `$XDG_CACHE_HOME/jcnn` or `~/.cache/jcnn`.
+    """Return `$XDG_CACHE_HOME/jcnn` or `~/.cache/jcnn`.
 
     For a user without a home it is a folder that cannot be made.
 
@@ -165,7 +165,7 @@ def user_cache() -> Path:
 
 
 def unused(path: Path) -> Path:
-    """Return the path, with the first free number after it if it exists.
+    """Return a path that does not exist: this one, or with a number after it.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""A recipe tried with shapes alone, before anything is compiled or written."""
+"""Checks of a recipe by shapes alone, before anything is compiled or written."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -21,7 +21,7 @@ _TAKEN = "epoch finite images_per_second interrupted seconds skipped step steps"
 def check_recipe(
     recipe: Recipe, *, batch_size: int, patience: int | None = None
 ) -> Recipe:
-    """Try a recipe with shapes alone: nothing is compiled, computed or written.
+    """Check a recipe by shapes, and set the defaults of its fields.
 
     Args:
         recipe: What to train.
@@ -29,15 +29,13 @@ def check_recipe(
         patience: As for `fit`.
 
     Returns:
-        The recipe with what it has left open: `prepare`, `watch` and
-        `higher_is_better`, and "loss" among the metrics of `loss_fn`. Checking it again
-        changes nothing.
+        The recipe with `prepare`, `watch` and `higher_is_better`, and with "loss" among
+        the metrics of `loss_fn`.
 
     Raises:
-        OptionError: In one line, if the layer cannot be made for the images, loss or
-            metrics cannot be computed of images of such shapes, have other shapes than
-            they must or names that are taken; if there are labels that the layer has
-            no logits for; or if the watched metric is none of the test images.
+        OptionError: If layer, loss or metrics do not take the images, metrics have
+            wrong shapes or reserved names, a label has no logit, or there is no watched
+            metric.
 
     >>> import optax
     >>> from jcnn import flatten, serial
@@ -101,7 +99,7 @@ def check_recipe(
 
 
 def _classification(recipe: Recipe) -> Classification | None:
-    """Where the loss or the metrics come from, if that is known."""
+    """Return the `Classification` of the loss or the metrics, if there is one."""
     return task_of(recipe.loss_fn) or task_of(recipe.example_metrics)
 
 
@@ -110,7 +108,7 @@ def _batch(dataset: Dataset, size: int) -> dict[str, np.ndarray]:
 
 
 def _check_loss(found: Any, model_state: Any) -> dict[str, Any]:
-    """The metrics of what `loss_fn` returns, if all of it is what it must be."""
+    """Check the shapes that `loss_fn` returns, and return its metrics."""
     try:
         loss, (new_state, metrics) = found
     except (TypeError, ValueError) as error:
@@ -160,7 +158,7 @@ def _check_labels(recipe: Recipe, num_logits: int) -> None:
 
 
 def _evaluated(recipe: Recipe) -> list[tuple[str, Dataset]]:
-    """The splits that metrics of examples are computed of, `test` last."""
+    """Return the splits to evaluate, `test` last."""
     splits = (("validation", recipe.validation), ("test", recipe.test))
     return [(name, dataset) for name, dataset in splits if dataset is not None]
 

@@ -1,4 +1,4 @@
-"""From the command line to the exit status."""
+"""The command line of an experiment."""
 
 import argparse
 import dataclasses
@@ -36,9 +36,9 @@ from .recipe import Recipe, cast_inputs, with_num_steps
 from .stepping import count_steps
 from .store.checkpoints import saved_steps
 from .store.folder import (
+    check_run_dir,
     make_run_dir,
     read_record,
-    refuse_run_dir,
     write_config,
     write_json,
 )
@@ -48,13 +48,13 @@ from .training import Result
 from .verify.environment import describe_environment, hide_from_git
 from .verify.resume import (
     asks_for_more,
+    check_longer,
+    check_source,
+    check_unchanged,
     last_step,
     lengthen,
     note_environment,
     note_source,
-    refuse_changes,
-    refuse_other_source,
-    refuse_shorter,
 )
 from .verify.source import read_source
 
@@ -69,19 +69,18 @@ def main(
     *,
     fit: Callable[..., Result] = fit,
 ) -> int:
-    """Run the experiment that the command line asks for.
+    """Run the experiment that the command line describes.
 
-    The command line is made of the fields of `config_type`; its `--help` begins with
-    the first paragraph of the program's docstring. Options that cannot be used are
-    refused before anything is compiled or written. Where the run folder holds a run
-    of the same program, options and source, that run goes on; one that has ended is
-    made longer by more epochs or steps.
+    The options are the fields of `config_type`; `--help` begins with the first
+    paragraph of the program's docstring. Options are checked before anything is
+    compiled or written. If the run folder holds a run of the same program, options and
+    source, that run is resumed; a finished one is made longer by more epochs or steps.
 
     Args:
         config_type: Frozen dataclass of the options.
-        make_recipe: Loads the data and says what to train, and how.
-        arguments: Command line; otherwise the program's.
-        fit: The training loop, say `functools.partial(fit, on_metrics=log)`.
+        make_recipe: Function from the options to a `Recipe`.
+        arguments: Command line; None for the program's.
+        fit: The training loop, such as `functools.partial(fit, on_metrics=log)`.
 
     Returns:
         The exit status: 0; 1 if a file of the run cannot be written or a step was not
@@ -89,8 +88,8 @@ def main(
         Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
 
     Raises:
-        SystemExit: With 0 after `--help`; with 2 if an option is unknown or no value
-            of its type.
+        SystemExit: With 0 after `--help`; with 2 if an option is unknown or its value
+            is not of its type.
 
     >>> main(RunConfig, lambda config: ..., ["--epochs", "0"])
     2
@@ -150,7 +149,7 @@ def main(
 
 
 def refuses(config: Any) -> bool:
-    """Whether an option has a value that is not allowed, which is told on stderr.
+    """Print the error and return True if an option's value is out of range.
 
     >>> refuses(RunConfig(epochs=3))
     False
@@ -173,7 +172,7 @@ class _Prepared(NamedTuple):
 
 
 def _as_recorded(config_type: type, arguments: Sequence[str]) -> dict[str, Any]:
-    """With --as-recorded the options of the run in --run-dir as `tyro`'s default."""
+    """Return the options of the run in --run-dir as tyro's default, if asked to."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--as-recorded", "--as_recorded", action="store_true")
     parser.add_argument("--run-dir", "--run_dir", type=Path, nargs="?")
@@ -195,22 +194,18 @@ def _prepare(
     program: Program,
     held: ExitStack,
 ) -> _Prepared | None:
-    """Everything that an option can be wrong for, then the folder, locked.
-
-    Returns:
-        What to train; None if that has been done.
-    """
+    """Check all options, then make or lock the folder; None if the run has ended."""
     check_config(config)
     config_to_json(config)
     asked = map_paths(expand_home, config)
     record = None if asked.run_dir is None else read_record(asked.run_dir)
-    # What this command is to do is no part of what the run is.
+    # These describe this command, not the run.
     config = dataclasses.replace(
         asked, as_recorded=False, accept_source=False, begin_anew=False
     )
     if record is not None and not asked.begin_anew:
         accepted = asked.accept_source
-        return _go_on(config, record, make_recipe, program, held, accepted)
+        return _resume(config, record, make_recipe, program, held, accepted)
     return _begin(config, make_recipe, program, held, aside=record is not None)
 
 
@@ -224,10 +219,10 @@ def _begin(
 ) -> _Prepared:
     run_dir = config.run_dir
     if run_dir is not None and not aside:
-        refuse_run_dir(run_dir)
+        check_run_dir(run_dir)
     config = dataclasses.replace(config, threads=use_threads(config.threads))
     recipe, _ = _checked(config, make_recipe)
-    options, environment = _surroundings(config, program)
+    options, environment = _environment(config, program)
     source = read_source(program)
     weights = None
     if config.init_from is not None:
@@ -247,12 +242,12 @@ def _begin(
         write_weights(run_dir / KEPT, *weights)
     write_json(run_dir / "source.json", source)
     write_json(run_dir / "environment.json", environment)
-    # Last: a folder with this file is one to go on with.
+    # Last: a folder with this file can be resumed.
     write_config(run_dir, config, experiment=program.name)
     return _Prepared(recipe, run_dir, options, weights)
 
 
-def _go_on(
+def _resume(
     config: RunConfigT,
     record: dict[str, Any],
     make_recipe: Callable[[RunConfigT], Recipe],
@@ -263,20 +258,20 @@ def _go_on(
     run_dir: Path = config.run_dir  # pyright: ignore
     config = _with_threads(config, record)
     end = last_step(run_dir, record)
-    refuse_changes(record, config, experiment=program.name, finished=end is not None)
+    check_unchanged(record, config, experiment=program.name, finished=end is not None)
     if end is not None and not asks_for_more(record, config):
         return None
     if not accept_source:
-        refuse_other_source(run_dir, program)
+        check_source(run_dir, program)
     held.enter_context(lock(run_dir))
     recipe, total = _checked(config, make_recipe)
-    options, environment = _surroundings(config, program)
+    options, environment = _environment(config, program)
     weights = None
     if config.init_from is not None and not saved_steps(run_dir / "checkpoints"):
         weights = read_initial(run_dir / KEPT, recipe)
     first_step = max([one["step"] for one in record["lengthened"]], default=0)
     if end is not None:
-        refuse_shorter(run_dir, end=end, total=total)
+        check_longer(run_dir, end=end, total=total)
         first_step = end
 
     def on_start(step: int) -> None:
@@ -292,7 +287,7 @@ def _go_on(
 def _checked(
     config: RunConfigT, make_recipe: Callable[[RunConfigT], Recipe]
 ) -> tuple[Recipe, int]:
-    """What to train, and how many steps."""
+    """Return the recipe and the number of steps."""
     recipe, batch_size = make_recipe(config), config.batch_size
     recipe = hold_out(recipe, config.validation, seed=config.seed)
     num_images = len(recipe.train.label)
@@ -302,17 +297,15 @@ def _checked(
     return recipe, min(total, config.max_steps or total)
 
 
-def _surroundings(
-    config: RunConfig, program: Program
-) -> tuple[Options, dict[str, Any]]:
-    """XLA's options, and all else that the bits depend on."""
+def _environment(config: RunConfig, program: Program) -> tuple[Options, dict[str, Any]]:
+    """Return XLA's options and the description of the environment."""
     options = default_options(deterministic=config.deterministic)
     folder = program.file.parent if program.file else Path.cwd()
     return options, describe_environment(folder, compiler_options=options)
 
 
 def _with_threads(config: RunConfigT, record: dict[str, Any]) -> RunConfigT:
-    """The number of threads is decided when a run begins, and kept."""
+    """Keep the number of threads that the run began with."""
     if config.threads is None:
         threads = record["config"].get("threads")
         if isinstance(threads, int):

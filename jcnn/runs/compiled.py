@@ -1,4 +1,4 @@
-"""Compiled programs kept from one run to the next, by JAX's persistent cache."""
+"""JAX's persistent cache of compiled programs."""
 
 import os
 from pathlib import Path
@@ -13,16 +13,14 @@ _LEAST_SECONDS = 0.1  # of compilation: what is quicker is not kept
 
 
 def keep_programs() -> Path | None:
-    """Lets JAX keep what it compiles in the user's cache folder.
+    """Let JAX cache compiled programs in the user's cache folder.
 
-    The programs are the same to the bit as those compiled anew. JAX's own settings come
-    first: a folder that is set already, or `JAX_ENABLE_COMPILATION_CACHE=false`. Not so
-    on CPUs for which jaxlib has oneDNN: its convolutions cannot be kept, and are worth
-    more than a quick start. Call it before the first computation.
+    Call it before the first computation. JAX's own settings come first: a folder that
+    is set already, or `JAX_ENABLE_COMPILATION_CACHE=false`. Where convolutions are
+    oneDNN's, which cannot be cached, nothing changes.
 
     Returns:
-        The folder; None if nothing was changed, also where it cannot be written or
-        there is no home to hold it.
+        The folder; None if nothing was changed, or it cannot be written.
 
     >>> keep_programs()  # doctest: +SKIP
     PosixPath('/home/me/.cache/jcnn/programs/2f1c5a0d9e3b')

@@ -68,7 +68,7 @@ def hold_out(recipe: Recipe, fraction: float, *, seed: int) -> Recipe:
 
 
 def evaluated(state: TrainState) -> TrainState:
-    """The state to evaluate and to keep: with the averaged parameters if it has any."""
+    """Return the state to evaluate: with the averaged parameters if it has any."""
     return state if state.ema is None else averaged(state)
 
 
@@ -123,11 +123,11 @@ class Epochs:
         return self._sign * value
 
     def last_is_best(self) -> bool:
-        """Whether no epoch before the last one was as good."""
+        """Return whether no epoch before the last one was as good."""
         return bool(self._scores) and self._since_best() == 0
 
     def out_of_patience(self) -> bool:
-        """Whether so many epochs came after the best one."""
+        """Return whether the best epoch is `patience` epochs ago."""
         if self._patience is None or not self._scores:
             return False
         return self._since_best() >= self._patience

@@ -1,4 +1,4 @@
-"""Beginning a run with the weights of another one."""
+"""Initial weights from another run."""
 
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,7 @@ KEPT = "init.safetensors"  # a run's own copy
 
 
 def read_initial(path: Path, recipe: Recipe) -> tuple[Params, State]:
-    """The parameters and the model state to begin with.
-
-    Args:
-        path: The file that they are in.
-        recipe: What is to be trained.
+    """Read parameters and model state from a safetensors file.
 
     Raises:
         OptionError: If it cannot be read, or has other names, shapes or dtypes than the

@@ -1,7 +1,6 @@
-"""Ctrl-C and other signals as questions to ask between two pieces of work.
+"""Signals handled between steps: SIGINT, SIGTERM and SIGHUP stop, SIGUSR1 saves.
 
-SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal is gone) ask to stop. SIGUSR1, which
-schedulers can send before a job's time is over, asks to save and to go on.
+Schedulers can send SIGUSR1 before a job's time is over.
 """
 
 import signal
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _STOP = (signal.SIGINT, signal.SIGTERM)
-# Not on all systems; and whoever has said already what they are to do, as nohup, knows.
+# Not on all systems, and left alone if they are ignored already, as by nohup.
 _OTHERS = [
     signal.Signals[name]
     for name in ("SIGHUP", "SIGUSR1")
@@ -19,7 +18,7 @@ _OTHERS = [
 
 
 class Interrupts:
-    """What signals have asked for. Called, it gives the one that asked to stop.
+    """The signals received; calling it returns the one that stops the run, or None.
 
     >>> Interrupts()() is None
     True
@@ -33,22 +32,12 @@ class Interrupts:
         return self._stop
 
     def save_asked(self) -> bool:
-        """Whether it was asked to save, since this was called before.
-
-        >>> Interrupts().save_asked()
-        False
-        """
+        """Return whether SIGUSR1 has come since the last call."""
         asked, self._save = self._save, False
         return asked
 
     def note(self, number: int) -> None:
-        """Note a signal; the first one that asks to stop counts.
-
-        >>> interrupts = Interrupts()
-        >>> interrupts.note(signal.SIGTERM)
-        >>> interrupts().name
-        'SIGTERM'
-        """
+        """Note a signal; the first one that stops counts."""
         if number == getattr(signal, "SIGUSR1", None):
             self._save = True
         else:
@@ -57,14 +46,11 @@ class Interrupts:
 
 @contextmanager
 def catch_interrupt() -> Iterator[Interrupts]:
-    """Let signals only be noted; the second Ctrl-C or SIGTERM works as usual.
+    """Note signals within the block; a second Ctrl-C or SIGTERM works as usual.
 
-    SIGHUP never does: as a terminal goes, its system and its shell both send one.
-    SIGHUP and SIGUSR1 are left as they are if they are ignored or handled already.
-    Outside of the main thread, where Python delivers no signals, nothing changes.
-
-    Yields:
-        A function without arguments: the signal that asked to stop, or None.
+    A second SIGHUP does not: a closing terminal and its shell both send one. SIGHUP and
+    SIGUSR1 that are ignored or handled already are left alone. Outside the main thread
+    nothing changes.
 
     >>> with catch_interrupt() as interrupted:
     ...     before = interrupted()

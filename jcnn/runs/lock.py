@@ -1,4 +1,4 @@
-"""One process at a time on a run folder."""
+"""A lock that admits one process at a time to a run folder."""
 
 import os
 import sys
@@ -15,21 +15,17 @@ except ImportError:  # no POSIX system: there folders are not locked
 
 
 class Locked(OSError):
-    """Another process works on the folder."""
+    """Another process holds the folder."""
 
 
 @contextmanager
 def lock(run_dir: Path) -> Iterator[None]:
-    """Hold a run folder for this process, until it leaves the block or ends.
+    """Hold an existing run folder until the block or the process ends.
 
-    The kernel lets go of it however the process ends, so a lock never stays behind.
-    It is a precaution: a file system without locks is told of on standard error.
-
-    Args:
-        run_dir: An existing folder.
+    A file system without locks only gets a warning on standard error.
 
     Raises:
-        Locked: If another process holds it, whose number the message gives.
+        Locked: If another process holds it, with its number.
         OSError: If the folder cannot be written to.
 
     >>> import tempfile

@@ -1,27 +1,25 @@
-"""Large buffers kept from one training step to the next."""
+"""Settings of glibc's allocator for large buffers."""
 
 import ctypes
 
 # Numbers of <malloc.h>, and what they are set to.
 _SETTINGS = {
-    -4: 0,  # M_MMAP_MAX: no buffer is mapped on its own and unmapped when it is freed
-    -1: -1,  # M_TRIM_THRESHOLD: what is freed at the end is never handed back
-    -2: 64 << 20,  # M_TOP_PAD: more is asked for than is needed
-    -8: 1,  # M_ARENA_MAX: one pool for all threads, since the others' are of 64 MiB
+    -4: 0,  # M_MMAP_MAX: no mapping per buffer
+    -1: -1,  # M_TRIM_THRESHOLD: the heap never shrinks
+    -2: 64 << 20,  # M_TOP_PAD: it grows by this much more
+    -8: 1,  # M_ARENA_MAX: one arena, since the others have 64 MiB at most
 }
 
 
 def keep_memory() -> bool:
-    """Lets this process keep the memory that it frees, for as long as it runs.
+    """Let this process keep the memory that it frees; call it before computing.
 
-    A training step needs hundreds of MiB for moments only. By default glibc maps and
-    unmaps such buffers at each step, and Linux hands them out page by page, filled with
-    zeros: on 2 cores a third to a half of a step. The price: the memory of the largest
-    step is not there for other programs meanwhile. Pools that threads have already are
-    left as they are, so call it before the first computation.
+    By default glibc maps and unmaps a training step's buffers of hundreds of MiB at
+    each step, and Linux fills their pages with zeros: on 2 cores a third to a half of
+    a step. The price is that the memory of the largest step stays taken.
 
     Returns:
-      Whether it could be done; outside of Linux with glibc nothing happens.
+        Whether it could be done: only with glibc.
 
     >>> keep_memory()  # doctest: +SKIP
     True

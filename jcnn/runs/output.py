@@ -1,4 +1,4 @@
-"""Standard output and errors that a run outlives: nothing that is printed ends it."""
+"""Standard streams whose errors do not end a run, and printable text."""
 
 import json
 import os
@@ -10,13 +10,11 @@ from typing import Any, TextIO, cast
 
 @contextmanager
 def lasting_output() -> Iterator[None]:
-    """Let what is printed within the block raise nothing.
+    """Keep printing within the block from raising errors.
 
-    Characters that the output's encoding lacks are printed as escapes. An output that
-    ends, say because the reader of the pipe does (`| head -1`) or the disk is full, is
-    told of on the other one, once; what is printed to it afterwards is lost.
-
-    It is a decorator too: `@lasting_output()`.
+    Characters that the encoding lacks are printed as escapes. If a stream ends, say
+    because of `| head -1` or a full disk, the other one reports it once; further output
+    to it is lost. It is a decorator too: `@lasting_output()`.
 
     >>> import io
     >>> from contextlib import redirect_stdout
@@ -41,8 +39,7 @@ def lasting_output() -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """A text with escapes for what is no letter, sign or space: names of folders may
-    have line ends, commands to terminals, and bytes that are no text.
+    """Return a text with escapes for line ends, control characters and invalid bytes.
 
     >>> printable("a\\nb\\x1b[2J é \\udce9")
     'a\\\\nb\\\\x1b[2J é \\\\udce9'
@@ -60,7 +57,7 @@ def in_line(value: Any) -> str:
 
 
 class _Lasting:
-    """A text stream whose methods `write` and `flush` do what they can."""
+    """A text stream whose `write` and `flush` raise no errors."""
 
     other: "_Lasting"
 
@@ -70,7 +67,7 @@ class _Lasting:
         self._ended = False
 
     def write(self, text: str) -> int:
-        # The text may have what no encoding has: names of files are bytes.
+        # File names can contain bytes that no encoding has.
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         plain = text.encode(encoding, "backslashreplace").decode(encoding)
         self._attempt(self._stream.write, plain)
@@ -101,7 +98,7 @@ class _Lasting:
             self.other.flush()
 
     def _discard(self) -> None:
-        """Lead it to nowhere: Python would try to write what waits in its buffer."""
+        """Redirect the stream to the null device: its buffer is still written."""
         with suppress(OSError, ValueError, AttributeError):  # it may be no real file
             nowhere = os.open(os.devnull, os.O_WRONLY)
             try:

@@ -1,8 +1,7 @@
-"""How an experiment was started: what its runs are known by, and how to start it again.
+"""The program of an experiment: its name in a run's records, and how to start it again.
 
-A run names a module ("experiments.digits", started by `python -m`), a script by its
-path from the folder that it was started in ("scripts/train.py"), or neither, where code
-was typed at a prompt, into a notebook or after `python -c`.
+A name is that of a module ("experiments.digits"), the path of a script from the folder
+it was started in ("scripts/train.py"), or "<interactive>" for code that was typed.
 """
 
 import hashlib
@@ -24,14 +23,7 @@ _TYPED = "<interactive>"
 
 
 class Program(NamedTuple):
-    """A program that runs an experiment.
-
-    Attributes:
-        name: Of its module, or the path of its script; "<interactive>" if it was typed.
-        file: Where it stands, links followed; None if it was typed.
-        text: What was typed, as far as Python knows.
-        summary: The first paragraph of its docstring.
-    """
+    """A program that runs an experiment; `file` is None and `text` set if typed."""
 
     name: str
     file: Path | None = None
@@ -40,13 +32,13 @@ class Program(NamedTuple):
 
     @property
     def command(self) -> str:
-        """What starts it, such as "python -m experiments.digits"."""
+        """The command that starts it, such as "python -m experiments.digits"."""
         arguments = start_arguments(self.name) if self.file else []
         return " ".join(["python", *arguments])
 
     @property
     def short_name(self) -> str:
-        """Such as "digits"; "run" if it was typed."""
+        """The last part of the name, such as "digits"; "run" if it was typed."""
         if self.file is None:
             return "run"
         stem = self.file.stem if _is_script(self.name) else self.name.split(".")[-1]
@@ -54,14 +46,13 @@ class Program(NamedTuple):
 
 
 def find_program(make_recipe: Callable[..., Any]) -> Program:
-    """The program whose code is running.
+    """Return the program whose code is running.
 
-    It is the nearest caller that Python has as `__main__`: not the last one, which may
-    be a profiler. Where that is installed, as test runners are, or is text that calls
-    what is installed, as in their workers, it is the module that calls jcnn.
+    It is the nearest caller named `__main__`: the farthest may be a profiler. If that
+    is installed, as test runners are, it is the module that calls jcnn.
 
     Args:
-        make_recipe: The experiment's function, whose code is a part of what was typed.
+        make_recipe: The experiment's function, which may have been typed.
     """
     namespaces = list(_callers())
     modules = [names.get("__name__") for names in namespaces]
@@ -83,7 +74,7 @@ def find_program(make_recipe: Callable[..., Any]) -> Program:
 
 
 def start_arguments(name: str) -> list[str]:
-    """What Python is given to start the program of this name.
+    """Return Python's arguments to start the program of this name.
 
     >>> start_arguments("experiments.digits"), start_arguments("scripts/my-train.py")
     (['-m', 'experiments.digits'], ['scripts/my-train.py'])
@@ -92,9 +83,7 @@ def start_arguments(name: str) -> list[str]:
 
 
 def program_files(name: str) -> list[Path]:
-    """How the path of the program of this name can end.
-
-    Finding a module by importing the packages above it would execute them.
+    """Return the relative paths that the program of this name can have.
 
     Raises:
         OptionError: If it is the name of no program, or of one that was typed.
@@ -120,7 +109,7 @@ def program_files(name: str) -> list[Path]:
 
 
 def same_program(name: str, other: str) -> bool:
-    """Whether two names can be of one program: a script may be started in any folder.
+    """Return whether two names can be of one program, started in different folders.
 
     >>> same_program("scripts/train.py", "train.py"), same_program("train", "train.py")
     (True, False)
@@ -132,7 +121,7 @@ def same_program(name: str, other: str) -> bool:
 
 
 def is_below(name: str) -> bool:
-    """Whether the name of a file leads to nothing outside the folder it is looked for.
+    """Return whether a relative path stays inside its folder.
 
     >>> is_below("a/b.py"), is_below("a/../../b.py")
     (True, False)
@@ -142,11 +131,11 @@ def is_below(name: str) -> bool:
 
 
 def is_installed(file: str, root: Path | None = None) -> bool:
-    """Whether a file is Python's own or of a package, and not of somebody's repository.
+    """Return whether a file is Python's own or of an installed package.
 
     Args:
-        file: Its path.
-        root: A repository; it may itself be where packages are.
+        file: Path of the file.
+        root: A repository, which may itself be inside a folder of packages.
 
     >>> is_installed(json.__file__), is_installed("")
     (True, False)
@@ -165,7 +154,7 @@ def is_installed(file: str, root: Path | None = None) -> bool:
 
 
 def _callers() -> Iterator[dict[str, Any]]:
-    """The namespaces of all that is being called, without jcnn's own, nearest first."""
+    """Yield the globals of the callers outside jcnn, nearest first."""
     frame = inspect.currentframe()
     while frame is not None:
         name = frame.f_globals.get("__name__") or ""
@@ -188,7 +177,7 @@ def _is_script(name: str) -> bool:
 
 
 def _typed_text(names: dict[str, Any], make_recipe: Callable[..., Any]) -> str:
-    """The code after `python -c`, or else of all functions that were typed."""
+    """Return the code after `python -c`, or else the functions that were typed."""
     if sys.argv[:1] == ["-c"]:
         for option, following in pairwise([*sys.orig_argv[1:], ""]):
             if option[:1] == "-" and "c" in option:

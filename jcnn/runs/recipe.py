@@ -1,4 +1,4 @@
-"""What an experiment trains, on what, and how; and what its network is fed."""
+"""The recipe of an experiment, and the inputs of its network."""
 
 import dataclasses
 import sysconfig
@@ -25,31 +25,29 @@ from .config import OptionError
 
 
 class Recipe(NamedTuple):
-    """What to train, on what, and how.
+    """Model, optimizer, loss, metrics and data of a run.
 
     Attributes:
         layer: The model.
-        tx: The optimizer, or a function from the number of steps of the run to it, for
-            schedules; `max_steps` does not change that number.
-        loss_fn: As `jcnn.train.make_step` takes it. Its metrics are scalars of any
-            names but those that other keys of `metrics.jsonl` have; if "loss" is not
-            among them, it is added.
-        example_metrics: As `jcnn.train.make_evaluate` takes it.
-        train: The images to train on.
-        test: The images to evaluate at the end; nothing is chosen by them.
-        prepare: (images, key) -> inputs, as `jcnn.train.classification` takes it: the
-            parameters are made for what it gives. None: that of `classification` if
-            the loss or the metrics are its, else inputs are as large as the images.
-            `--dtype bfloat16` casts what it gives where both are of `classification`;
-            others have to use a `prepare` that gives bfloat16 then.
-        watch: Which metric of `example_metrics` to report and draw, and to compare
-            epochs by if there is a validation split. None: "accuracy" if there is one,
-            else "loss".
-        higher_is_better: Whether more of the watched metric is better. None: yes for
-            names that end in "accuracy", no for those that end in "loss"; others need
-            it if there is a validation split.
-        validation: Images to evaluate after each epoch; None: none. `--validation`
-            takes them from `train`.
+        tx: The optimizer, or a function from the run's number of steps to it;
+            `max_steps` does not change that number.
+        loss_fn: As for `jcnn.train.make_step`. Its metrics are scalars, whose names
+            must not be other keys of `metrics.jsonl`; "loss" is added if it is missing.
+        example_metrics: As for `jcnn.train.make_evaluate`.
+        train: Training images.
+        test: Images to evaluate at the end, never used for model selection.
+        prepare: (images, key) -> inputs of the network, as for
+            `jcnn.train.classification`. None: that of `classification` if loss or
+            metrics are its own, else the inputs have the shape of the images. With
+            `--dtype bfloat16` it must give bfloat16, unless loss and metrics are those
+            of `classification`, which cast.
+        watch: The metric of `example_metrics` to report, draw and compare epochs by.
+            None: "accuracy" if there is one, else "loss".
+        higher_is_better: Whether a higher watched metric is better. None: yes for
+            names that end in "accuracy", no for "loss"; with a validation split other
+            names need it.
+        validation: Images to evaluate after each epoch, if any; `--validation` takes
+            them from `train`.
     """
 
     layer: Layer
@@ -65,7 +63,7 @@ class Recipe(NamedTuple):
 
 
 def with_num_steps(recipe: Recipe, num_steps: int) -> Recipe:
-    """Return the recipe with an optimizer, where it has a function to one.
+    """Return the recipe with its optimizer made for a number of steps.
 
     >>> from jcnn import flatten
     >>> recipe = Recipe(flatten, lambda n: optax.sgd(1 / n), *[None] * 4)
@@ -76,13 +74,10 @@ def with_num_steps(recipe: Recipe, num_steps: int) -> Recipe:
 
 
 def network_inputs(recipe: Recipe) -> Any:
-    """What the parameters are made for: `jax.ShapeDtypeStruct` [1, …].
-
-    It is as large as what `prepare` makes of a training image, and float32 whichever
-    floats these are.
+    """Return the shapes [1, …] of the network's inputs, floats as float32.
 
     Raises:
-        OptionError: If `prepare` does not take the images.
+        OptionError: If `prepare` rejects the images.
     """
 
     def as_float32(x):
@@ -92,25 +87,20 @@ def network_inputs(recipe: Recipe) -> Any:
 
 
 def input_dtypes(recipe: Recipe) -> set[str]:
-    """Which floats `prepare` gives, and so the network computes in.
+    """Return the float dtypes that `prepare` gives.
 
     Raises:
-        OptionError: If `prepare` does not take the images.
+        OptionError: If `prepare` rejects the images.
     """
     return {x.dtype.name for x in jax.tree.leaves(_prepared(recipe)) if _floating(x)}
 
 
 def cast_inputs(recipe: Recipe, dtype: str) -> Recipe:
-    """The recipe of a run with `--dtype`: floats that `prepare` gives are cast.
-
-    Args:
-        recipe: What to train.
-        dtype: "float32" for what `prepare` gives as it is, else the dtype.
+    """Return the recipe with float inputs cast to a dtype; "float32" changes nothing.
 
     Raises:
-        OptionError: If it cannot be done, since there are no floats, or since loss or
-            metrics are not those of `jcnn.train.classification` and prepare images
-            themselves, and `Recipe.prepare` does not say that they are of this dtype.
+        OptionError: If there are no floats, or loss or metrics are not those of
+            `jcnn.train.classification` and `Recipe.prepare` gives another dtype.
 
     >>> from jcnn.data import load
     >>> from jcnn.layers import Dense
@@ -141,7 +131,7 @@ def cast_inputs(recipe: Recipe, dtype: str) -> Recipe:
 
 
 def arrays(dataset: Dataset) -> dict[str, np.ndarray]:
-    """What loss and metrics are given of a data set."""
+    """Return the batch that loss and metrics get: all of a data set."""
     return {"image": dataset.image, "label": dataset.label}
 
 
@@ -152,7 +142,7 @@ def task_of(function: Callable[..., Any]) -> Classification | None:
 
 
 def _with_inputs(function: Any, dtype: str) -> Any:
-    """A method of `Classification` that casts what it prepares; others as they are."""
+    """Let a method of `Classification` cast its inputs; return others unchanged."""
     task = task_of(function)
     if task is None:
         return function
@@ -166,7 +156,7 @@ def _cast(prepare: Prepare, dtype: str, images: jax.Array, key: jax.Array | None
 
 
 def _prepared(recipe: Recipe) -> Any:
-    """What `prepare` makes of a training image, by shapes: [1, …]."""
+    """Return the shapes of a prepared training image, [1, …]."""
     image = recipe.train.image[:1]
     if recipe.prepare is None:
         return jax.ShapeDtypeStruct(image.shape, jnp.dtype("float32"))
@@ -188,7 +178,7 @@ def shapes_of(what: str, function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _place(error: Exception) -> str:
-    """Return the line of the user's own code that it came from, if one did."""
+    """Return the line of the user's own code that raised an error, if any."""
     others = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"))
     lines = [
         f" ({Path(frame.filename).name}, line {frame.lineno})"
@@ -200,7 +190,7 @@ def _place(error: Exception) -> str:
 
 
 def described(x: Any) -> str:
-    """Dtype and shape, such as uint8[70, 8, 8, 1]."""
+    """Return dtype and shape, such as uint8[70, 8, 8, 1]."""
     if not hasattr(x, "shape"):
         return repr(x)
     return f"{jax.dtypes.canonicalize_dtype(x.dtype)}{list(x.shape)}"

@@ -1,4 +1,4 @@
-"""How an epoch is cut into calls to the device, and what one call does."""
+"""The division of an epoch into calls to the device, and their compilation."""
 
 from collections.abc import Collection, Iterator
 from itertools import cycle
@@ -25,19 +25,13 @@ from .config import OptionError
 
 
 def count_steps(num_examples: int, *, batch_size: int, epochs: int) -> int:
-    """Return the number of steps of a run: whole batches only, in each epoch.
+    """Return the number of steps of a run, with whole batches only in each epoch.
 
-    The order of the images is one endless stream of shuffles: images that fill no batch
-    in an epoch come first in the next one, so none is left out.
-
-    Args:
-        num_examples: Number of training images.
-        batch_size: Images per step.
-        epochs: Passes over the training images.
+    Images left over in an epoch come first in the next one.
 
     Raises:
-        OptionError: If there are fewer images than `batch_size`, or more steps than
-            the state can count.
+        OptionError: If there are fewer images than `batch_size`, or more than 2³¹-1
+            steps.
 
     >>> count_steps(1437, batch_size=64, epochs=2)
     44
@@ -57,13 +51,9 @@ def count_steps(num_examples: int, *, batch_size: int, epochs: int) -> int:
 
 
 def suggest_steps_per_call(multiply_adds: int) -> int:
-    """Return how many steps take about a second, after which progress should move.
+    """Return how many steps take about a second, by the forward pass of one step.
 
-    It is estimated, never measured: the division of a run into calls, and so the lines
-    of its metrics, are the same whenever it is repeated.
-
-    Args:
-        multiply_adds: Those of a step's forward pass.
+    An estimate, not a measurement: a repeated run has the same lines of metrics.
 
     >>> suggest_steps_per_call(10**15)
     1
@@ -79,12 +69,10 @@ def suggest_steps_per_call(multiply_adds: int) -> int:
 def split_epoch(num_steps: int, limit: int, every: int = 0) -> list[int]:
     """Divide an epoch into calls of few different sizes, since each size is compiled.
 
-    The division depends on no measured time, and so do the results to the last bit.
-
     Args:
         num_steps: Steps of the epoch, at least 1.
-        limit: Steps that a call should have at most, at least 1.
-        every: A call ends after each so many steps of the epoch; 0 for none of these.
+        limit: Most steps of a call, at least 1.
+        every: End a call every so many steps of the epoch; 0 for no such ends.
 
     Returns:
         The sizes in order. Without `every` they are all equal if a size of at least
@@ -106,14 +94,11 @@ def split_epoch(num_steps: int, limit: int, every: int = 0) -> list[int]:
 
 
 def sizes_left(sizes: list[int], *, done: int, total: int) -> Iterator[int]:
-    """Yield the sizes of the calls that are left of a run.
-
-    Calls end where those of a whole run do: after a checkpoint within a call, what is
-    left of that call comes first.
+    """Yield the sizes of a run's remaining calls, which end where all calls do.
 
     Args:
-        sizes: Those of an epoch's calls.
-        done: Number of steps done.
+        sizes: Sizes of an epoch's calls.
+        done: Number of steps done, perhaps within a call.
         total: Number of steps of the run.
 
     >>> list(sizes_left([2, 2, 1], done=1, total=9))
@@ -141,18 +126,14 @@ def compile_steps(
     ema_decay: float | None = None,
     compiler_options: Options | None = None,
 ) -> dict[int, Step]:
-    """Compile calls of so many steps each, so that later they take only their time.
+    """Compile calls of one or more steps, with the arguments of `jcnn.train.make_step`.
 
     Args:
-        loss_fn: As for `jcnn.train.make_step`.
-        tx: The optimizer.
+        loss_fn, tx, not_finite, ema_decay, compiler_options: As for `make_step`.
         batch_size: Images per step.
         sizes: Numbers of steps of a call.
-        state: A training state; it is left as it is.
+        state: A training state, which is not changed.
         data: All training images, on the device.
-        not_finite: As for `jcnn.train.make_step`.
-        ema_decay: As for `jcnn.train.make_step`.
-        compiler_options: As for `jcnn.train.make_step`.
 
     Returns:
         For each size `steps(state, data) -> (state, metrics)`, which donates the state
@@ -189,10 +170,10 @@ def compile_steps(
 
 
 def _by_lax(loss_fn, state, data, batch_size) -> bool:
-    """Whether some convolution of the loss is lax's own, not one of `impl="auto"`.
+    """Return whether the loss has a convolution by lax.
 
-    In a loop XLA computes its gradients up to 30 times slower: it tidies convolutions
-    in the outermost part of a program only (ConvCanonicalization, jaxlib 0.10).
+    In a loop XLA computes its gradients up to 30 times slower: ConvCanonicalization
+    only sees the outermost computation (jaxlib 0.10).
     """
 
     def loss(state, data):
@@ -204,7 +185,7 @@ def _by_lax(loss_fn, state, data, batch_size) -> bool:
 
 
 def _compile_step(loss_fn, tx, batch_size, state, data, options) -> Step:
-    """One step, outside of any loop."""
+    """Compile one step without a loop."""
 
     def take(key, step, data):
         return batch_at(key, step, data, batch_size)

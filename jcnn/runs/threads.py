@@ -1,8 +1,6 @@
-"""How many threads XLA's computations share on CPUs: the order of sums depends on it.
+"""The number of XLA's CPU threads, which the bits of float32 sums depend on.
 
-Long sums and products are divided among the threads, and float32 sums depend on how. It
-is the number of threads that counts, not that of the cores they run on: a run of 8
-threads has the same bits on 1 core, only later.
+The number of cores does not matter: 8 threads give the same bits on 1 core.
 """
 
 import math
@@ -15,16 +13,11 @@ from .config import OptionError
 
 
 def use_threads(count: int | None) -> int:
-    """Let the computations on CPUs share so many threads.
-
-    Call it before the first computation: XLA makes its threads once.
+    """Set the number of threads before the first computation, and return it.
 
     Args:
-        count: Number of threads; None for what NPROC says, or one for each core that
-            this process may use, see `usable_cores`.
-
-    Returns:
-        The number.
+        count: Number of threads; None for that of the variable NPROC, or else
+            `usable_cores`.
 
     Raises:
         OptionError: If this process computes with another number already.
@@ -48,23 +41,12 @@ def use_threads(count: int | None) -> int:
 
 
 def xla_threads() -> int:
-    """As many as XLA takes: what NPROC says, else all cores that it may run on.
-
-    >>> xla_threads() >= 1
-    True
-    """
+    """Return the number of threads that XLA makes by itself."""
     return _asked() or _seen_cores() or 1
 
 
 def usable_cores() -> int | None:
-    """How many cores this process may use, where the system tells.
-
-    These are the ones that it may run on, or fewer if a container's quota gives it the
-    time of fewer: more threads than that would only be halted by turns.
-
-    >>> usable_cores() != 0
-    True
-    """
+    """Return how many cores this process may use: its affinity, or a lower quota."""
     seen, quota = _seen_cores(), cpu_quota()
     if seen is None or quota is None:
         return seen
@@ -72,13 +54,10 @@ def usable_cores() -> int | None:
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """How many cores' time Linux's control groups give this process, if they limit it.
+    """Return the lowest CPU quota of this process's control groups, in cores.
 
     Args:
-        root: Where `proc` and `sys` are.
-
-    Returns:
-        The least quota of the process's group and those above it; None without any.
+        root: The folder of `proc` and `sys`.
 
     >>> cpu_quota(Path("nowhere"))
     """
@@ -103,7 +82,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 
 def _quota(group: Path) -> list[float]:
-    """What one group says; [] if it has no quota or is not there."""
+    """Return the quota of one group, if it has one."""
     try:
         if (group / "cpu.max").exists():
             quota, period = (group / "cpu.max").read_text().split()

@@ -1,16 +1,14 @@
-"""A run in training: what it computes, and what it writes when.
+"""A run in training, and the order of its writes.
 
-A call to the device does one or more steps. After each call the run folder gets, in
-this order,
+A call to the device does one or more steps. Then the run folder gets, in this order,
 
 1. a line of `metrics.jsonl`,
-2. a line of `certificate.jsonl`, at the end of an epoch and where it is asked for,
-3. a checkpoint, if one is due; it holds both files as they are now,
-4. for a run that is interrupted within an epoch, a last line of `certificate.jsonl`:
-   it is not in the checkpoint, so it goes when the run resumes.
+2. a line of `certificate.jsonl`, each epoch and every `certify_every` steps,
+3. a checkpoint, if one is due, which contains both files,
+4. if the run is interrupted within an epoch, a last line of `certificate.jsonl`, which
+   is not in the checkpoint and so is removed when the run resumes.
 
-In the end come `params.safetensors`, the pictures, and the last line of
-`metrics.jsonl`, which says that nothing is missing.
+Last come `params.safetensors`, the pictures, and the final line of `metrics.jsonl`.
 """
 
 import math
@@ -45,13 +43,12 @@ _STEPS = "steps"  # among the sums of metrics: how many steps they are of
 
 
 class Result(NamedTuple):
-    """What a run has reached.
+    """The result of a run.
 
     Attributes:
         state: The last training state.
-        tested: The metrics of the test images, by the averaged parameters of `state` if
-            it has them.
-        stopped_by: The signal that ended the run before its last step, or None.
+        tested: The metrics of the test images, by the averaged parameters if any.
+        stopped_by: The signal that ended the run early, or None.
     """
 
     state: TrainState
@@ -61,7 +58,7 @@ class Result(NamedTuple):
 
 @dataclass
 class Training:
-    """A run in training: its methods stand in the order in which they are called."""
+    """A run in training; its methods are in the order of their calls."""
 
     recipe: Recipe
     run_dir: Path
@@ -97,11 +94,11 @@ class Training:
         self.state, progress = self.record.restore(first, first_step=first_step)
         self.done, self.sums = progress.step, progress.sums
         self.over = self.done == self.total
-        # There is none if the first call ended the run at a step that was not finite.
+        # It is missing if a step of the first call was not finite.
         if (self.run_dir / "metrics.jsonl").exists():
             for line in read_metrics(self.run_dir):
                 self.compared.add(line)
-        # It may have been killed at its early end; if it was made longer, it goes on.
+        # It may have been killed when it stopped early, unless it was made longer.
         if self.epoch_ends and self.done > first_step:
             self.over |= self.compared.out_of_patience()
         self.saved = self.done
@@ -148,14 +145,14 @@ class Training:
         return line
 
     def tell(self, line: dict[str, Any]) -> str:
-        """Return a line of metrics in words, which are printed where an epoch ends."""
+        """Return a line of metrics in words, printed at the end of an epoch."""
         text = describe_metrics(line, self.epochs, watch=self.watch)
         if self.epoch_ends or self.over:
             say(self.console, text)
         return text
 
     def save(self, line: dict[str, Any], stop: bool) -> None:
-        """Write the certificate's line and a checkpoint, where they are due."""
+        """Write a line of the certificate and a checkpoint if they are due."""
         certify = self.epoch_ends or self.over
         if self.certify_every:
             certify |= self.done % self.per_epoch % self.certify_every == 0
@@ -174,10 +171,10 @@ class Training:
             self.record.save(snapshot, self.progress(), metric=metric)
             self.saved = self.done
         if stop and not certify:
-            write()  # after the checkpoint: it goes if the run goes on
+            write()  # after the checkpoint: resuming removes it
 
     def end(self, rows: list[Row]) -> Result:
-        """Test, and write weights, pictures (of these rows) and the last line."""
+        """Evaluate, and write weights, pictures (with these rows) and the last line."""
         self.record.wait()
         tested = self.test(self.state)
         stopped_by = None if self.over else self.interrupts()
@@ -219,7 +216,7 @@ class Training:
         return Progress(self.done, self.sums, self.seconds)
 
     def _fail(self) -> NoReturn:
-        """Save the last good state, then raise what is wrong with the step after it."""
+        """Save the last good state, then raise `NotFinite` for the step after it."""
         snapshot, epoch = take_snapshot(self.state), self.epoch
         if self.done > self.saved:
             self.record.save(snapshot, self.progress(), metric=math.nan)

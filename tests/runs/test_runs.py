@@ -47,8 +47,8 @@ from jcnn.runs.pictures import draw_curves, draw_filters, write_picture
 from jcnn.runs.progress import describe_metrics, model_table, progress_bar
 from jcnn.runs.stepping import compile_steps, split_epoch, suggest_steps_per_call
 from jcnn.runs.store.folder import (
+    check_run_dir,
     make_run_dir,
-    refuse_run_dir,
     write_config,
     write_json,
 )
@@ -135,7 +135,7 @@ def test_two_seeds_are_never_the_same_run():
 
 def test_a_used_folder_is_refused_and_left_as_it_is(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("old")
-    for refuse in (refuse_run_dir, lambda path: make_run_dir(path, name="x")):
+    for refuse in (check_run_dir, lambda path: make_run_dir(path, name="x")):
         with pytest.raises(FileExistsError, match="--run-dir.*not empty"):
             refuse(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]

@@ -56,7 +56,7 @@ from jcnn.runs.verify.certificate import (
     read_certificate,
 )
 from jcnn.runs.verify.compare import describe_distance
-from jcnn.runs.verify.resume import last_step, note_environment, refuse_changes
+from jcnn.runs.verify.resume import check_unchanged, last_step, note_environment
 from jcnn.runs.verify.source import compare_source, recorded_source, unpack_source
 from tests.helpers.prepared import encode, write_set
 
@@ -336,7 +336,7 @@ def _read_record(folder: Path) -> None:
         assert str(error).startswith("config.json: ") and str(error).isprintable()
     assert last_step(folder, record) is None
     try:
-        refuse_changes(record, RunConfig(), experiment="some.module")
+        check_unchanged(record, RunConfig(), experiment="some.module")
     except OptionError as error:
         assert str(error).startswith("--run-dir: ")
         assert all(line.isprintable() for line in str(error).split("\n"))

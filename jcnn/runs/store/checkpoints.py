@@ -94,8 +94,14 @@ class Checkpoints:
         self._manager: ocp.CheckpointManager | None = None
 
     def __enter__(self):
-        self._usual_hook = sys.unraisablehook
-        sys.unraisablehook = _without_stragglers
+        self._usual_hook = usual = sys.unraisablehook
+
+        def hook(unraisable: Any) -> None:
+            """Leave out tasks that Orbax does not wait for when one file fails."""
+            if str(unraisable.exc_value) != "Event loop is closed":
+                usual(unraisable)
+
+        sys.unraisablehook = hook
         return self
 
     def __exit__(self, *error):
@@ -252,9 +258,9 @@ class Checkpoints:
 
 
 class _Best(managers.PreservationPolicy):
-    """Preserve the checkpoint of the lowest metric, and any of an unknown one.
+    """Preserve the checkpoint of the lowest metric, and any whose metric is unknown.
 
-    Orbax's `BestN` needs a file of its own for each metric.
+    Unlike Orbax's `BestN` it needs no further file in each checkpoint.
     """
 
     def __init__(self, metric: Callable[[int], float | None]):
@@ -307,9 +313,3 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
     """Leave out what Orbax logs about errors, which `CheckpointError` reports."""
     unretrieved = "exception was never retrieved" in record.getMessage()
     return "orbax" not in record.pathname and not unretrieved
-
-
-def _without_stragglers(unraisable: Any) -> None:
-    """Leave out the tasks that Orbax does not wait for when one file fails."""
-    if str(unraisable.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(unraisable)

@@ -1,7 +1,6 @@
-"""SHA-256 of arrays, by which runs, checkpoints and data sets are compared.
+"""SHA-256 of arrays, little-endian in C order, and of trees of arrays.
 
-An array's digest is that of its elements, little-endian in C order. A tree's is that of
-one line of JSON for each array, sorted by name: `["name", "dtype", [shape], "digest"]`.
+A tree's digest is that of lines `["name", "dtype", [shape], "digest"]`, sorted by name.
 """
 
 import hashlib

@@ -1,8 +1,4 @@
-"""The folder of one run.
-
-`config.json`, `environment.json` and `params.safetensors` are written whole;
-`metrics.jsonl` and `certificate.jsonl` grow by a line at a time.
-"""
+"""The folder of one run, and its JSON files."""
 
 import json
 import os
@@ -20,7 +16,7 @@ from ..config import (
 )
 from .journal import read_lines
 
-# What a run writes before `config.json`, which makes the folder a run's.
+# Written before `config.json`, which makes the folder that of a run.
 _FIRST_FILES = {
     ".gitignore",
     ".lock",
@@ -30,10 +26,10 @@ _FIRST_FILES = {
 }
 
 
-def refuse_run_dir(run_dir: Path) -> None:
-    """Raise if no new run can be written to `run_dir`; nothing is written.
+def check_run_dir(run_dir: Path) -> None:
+    """Raise if no new run can be written to `run_dir`.
 
-    A folder of a run that was killed before it wrote its `config.json` is accepted.
+    The folder of a run that was killed before it wrote `config.json` is accepted.
 
     Raises:
         OptionError: If its name is not printable.
@@ -55,19 +51,13 @@ def refuse_run_dir(run_dir: Path) -> None:
 
 
 def make_run_dir(run_dir: Path | None, *, name: str, seed: int | None = None) -> Path:
-    """Make the folder of a run.
-
-    Args:
-        run_dir: The folder, new or empty; or None for a new one under `runs/`, such as
-            `runs/digits-20261122-153012-seed0`.
-        name: Name of the run, such as `"digits"`.
-        seed: The run's seed, if it has one.
+    """Make the folder of a run: `run_dir`, or runs/NAME-DATE-TIME-seedSEED.
 
     Raises:
-        OSError: As `refuse_run_dir`, or if the folder cannot be made.
+        OSError: As `check_run_dir`, or if the folder cannot be made.
     """
     if run_dir is not None:
-        refuse_run_dir(run_dir)
+        check_run_dir(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         return run_dir
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -88,12 +78,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def write_config(run_dir: Path, config: Any, *, experiment: str) -> None:
-    """Write `config.json`: the experiment's program and every option's value.
-
-    Args:
-        run_dir: The run's folder.
-        config: The dataclass of the options.
-        experiment: Name of the program, such as `"experiments.digits"`.
+    """Write `config.json`: the name of the program and the options, a dataclass.
 
     >>> import pathlib, tempfile
     >>> from jcnn.runs.config import RunConfig
@@ -110,14 +95,9 @@ def write_config(run_dir: Path, config: Any, *, experiment: str) -> None:
 def read_config(run_dir: Path, config_type: type[ConfigT]) -> ConfigT:
     """Read the options of a run. See `write_config` for an example.
 
-    Args:
-        run_dir: The run's folder.
-        config_type: The dataclass of the options.
-
     Raises:
         FileNotFoundError: If the folder has no `config.json`.
-        ValueError: If it is of another dataclass, or an option has a value that is not
-            allowed.
+        ValueError: If it is of another dataclass, or a value is out of range.
     """
     path = run_dir / "config.json"
     values: Any = read_object(path).get("config")
@@ -130,14 +110,14 @@ def read_config(run_dir: Path, config_type: type[ConfigT]) -> ConfigT:
 
 
 def read_record(run_dir: Path) -> dict[str, Any] | None:
-    """Read `config.json` as it is; None if the folder holds no run.
+    """Read `config.json`; None if there is none.
 
     Returns:
-        "experiment"; the options under "config"; and "lengthened", the options "epochs"
-        and "max_steps" and the "step" of each earlier end of a run made longer.
+        "experiment", the name of the program; "config", the options; "lengthened", the
+        "epochs", "max_steps" and "step" of each earlier end of a run made longer.
 
     Raises:
-        FileExistsError: If its `config.json` is no run's.
+        FileExistsError: If it is not the `config.json` of a run.
     """
     try:
         record = read_object(run_dir / "config.json")
@@ -166,14 +146,11 @@ def read_environment(run_dir: Path) -> dict[str, Any] | None:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """Read the lines of `metrics.jsonl`, oldest first.
-
-    Args:
-        run_dir: The run's folder.
+    """Read the lines of `metrics.jsonl`, without a last one that is incomplete.
 
     Raises:
         FileNotFoundError: If the folder has no `metrics.jsonl`.
-        ValueError: If a line is no JSON object; an incomplete last one is ignored.
+        ValueError: If a line is no JSON object.
 
     >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -186,7 +163,6 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def _is_end(value: Any) -> bool:
-    """Return whether it is an element of "lengthened"."""
     return (
         isinstance(value, dict)
         and value.keys() == {"epochs", "max_steps", "step"}
@@ -196,5 +172,5 @@ def _is_end(value: Any) -> bool:
 
 
 def _is_foreign(path: Path) -> bool:
-    whole = path.name.removeprefix(".").rpartition(".")[0]  # of one half written
+    whole = path.name.removeprefix(".").rpartition(".")[0]  # of a temporary file
     return path.name not in _FIRST_FILES and whole not in {"config.json", *_FIRST_FILES}

@@ -1,4 +1,4 @@
-"""Files that grow by a line of JSON at a time and can be taken back."""
+"""Files of JSON lines that can be restored to an earlier content."""
 
 import json
 import math
@@ -40,12 +40,7 @@ class Journal:
         self.path = path
 
     def append(self, values: dict[str, Any]) -> None:
-        """Append a line.
-
-        Raises:
-            OSError: If it cannot be written, with the file's name.
-            ValueError: If it is too long to be read again; nothing is written.
-        """
+        """Append a line; ValueError if it is too long to be read again."""
         line = json.dumps(_finite(values), allow_nan=False).encode() + b"\n"
         if len(line) > MOST_JSON:
             raise ValueError(
@@ -59,7 +54,7 @@ class Journal:
             raise named(error, self.path) from error
 
     def content(self, most: int = _MOST_BYTES) -> bytes:
-        """Return the bytes of the file, at most so many; none if it is missing."""
+        """Return at most `most` bytes of the file; none if it is missing."""
         try:
             with open_file(self.path, _MOST_BYTES) as file:
                 return file.read(most)
@@ -67,10 +62,7 @@ class Journal:
             return b""
 
     def restore(self, content: bytes) -> None:
-        """Make the file what `content` returned earlier.
-
-        A file that was edited in between is kept under a name ending in ".edited".
-        """
+        """Restore an earlier `content`; an edited file is kept as "….edited"."""
         now = self.content(len(content) + 1)
         if now == content:
             return
@@ -90,8 +82,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line is no JSON object, with its number, or the file is too
-            large.
+        ValueError: If it is too large or a line is no JSON object, with its number.
     """
     return [values for _, values in iterate_lines(path)]
 

@@ -1,7 +1,6 @@
-"""What a run writes while it trains: metrics, certificate and checkpoints.
+"""The files that a run writes while it trains: metrics, certificate and checkpoints.
 
-A checkpoint contains both files as they were when it was saved. Resuming restores them,
-so that they end as if the run had never been interrupted.
+A checkpoint contains both journals, and resuming restores them.
 """
 
 from pathlib import Path
@@ -16,13 +15,7 @@ from .journal import Journal, read_lines
 
 
 class Progress(NamedTuple):
-    """What a loop needs beside the training state to resume.
-
-    Attributes:
-        step: Number of steps done.
-        sums: Of each metric over the steps done of the current epoch.
-        seconds: Time that the run has taken.
-    """
+    """Steps done, sums of metrics over those of the current epoch, and seconds."""
 
     step: int = 0
     sums: dict[str, float] = {}
@@ -30,11 +23,11 @@ class Progress(NamedTuple):
 
 
 class Record:
-    """The growing files of a run folder.
+    """The journals and checkpoints of a run folder.
 
     Args:
         run_dir: The run's folder.
-        data_line: The certificate's first line, of the data that are there now.
+        data_line: The certificate's first line, of the current data.
         keep: How many of the latest checkpoints are kept, beside the best.
 
     Raises:
@@ -58,15 +51,11 @@ class Record:
     def restore(
         self, state: TrainState, *, first_step: int = 0
     ) -> tuple[TrainState, Progress]:
-        """Go back to the latest good checkpoint, or to the beginning without one.
-
-        Args:
-            state: The state before the first step.
-            first_step: Earlier checkpoints are ignored.
+        """Go back to the latest good checkpoint, or else to the state before step 1.
 
         Raises:
-            OptionError: If the checkpoints cannot be used, or are gone; nothing was
-                changed then.
+            OptionError: If there is none of `first_step` or later, or they cannot be
+                used or are lost; nothing was changed then.
         """
         found = self._checkpoints.restore(state, first_step=first_step)
         if found is None and first_step > 0:
@@ -95,12 +84,11 @@ class Record:
     def add_metrics(self, line: dict[str, Any]) -> None:
         """Append a line to `metrics.jsonl`, one for each call to the device.
 
-        It has `step`, `epoch`, each metric as the mean over the finite steps since the
+        It has `step`, `epoch`, the mean of each metric over the finite steps since the
         line before, `skipped` if steps were not finite, and `images_per_second`. At the
-        end of an epoch there are `epoch_loss`, …: the mean over the epoch's finite
-        steps; `validation_loss`, … if there are validation images; and `test_loss`, …
-        with `--test-each-epoch`. The last line has `test_loss`, … of
-        `params.safetensors`, `interrupted` and `seconds`, the time that the run took.
+        end of an epoch it has `epoch_loss`, … over the epoch's finite steps,
+        `validation_loss`, …, and `test_loss`, … with `--test-each-epoch`. The last line
+        has `test_loss`, … of `params.safetensors`, `interrupted` and `seconds`.
         """
         self._metrics.append(line)
 
@@ -112,10 +100,7 @@ class Record:
         epoch: float,
         not_finite: str | None = None,
     ) -> None:
-        """Append the digests of a state to the certificate; see `state_line`.
-
-        A line that is added after `save` is removed if the run resumes from there.
-        """
+        """Append the digests of a state to the certificate; see `state_line`."""
         line = state_line(
             snapshot.descriptions, step=step, epoch=epoch, not_finite=not_finite
         )
@@ -126,7 +111,7 @@ class Record:
         return self._checkpoints.due()
 
     def save(self, snapshot: Snapshot, progress: Progress, *, metric: float) -> None:
-        """Save a checkpoint in the background; `metric` as in `Checkpoints.save`."""
+        """Save a checkpoint; see `Checkpoints.save`."""
         journals = (self._metrics, self._certificate)
         contents = {j.path.name: j.content().decode() for j in journals}
         notes = {"progress": progress._asdict(), "journals": contents}

@@ -20,8 +20,8 @@ def write_weights(path: Path, params: Tree, model_state: Tree) -> None:
 
     Args:
         path: The `.safetensors` file, new or to be replaced.
-        params: Nested dicts of arrays, `{"conv1": {"kernel": ...}}`.
-        model_state: Nested dicts of other arrays, such as running statistics.
+        params: Nested dicts of arrays, such as `{"conv1": {"kernel": ...}}`.
+        model_state: The same, such as running statistics.
 
     Raises:
         ValueError: If a name contains a slash.
@@ -41,15 +41,11 @@ def write_weights(path: Path, params: Tree, model_state: Tree) -> None:
 
 
 def read_weights(path: Path) -> tuple[Tree, Tree]:
-    """Read the parameters and the model state that `write_weights` has written.
-
-    It needs NumPy and safetensors only. See `write_weights` for an example.
-
-    Args:
-        path: The `.safetensors` file.
+    """Read what `write_weights` has written, with NumPy and safetensors alone.
 
     Returns:
-        Two nested dicts of NumPy arrays: `(params, model_state)`.
+        `(params, model_state)`, two nested dicts of NumPy arrays. See `write_weights`
+        for an example.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -69,12 +65,7 @@ def read_weights(path: Path) -> tuple[Tree, Tree]:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of a safetensors file by name.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no complete safetensors file.
-    """
+    """Read the arrays of a safetensors file; ValueError if it is not a complete one."""
     open_file(path, _MOST_BYTES).close()
     try:
         return load_file(path)

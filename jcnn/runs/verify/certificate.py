@@ -1,9 +1,7 @@
-"""`certificate.jsonl`: digests of the data a run depends on and of what it computes.
+"""`certificate.jsonl`: a line of digests of the data, then one of each step's state.
 
-The first line is of the data. Each other line is of a step: one digest for each part of
-the training state. Two runs that computed the same have the same bytes in this file,
-interrupted or not. A run that is stopped has a line of its last state, which is removed
-when it resumes; if a number was not finite, the line says so.
+Equal runs have equal bytes in this file, interrupted or not. An interrupted run has a
+line of its last state, which is removed when it resumes.
 """
 
 from pathlib import Path
@@ -20,12 +18,9 @@ Line = dict[str, Any]
 
 
 class Divergence(NamedTuple):
-    """The first step at which two certificates differ.
+    """The first step at which two certificates differ, and in which parts.
 
-    Attributes:
-        step: The step.
-        parts: Parts of the training state that differ, such as "params"; empty if one
-            of the certificates ends there.
+    `parts` such as "params" is empty if one of the certificates ends there.
     """
 
     step: int
@@ -66,8 +61,7 @@ def state_line(
 
     Args:
         arrays: Descriptions of a snapshot of the `TrainState` after the step.
-        step: Number of the step, from 1.
-        epoch: The same in epochs.
+        step, epoch: The number of steps done, and the same in epochs.
         not_finite: The message about the next step if the run ends there.
     """
     line = {"step": step, "epoch": epoch}
@@ -84,19 +78,14 @@ def state_line(
 
 
 def check_data(path: Path, line: Line) -> None:
-    """Raise if the certificate of a run to be resumed is of other data.
+    """Raise OptionError if a certificate has another first line, with what differs.
 
-    Args:
-        path: `certificate.jsonl`, which need not exist.
-        line: The `data_line` of the data that are there now.
-
-    Raises:
-        OptionError: With the arrays that differ.
+    A missing or damaged one is accepted.
     """
     try:
         recorded = read_lines(path)[:1]
     except (FileNotFoundError, ValueError):
-        return  # nothing can be resumed from it
+        return
     if not recorded or recorded[0] == line:
         return
     found = recorded[0].get("format")
@@ -126,7 +115,7 @@ def read_certificate(path: Path) -> list[Line]:
 
 
 def fault_of(certificate: list[Line]) -> str | None:
-    """Return the message about numbers that were not finite and ended the run, if any.
+    """Return the message about a step that was not finite and ended the run, if any.
 
     >>> fault_of([{}, {"step": 3, "not_finite": "step 3 is not finite: loss"}])
     'step 3 is not finite: loss'

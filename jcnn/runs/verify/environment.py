@@ -1,4 +1,4 @@
-"""What a result depends on beside code and options: versions, device, commit."""
+"""The environment of a run: versions, device, options of JAX and XLA, commit."""
 
 import json
 import os
@@ -27,16 +27,15 @@ _KEPT_BY_GIT = re.compile("GIT_(CEILING|CONFIG|DISCOVERY|SSH|TRACE)")
 def describe_environment(
     code_dir: Path, *, compiler_options: Options | None = None
 ) -> dict[str, Any]:
-    """Describe versions, device, threads, options of JAX and XLA, and the commit.
+    """Describe the environment as JSON values.
 
     Args:
-        code_dir: A folder of the repository that holds the experiment. Variables such
-            as GIT_DIR, by which git hooks name another repository, are ignored.
-        compiler_options: The options of XLA that the experiment compiles with.
+        code_dir: A folder of the experiment's repository. Variables such as GIT_DIR, by
+            which git hooks name another one, are ignored.
+        compiler_options: The experiment's options of XLA.
 
     Returns:
-        Names to JSON values. `distributions` are all that are installed. `commit` is
-        None outside of a git repository; `dirty` is whether files differ from it.
+        Names to values. `commit` and `dirty` are None outside of a git repository.
 
     >>> import pathlib
     >>> describe_environment(pathlib.Path("."))["device"]["count"] >= 1
@@ -70,13 +69,7 @@ def describe_environment(
 
 
 def hide_from_git(folder: Path) -> None:
-    """Make git ignore a folder by a `.gitignore` in it, unless there is one.
-
-    Otherwise a run's own output would make its repository dirty.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
+    """Make git ignore a folder by a `.gitignore` in it, unless there is one."""
     path = folder / ".gitignore"
     if not path.exists():
         write_file(path, b"*\n")
@@ -101,11 +94,7 @@ def differences(
 
 
 def git(folder: Path, *arguments: str) -> bytes | None:
-    """Return git's stripped output about the repository of a folder.
-
-    It is bytes, since file names need not be text; None if git fails, is absent, or
-    takes more than 20 seconds.
-    """
+    """Return git's stripped output; None if it fails, is absent, or takes 20 s."""
     command = ["git", "-C", str(folder), *arguments]
     variables = {
         name: value
@@ -122,7 +111,7 @@ def git(folder: Path, *arguments: str) -> bytes | None:
 
 
 def _distributions() -> dict[str, str]:
-    """Return all that is installed; of two with one name the first is imported."""
+    """Return what is installed; of two with one name the first is imported."""
     found: dict[str, str] = {}
     for distribution in distributions():
         with suppress(Exception):  # remains of broken installations

@@ -30,30 +30,26 @@ def reproduce(
     data_dir: Path | None = None,
     use_recorded_source: bool = False,
 ) -> int:
-    """Run the recorded experiment in a process of its own and print a comparison.
+    """Run the recorded experiment again in another process and print a comparison.
 
-    This executes the recorded program, which must be a file below the current folder;
-    the command is printed before. Nothing is written to `run_dir`: the new run has a
-    temporary folder, and ends with the last step that is to be compared.
+    This executes the recorded program, a file below the current folder; the command is
+    printed before. The new run has a temporary folder.
 
     Args:
-        run_dir: The folder of a run: finished, interrupted, or ended by numbers that
-            were not finite.
-        start: Compare what is recorded after this step. The new run begins with the
-            last checkpoint at or before it, or with the first step if it is 0.
-        stop: Compare what is recorded up to this step; None for all.
+        run_dir: The folder of a run: finished, interrupted or not finite.
+        start: Compare the steps after this one. The new run starts with the last
+            checkpoint at or before it.
+        stop: Compare the steps up to this one; None for all.
         data_dir: Folder of the prepared data sets, if not the recorded one.
-        use_recorded_source: Execute the source in `run_dir`, not that in the current
-            folder.
+        use_recorded_source: Execute the source in `run_dir`, not the current one.
 
     Returns:
-        0 if all digests are the same, 1 if one is not.
+        0 if all digests are the same, 1 if not.
 
     Raises:
-        OptionError: If there is nothing to repeat, or the experiment cannot be run to
-            its end, say because the data differ.
+        OptionError: If there is nothing to repeat, or the experiment cannot be run.
         OSError: If a file cannot be read.
-        ValueError: If a file in `run_dir` is not what a run writes.
+        ValueError: If a file in `run_dir` is not that of a run.
 
     >>> reproduce(Path("nowhere"))
     Traceback (most recent call last):
@@ -85,7 +81,7 @@ def reproduce(
             again = with_source(again, source or {}, Path(folder, "source"))
         repeated_dir = Path(folder, "run")
         repeated_dir.mkdir()
-        # A run with a fault ends by itself, where the recorded one did.
+        # A run that was not finite ends by itself.
         last = None if fault_of(recorded) else recorded[-1]["step"]
         first, *others = _ends(record, began, last)
         _begin(run_dir, repeated_dir, record, first, began)
@@ -128,12 +124,9 @@ def _version(run_dir: Path, began: int) -> int:
 
 
 def _ends(record: dict[str, Any], began: int, last: int | None) -> list[End]:
-    """Return the end that the repeated run gets at each start.
+    """Return the ends of the starts that take a run from `began` to `last`, or its end.
 
-    Args:
-        record: That of the run.
-        began: The step to begin after.
-        last: The step to end with; None for the run's own end.
+    A run that was made longer had another end in each of its parts.
     """
     final = {name: record["config"].get(name) for name in ("epochs", "max_steps")}
     found = []
@@ -178,10 +171,7 @@ def _last_checkpoint(run_dir: Path, start: int) -> int:
 def _begin(
     run_dir: Path, target: Path, record: dict[str, Any], end: End, step: int
 ) -> None:
-    """Fill an empty folder as if the run had been interrupted after a step.
-
-    Nothing after the checkpoint is copied: all of that will have been computed.
-    """
+    """Fill an empty folder as if the run had been interrupted after a step."""
     ends = [end for end in record["lengthened"] if end["step"] <= step]
     config = record["config"] | end
     write_json(target / "config.json", record | {"config": config, "lengthened": ends})

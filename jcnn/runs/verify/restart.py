@@ -1,4 +1,4 @@
-"""Starting the program of a recorded run again, with its source as it is or was."""
+"""Starting the program of a recorded run again, with its current or recorded source."""
 
 import os
 import shlex
@@ -15,14 +15,7 @@ from .source import repository, unpack_source
 
 
 class Start(NamedTuple):
-    """How a program is started.
-
-    Attributes:
-        program: The program.
-        folder: The current folder.
-        variables: The environment variables.
-        described: Its name in messages.
-    """
+    """A program, where and with which variables to start it, and how to name it."""
 
     program: Program
     folder: Path
@@ -33,14 +26,8 @@ class Start(NamedTuple):
 def find_start(name: str, source: dict[str, Any] | None) -> Start:
     """Find the program of a run below the current folder or its repository.
 
-    Installed modules are not searched: some do a lot when they are started.
-
-    Args:
-        name: The program's name in `config.json`.
-        source: The recorded source.
-
     Raises:
-        OptionError: If it is not there.
+        OptionError: If it is not there; installed modules are not searched.
     """
     here, files = Path.cwd(), program_files(name)
     places = [(here / file, here) for file in files]
@@ -58,11 +45,7 @@ def find_start(name: str, source: dict[str, Any] | None) -> Start:
 
 
 def with_source(start: Start, source: dict[str, Any], folder: Path) -> Start:
-    """Return the same start with a source that is unpacked into a new folder.
-
-    Raises:
-        ValueError: If it cannot be unpacked; see `unpack_source`.
-    """
+    """Return the same start with a source that is unpacked into a new folder."""
     root = repository(source, start.program)
     folders = unpack_source(source, root, folder)
     others = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -77,11 +60,7 @@ def with_source(start: Start, source: dict[str, Any], folder: Path) -> Start:
 
 
 def run(start: Start, options: list[str]) -> int:
-    """Run the program and return its exit status; its output goes to standard error.
-
-    Raises:
-        OptionError: If it cannot be started.
-    """
+    """Run the program and return its exit status; its output goes to standard error."""
     command = [sys.executable, *start_arguments(start.program.name), *options]
     print(
         f"running {start.described} in {start.folder}; this executes its code:\n"

@@ -1,4 +1,4 @@
-"""Resuming a run: whether it may be, and what has changed since it began."""
+"""Resuming a run: checks, and records of what has changed since it began."""
 
 import sys
 from pathlib import Path
@@ -27,23 +27,23 @@ _FREE = (
 _ENDS = ("epochs", "max_steps")  # a finished run can get another end
 
 
-def refuse_changes(
+def check_unchanged(
     record: dict[str, Any], config: Any, *, experiment: str, finished: bool = False
 ) -> None:
-    """Raise if a run was started with other options than those it is resumed with.
+    """Raise if a run was started with another program or other options.
 
     Args:
         record: The run's `read_record`.
         config: The options now.
-        experiment: Name of the program that runs it now.
-        finished: Whether it has ended, and may get another end.
+        experiment: The name of the program now.
+        finished: Whether the run has ended, and may get another end.
 
     Raises:
         OptionError: With one line for each option that differs.
 
     >>> from jcnn.runs.config import RunConfig
     >>> record = {"experiment": "digits", "config": config_to_json(RunConfig(seed=3))}
-    >>> refuse_changes(record, RunConfig(seed=4), experiment="digits")
+    >>> check_unchanged(record, RunConfig(seed=4), experiment="digits")
     Traceback (most recent call last):
         ...
     jcnn.runs.config.OptionError: --run-dir: that run was started with other options:
@@ -71,11 +71,11 @@ def refuse_changes(
 
 
 def asks_for_more(record: dict[str, Any], config: Any) -> bool:
-    """Return whether a finished run is to have another end than it had."""
+    """Return whether the options give a run another end than it had."""
     return any(record["config"].get(n) != getattr(config, n) for n in _ENDS)
 
 
-def refuse_shorter(run_dir: Path, *, end: int, total: int) -> None:
+def check_longer(run_dir: Path, *, end: int, total: int) -> None:
     """Raise if a run that ended after step `end` cannot be made to end after `total`.
 
     Raises:
@@ -95,15 +95,7 @@ def refuse_shorter(run_dir: Path, *, end: int, total: int) -> None:
 def lengthen(
     run_dir: Path, record: dict[str, Any], config: Any, *, end: int, total: int
 ) -> None:
-    """Write the options of a longer run to `config.json`, and the end it had before.
-
-    Args:
-        run_dir: The run's folder.
-        record: The run's `read_record`.
-        config: The options now.
-        end: The step that it ended with.
-        total: The step that it is to end with.
-    """
+    """Write the options of a longer run to `config.json`, and its end so far."""
     old = config_from_json(type(config), record["config"])
     before, after = ({n: getattr(c, n) for n in _ENDS} for c in (old, config))
     values = record | {"config": record["config"] | after}
@@ -117,12 +109,7 @@ def lengthen(
 
 
 def last_step(run_dir: Path, record: dict[str, Any]) -> int | None:
-    """Return the step that a run ended with, None if it has not ended or is incomplete.
-
-    Args:
-        run_dir: The run's folder.
-        record: The run's `read_record`: its earlier ends do not count.
-    """
+    """Return the step that a run ended with; None if it has not, or is incomplete."""
     last = {}
     try:
         for _, line in iterate_lines(run_dir / "metrics.jsonl"):
@@ -135,12 +122,8 @@ def last_step(run_dir: Path, record: dict[str, Any]) -> int | None:
     return step if ended and (run_dir / "params.safetensors").is_file() else None
 
 
-def refuse_other_source(run_dir: Path, program: Program) -> None:
-    """Raise if the source differs from that which a run began with.
-
-    Raises:
-        OptionError: With the lines that differ, or if it cannot be read.
-    """
+def check_source(run_dir: Path, program: Program) -> None:
+    """Raise OptionError with the lines that differ from a run's source, if any."""
     try:
         recorded = recorded_source(run_dir)
     except (OSError, ValueError) as error:

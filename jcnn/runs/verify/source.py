@@ -1,7 +1,6 @@
-"""The source that a run was computed with, kept in its folder: `source.json`.
+"""`source.json`: the modules of its own repository that an experiment imports.
 
-It is the experiment's module and the modules of its own repository that it imports. If
-a run is resumed with another source, that one is kept too, as `source-2.json`.
+A run that was resumed with other source also has a `source-2.json`, and so on.
 """
 
 import difflib
@@ -28,11 +27,11 @@ def read_source(program: Program) -> dict[str, Any]:
     """Read the source that a program has imported so far.
 
     Returns:
-        The content of `source.json`: "files", names to "sha256", "text" and the name of
-        the "module"; "program", the name of the program's own file; "folder", the one
-        it was started in; "path", the folders of `sys.path` in the repository; "commit"
-        and "diff" of these files, if there is git. Names are relative to the
-        repository: that of git, or else the current folder, or the program's.
+        "files", names to "sha256", "text" and "module"; "program", the name of the
+        program's file; "folder", where it was started; "path", the folders of
+        `sys.path` in the repository; "commit" and "diff" of these files, if there is
+        git. Names are relative to the repository: that of git, or else the current
+        folder, or the program's.
     """
     root = _root(program)
     modules = _own_modules(root, program)
@@ -55,11 +54,7 @@ def write_source(run_dir: Path, source: dict[str, Any]) -> str:
 
 
 def recorded_source(run_dir: Path, *, version: int = -1) -> dict[str, Any] | None:
-    """Read a source of a run; None if there is none.
-
-    Args:
-        run_dir: The run's folder.
-        version: Index among its sources, oldest first.
+    """Read one of a run's sources, by index from the oldest; None if there is none.
 
     Raises:
         OSError: If it cannot be read.
@@ -114,12 +109,7 @@ def compare_source(recorded: dict[str, Any], program: Program) -> list[str]:
 
 
 def unpack_source(source: dict[str, Any], root: Path, folder: Path) -> list[Path]:
-    """Make a new folder of the recorded files and links to all else in the repository.
-
-    Args:
-        source: The recorded source.
-        root: The repository as it is.
-        folder: The new folder.
+    """Fill a new folder with the recorded files and links to the rest of a repository.
 
     Returns:
         The folders in it that modules were imported from.
@@ -142,7 +132,7 @@ def unpack_source(source: dict[str, Any], root: Path, folder: Path) -> list[Path
 
 
 def _link(root: Path, folder: Path, parts: set[tuple[str, ...]]) -> None:
-    """Link everything in a folder but some files, whose folders are made."""
+    """Link everything in a folder except some files, whose folders are made."""
     folder.mkdir(parents=True)
     inside: dict[str, set[tuple[str, ...]]] = {}
     for first, *rest in filter(None, parts):
@@ -193,7 +183,7 @@ def _below(root: Path, path: Path) -> str | None:
 
 
 def _git_diff(root: Path, names: dict[str, str]) -> str | None:
-    # Options against what a user may have configured for reading.
+    # Independent of the user's configuration.
     plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--src-prefix=a/")
     diff = git(root, "--literal-pathspecs", "diff", *plain, "HEAD", "--", *names)
     return None if diff is None or len(diff) > _MOST_TEXT else _text(diff)
