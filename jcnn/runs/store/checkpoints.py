@@ -105,9 +105,11 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error):
-        self.wait()
-        if self._manager is not None:
-            self._manager.close()
+        try:
+            self.wait()
+        finally:
+            if self._manager is not None:
+                self._attempt(self._manager.close)
         if error[0] is None:  # else Orbax's stragglers are still to come
             sys.unraisablehook = self._usual_hook
 
