@@ -73,6 +73,21 @@ def test_a_state_comes_back_with_its_structure_and_bits(tmp_path):
         assert type(a) is type(b) and getattr(a, "dtype", 0) == getattr(b, "dtype", 0)
 
 
+def test_one_of_version_0_1_is_read_and_its_metric_counts(tmp_path):
+    """It was written by Orbax's checkpointer alone, without its manager."""
+    shutil.unpack_archive(Path(__file__).with_name("checkpoint_of_0_1.zip"), tmp_path)
+    tree = {
+        "kernel": jnp.arange(6.0).reshape(2, 3),
+        "half": jnp.arange(5, dtype=jnp.bfloat16),
+        "none": jnp.zeros((0, 4)),
+    }
+    found = _restore(tmp_path, jax.tree.map(jnp.zeros_like, tree))
+    assert found.step == 7 and found.notes == {"loss": 0.5}
+    assert digest_tree(found.tree) == digest_tree(tree)
+    _save(tmp_path, 8, 9, metrics={8: 0.2, 9: 0.3}, keep=1)  # better than its 0.25
+    assert _names(tmp_path) == ["0000000008", "0000000009"]
+
+
 def test_what_is_saved_is_what_was_there_when_the_snapshot_was_taken(tmp_path):
     step = jax.jit(lambda tree: jax.tree.map(lambda a: a + 1, tree), donate_argnums=0)
     tree = {"kernel": jnp.arange(300_000, dtype=jnp.float32)}
