@@ -1,7 +1,7 @@
 """The order of the data: permutations, their distribution, and steps far away."""
 
 import itertools
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,12 @@ def _batch(step, num_examples, batch_size, key=KEY):
 def _batches(steps, num_examples, batch_size, key=KEY):
     """The batches of several steps, [len(steps), batch_size]."""
     return np.stack([_batch(step, num_examples, batch_size, key) for step in steps])
+
+
+def _epochs(number, n):
+    """Many epochs by one program, [number, n]."""
+    epoch = partial(batch_indices, KEY, num_examples=n, batch_size=n)
+    return np.asarray(jax.jit(jax.vmap(epoch))(jnp.arange(number)))
 
 
 def _stream(num_examples, batch_size, epochs):
@@ -210,7 +216,7 @@ def test_every_example_is_as_likely_everywhere():
 
 def test_neighbours_in_an_epoch_are_independent():
     n, epochs = 24, 5520
-    stream = _batches(range(epochs), n, n)
+    stream = _epochs(epochs, n)
     pairs = np.zeros((n, n))
     np.add.at(pairs, (stream[:, 0], stream[:, 1]), 1)
     off = ~np.eye(n, dtype=bool)
@@ -220,7 +226,7 @@ def test_neighbours_in_an_epoch_are_independent():
 
 def test_the_same_place_in_two_epochs_is_independent():
     n, epochs = 24, 5760
-    place = _batches(range(epochs + 1), n, n)[:, 3]
+    place = _epochs(epochs + 1, n)[:, 3]
     pairs = np.zeros((n, n))
     np.add.at(pairs, (place[:-1], place[1:]), 1)
     assert _chi_square(pairs, epochs / n**2) < _limit(n**2 - 1)
