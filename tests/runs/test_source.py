@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -317,7 +318,7 @@ def _reproduce(*options):
     """By a process of its own: modules are imported once in each."""
     done = subprocess.run(
         [sys.executable, "-m", "jcnn", "reproduce", "run", *options],
-        env={"PYTHONPATH": str(Path(__file__).parents[2]), "HOME": "/nowhere"},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
     )
