@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from ._dense import add_bias, check_bias
-from ._dtypes import result_dtype, same, wide
+from ._dtypes import precisions, result_dtype, same, wide
 from ._shapes import (
     Padding,
     dilated,
@@ -63,20 +62,17 @@ def conv(
             (an odd pixel before), "VALID" (none), an int for every side, or for each
             spatial dimension an int or a (low, high) pair; a negative one crops.
         padding_mode: Values outside x: "ZEROS", "CIRCULAR" (the other side),
-            "REFLECT" (mirrored, without repeating the edge) or "EDGE" (the edge
-            repeated).
+            "REFLECT" (mirrored, without the edge) or "EDGE" (the edge repeated).
         kernel_dilation: Dilation of the kernel ("atrous").
         input_dilation: Dilation of x, with zeros between pixels.
-        feature_group_count: In how many groups channels and features are split, each
-            group of features seeing its own group of channels only.
-        precision: Of the products: a `jax.lax.Precision` or its name, or a pair of
-            these, one for x and one for kernel; None is JAX's
-            `default_matmul_precision`.
+        feature_group_count: Groups of channels and features; a group of features sees
+            its own group of channels only.
+        precision: Of the products: a `jax.lax.Precision` or its name, or a pair for x
+            and kernel; None is JAX's `default_matmul_precision`.
         preferred_element_type: Dtype of the result; None is x's.
-        impl: "auto" for the fastest algorithm known for the shapes on a CPU, and lax's
-            on other platforms; "lax" for `lax.conv_general_dilated` everywhere; or
-            another algorithm by name ("im2col", "winograd", …:
-            `jcnn/engine/algorithms/`).
+        impl: "auto" for the fastest algorithm on a CPU and lax's on other platforms;
+            "lax" for `lax.conv_general_dilated` everywhere; or another algorithm by
+            name ("im2col", "winograd", …: `jcnn/engine/algorithms/`).
 
     Returns:
         [N, *out, O], out = floor((n + low + high - window) / stride) + 1.
@@ -98,7 +94,7 @@ def conv(
     _check_groups(x, kernel, feature_group_count)
     bias = check_bias(bias, kernel, x)
     check_impl(impl)
-    precision = _precision(precision)
+    precision = precisions(precision)
     dtype = result_dtype(preferred_element_type, x)
     window = dilated(kernel.shape[:-2], kernel_dilation)
     size = dilated(x.shape[1:-1], input_dilation)
@@ -199,9 +195,9 @@ def conv_transpose(
 ) -> jax.Array:
     """Compute a transposed ("fractionally strided") convolution: upsample x.
 
-    It is the convolution of x with stride - 1 zeros put between neighbours, as
-    `lax.conv_transpose` defines it. With `transpose_kernel` it is the gradient to the
-    input of the `conv` that has this kernel, strides and "SAME" or "VALID" padding.
+    As `lax.conv_transpose`: the convolution of x with stride - 1 zeros put between
+    neighbours. With `transpose_kernel` it is the input gradient of the `conv` that has
+    this kernel, strides and "SAME" or "VALID" padding.
 
     Args:
         x: [N, *spatial, C].
@@ -241,13 +237,12 @@ def conv_transpose(
                 f"transpose_kernel, got kernel {kernel.shape}"
             )
         kernel = transposed_kernel(kernel, groups)
+    window = dilated(kernel.shape[:-2], dilation)
     return conv(
         x,
         kernel,
         bias,
-        padding=_transposed_pads(
-            padding, dilated(kernel.shape[:-2], dilation), strides
-        ),
+        padding=_transposed_pads(padding, window, strides),
         kernel_dilation=dilation,
         input_dilation=strides,
         feature_group_count=feature_group_count,
@@ -283,34 +278,6 @@ def _check_groups(x: jax.Array, kernel: jax.Array, feature_group_count: int) -> 
             f"kernel must have {channels // groups} input channels (x has {channels} "
             f"in {groups} groups), got kernel {kernel.shape}"
         )
-
-
-def _precision(precision: Any) -> Any:
-    """Return None, one `lax.Precision`, or one per operand."""
-    if precision is None:
-        return _default_precision()
-    pair = isinstance(precision, tuple | list) and len(precision) == 2
-    names = precision if pair else (precision,)
-    try:
-        if not all(isinstance(name, str | lax.Precision) for name in names):
-            raise ValueError
-        each = tuple(map(lax.Precision, names))
-    except ValueError:
-        raise ValueError(
-            "precision must be None, a jax.lax.Precision or its name, or a pair of "
-            "these two (convolutions take no algorithms of dot products), "
-            f"got {precision!r}"
-        ) from None
-    return each if pair else each[0]
-
-
-def _default_precision() -> lax.Precision | None:
-    """Return JAX's default, unless it is an algorithm of dot products."""
-    name = jax.config.jax_default_matmul_precision  # pyright: ignore
-    try:
-        return None if name is None else lax.Precision(name)
-    except ValueError:
-        return None
 
 
 def _mode(padding_mode: Any) -> str:
@@ -350,8 +317,7 @@ def _transposed_pads(
         return padding
     # The convolution to be inverted sees n * stride pixels, a multiple of its stride.
     inverse = pad_pairs(padding, strides, window, strides)
-    pairs = []
-    for k, s, (low, high) in zip(window, strides, inverse):
-        rest = max(s - k, 0)  # pixels behind the last window, which none has seen
-        pairs.append((k - 1 - low, k - 1 - high + rest))
-    return tuple(pairs)
+    return tuple(
+        (k - 1 - low, k - 1 - high + max(s - k, 0))  # and pixels that no window saw
+        for k, s, (low, high) in zip(window, strides, inverse)
+    )

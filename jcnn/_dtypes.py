@@ -1,25 +1,23 @@
 """The dtype rules of all functions and layers.
 
-- x decides: a result has x's dtype (of `conv` and `dense`: `preferred_element_type`'s).
-  x is floating point of 8 bits or more. Functions that are linear take complex numbers
-  too; those that compare numbers or take a variance refuse them.
+- A result has x's dtype (`conv` and `dense`: `preferred_element_type`). x is floating
+  point of 8 bits or more; linear functions take complex numbers too.
 - A kernel has x's dtype. Bias, scale and statistics may be of any real dtype (or
-  complex, if x is), and integers among them count as float32.
-- Layers keep parameters in `param_dtype`, float32 unless asked otherwise, and cast
-  kernels to x's dtype: given bfloat16, a model computes in it, and gradients come in
-  `param_dtype`. That is all of mixed precision; there is no other setting of it.
+  complex, if x is); integers among them count as float32. Statistics keep their dtype.
+- Layers keep parameters in `param_dtype` and cast kernels to x's dtype: given bfloat16,
+  a model computes in it, and gradients come in `param_dtype`.
 - Sums are taken in float32 at least, those of gradients too: `wide`. Parameters that
   are broadcast are added and multiplied in it, so that their gradients' sums are wide.
-  (What the functions given to `parametric` and `stateless` do is their own affair.)
 - Numbers (momentum, epsilon, rate) are Python's, NumPy's, arrays' without axes, or
   traced, and change no dtype.
-- Statistics keep their dtype from step to step.
 """
 
+from contextlib import suppress
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 
@@ -117,3 +115,27 @@ def result_dtype(preferred: DTypeLike | None, x: jax.Array) -> jnp.dtype | None:
             f"preferred_element_type may be {dtype} only where jax_enable_x64 is set"
         )
     return dtype
+
+
+def precisions(precision: Any) -> Any:
+    """Return None, one `lax.Precision`, or one per operand."""
+    if precision is None:
+        name = jax.config.jax_default_matmul_precision  # pyright: ignore
+        if name is None:
+            return None
+        with suppress(ValueError):  # it may name an algorithm of dot products
+            return lax.Precision(name)
+        return None
+    pair = isinstance(precision, tuple | list) and len(precision) == 2
+    names = precision if pair else (precision,)
+    try:
+        if not all(isinstance(name, str | lax.Precision) for name in names):
+            raise ValueError
+        each = tuple(map(lax.Precision, names))
+    except ValueError:
+        raise ValueError(
+            "precision must be None, a jax.lax.Precision or its name, or a pair of "
+            "these two (convolutions take no algorithms of dot products), "
+            f"got {precision!r}"
+        ) from None
+    return each if pair else each[0]

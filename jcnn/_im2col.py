@@ -28,14 +28,12 @@ def im2col(
     Args:
         x: [N, *spatial, C], 1 to 3 spatial dimensions.
         kernel_size: The window, one int or one per spatial dimension.
-        strides: Distance of neighbouring windows.
+        strides, kernel_dilation: As for `conv`.
         padding: "SAME" | "SAME_LOWER" | "VALID" | int | ints or pairs; with zeros.
-        kernel_dilation: Distance of neighbouring taps of the window.
 
     Returns:
-        [N, *positions, prod(kernel_size) * C]; the last axis runs over the window's
-        taps in row-major order, then over channels, as in a kernel [*kernel_size, C,
-        O].
+        [N, *positions, prod(kernel_size) * C], taps and channels in the order of a
+        kernel [*kernel_size, C, O].
 
     Raises:
         ValueError: If an argument does not fit the rank of x, or the window is larger
@@ -140,12 +138,6 @@ def window_taps(
     for tap in product(*map(range, kernel_size)):
         start = [i * d for i, d in zip(tap, dilation)]
         stop = [b + (o - 1) * s + 1 for b, o, s in zip(start, positions, strides)]
-        taps.append(
-            lax.slice(
-                x,
-                (0, *start, 0),
-                (x.shape[0], *stop, x.shape[-1]),
-                (1, *strides, 1),
-            )
-        )
+        stop = (x.shape[0], *stop, x.shape[-1])
+        taps.append(lax.slice(x, (0, *start, 0), stop, (1, *strides, 1)))
     return taps

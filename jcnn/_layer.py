@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from . import _dtypes
+from ._shapes import sizes, spatial_rank
 
 Params = dict[str, Any]
 State = dict[str, Any]
@@ -53,9 +54,7 @@ class Layer(NamedTuple):
 
 
 def stateless(function: Callable[[Any], Any]) -> Layer:
-    """Return the layer without parameters that applies a function of one array.
-
-    `serial` and its kin take plain functions and do this themselves.
+    """Return the layer without parameters of a function, as `serial` does itself.
 
     >>> stateless(jnp.tanh).init(jax.random.key(0), jnp.zeros(1))
     ({}, {})
@@ -70,9 +69,9 @@ def parametric(
 ) -> Layer:
     """Return the layer `function(x, **params)`, with parameters cast to x's dtype.
 
-    `parameters(x)` gives for each name an initialiser and a shape. The key of each
-    depends on its name only. Where x is narrow, so are the sums of the function's
-    gradients, unless it computes in float32 itself.
+    `parameters(x)` gives for each name an initialiser and a shape; keys depend on names
+    only. Where x is narrow, so are the sums of the function's gradients, unless it
+    computes in float32 itself.
 
     >>> from jax.nn.initializers import ones
     >>> scale = parametric(
@@ -135,6 +134,55 @@ def uncast_parametric(
         partial(init_parameters, parameters, _dtypes.param_dtype(param_dtype)),
         partial(_apply_parametric, parameters, function),
     )
+
+
+def with_kernel(
+    function: Callable[..., jax.Array],
+    kernel_shape: Callable[[Any], tuple[int, ...]],
+    inits: tuple[Initializer, Initializer | None],
+    param_dtype: DTypeLike,
+) -> Layer:
+    """Return the layer `function(x, kernel, bias)`; without an init, bias is None.
+
+    The bias is not cast: its gradient is a sum, which may be more than x's dtype holds.
+    """
+    parameters = partial(_kernel_and_bias, kernel_shape, inits)
+    return uncast_parametric(parameters, partial(_cast_kernel, function), param_dtype)
+
+
+def _kernel_and_bias(kernel_shape, inits, x):
+    shape, (kernel_init, bias_init) = kernel_shape(x), inits
+    kernel = {"kernel": (kernel_init, shape)}
+    return kernel | ({"bias": (bias_init, shape[-1:])} if bias_init else {})
+
+
+def _cast_kernel(function, x, *, kernel, bias=None):
+    kernel = _dtypes.beside("kernel", kernel, x).astype(x.dtype)
+    return function(x, kernel, bias)
+
+
+def conv_kernel(x, *, kernel_size, groups, features):
+    size = sizes("kernel_size", kernel_size, spatial_rank(x))
+    channels = x.shape[-1]
+    if channels % groups:
+        raise ValueError(
+            f"feature_group_count={groups} must divide the {channels} channels of x"
+        )
+    return *size, channels // groups, features
+
+
+def depthwise_kernel(x, *, kernel_size, multiplier):
+    size = sizes("kernel_size", kernel_size, spatial_rank(x))
+    return *size, 1, x.shape[-1] * multiplier
+
+
+def dense_kernel(x, *, features):
+    if len(x.shape) not in (2, 3):
+        raise ValueError(
+            f"x must be [N, C] or [N, T, C], got shape {x.shape}: is a flatten "
+            "missing? (Conv(features, 1) is a dense layer at every pixel)"
+        )
+    return x.shape[-1], features
 
 
 def init_parameters(parameters, param_dtype, key, x):

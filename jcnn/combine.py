@@ -1,8 +1,7 @@
 """Layers made of layers: names, keys and state are threaded here and nowhere else.
 
-Each part has a name, under which its parameters and state are found. Its key is
+Parameters and state of a part are found under its name, unless it has none. Its key is
 `fold_in(key, crc32(name))`, at init and at apply: adding a part re-seeds no other.
-Parts without parameters or state leave no empty entry.
 """
 
 import inspect
@@ -21,13 +20,12 @@ Part = Layer | Callable[[Any], Any]
 def serial(**parts: Part) -> Layer:
     """Return a layer of parts in sequence; functions of one array are parts too.
 
-    Raises:
-        TypeError: If a part is neither a layer nor a function, or is a function that
-            returns layers.
-        ValueError: If a part's name contains "/".
-
     Errors in a part start with its path, at `init` already: "stage2/conv1: …; x is
     float32[8, 7, 7, 64]".
+
+    Raises:
+        TypeError: If a part is neither a layer nor a function, or makes layers.
+        ValueError: If a part's name contains "/".
 
     >>> from jcnn.layers import Dense
     >>> import jax.numpy as jnp
@@ -74,7 +72,7 @@ def residual(body: Part, shortcut: Part = _identity) -> Layer:
 
 
 def as_layers(parts: Mapping[str, Part]) -> dict[str, Layer]:
-    """Return the parts as layers; functions of one array become layers."""
+    """Return the parts, functions of one array too, as layers."""
     layers = {}
     for name, part in parts.items():
         if "/" in name:

@@ -9,25 +9,20 @@ from jax.core import Tracer
 
 Options = Mapping[str, str | bool]
 
-# XLA's fast library for small operations (YNNPACK) keeps what it is fast in: products.
-# By default it takes convolutions too, whose gradients it computes 1.5 to 4 times as
-# slowly as XLA does without it, and sums: some of them wrongly (jax#39103), and all
-# in an order that depends on the number of threads.
+# XLA's library YNNPACK is fast in products. By default it takes convolutions too, whose
+# gradients then take 1.5 to 4 times as long, and sums: some are wrong (jax#39103), and
+# all depend on the number of threads.
 _CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
-# Scatters add in a fixed order, cuDNN's algorithms are repeatable ones, and nothing is
-# chosen by measuring, which ends differently from one start to the next.
+# Scatters add in a fixed order, and no algorithm is chosen by measuring.
 _DETERMINISTIC_GPU = {"xla_gpu_deterministic_ops": True}
 
 
 def default_options(*, deterministic: bool = False) -> dict[str, str | bool]:
     """Return the options for the default platform, which `jit` uses.
 
-    On CPUs they are those that were measured to help, if this version of XLA has them.
-
     Args:
         deterministic: Whether programs should give the same bits each time. On CPUs
-            they do anyway. On GPUs this forbids XLA what is not repeatable, and takes
-            longer.
+            they do anyway; on GPUs this takes longer.
 
     >>> default_options() == {} or jax.default_backend() == "cpu"
     True

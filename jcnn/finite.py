@@ -58,19 +58,11 @@ def require_finite(
         NotFinite: Naming the step, the arrays and the examples.
 
     >>> def loss_fn(params, model_state, batch, key):
-    ...     loss = jnp.sum(params) / batch.min()
-    ...     return loss, (model_state, {})
-    >>> import optax
-    >>> from jcnn.train import make_scan
-    >>> params, tx = jnp.ones(2), optax.sgd(0.1)
-    >>> key = jax.random.key(0)
-    >>> state = TrainState(jnp.int32(0), key, params, {}, tx.init(params))
-    >>> steps = make_scan(loss_fn, tx, batch_size=1, num_steps=3)
+    ...     return jnp.sum(params) / batch.min(), (model_state, {})
+    >>> key, params = jax.random.key(0), jnp.ones(2)
+    >>> state = TrainState(jnp.int32(1), key, params, {}, ())
     >>> data = jnp.array([2.0, 0.0, 1.0])
-    >>> state, metrics = steps(state, data)
-    >>> metrics["finite"]
-    Array([ True, False, False], dtype=bool)
-    >>> require_finite(metrics["finite"], loss_fn, state, data, batch_size=1)
+    >>> require_finite(False, loss_fn, state, data, batch_size=1)
     Traceback (most recent call last):
     jcnn.finite.NotFinite: step 1 is not finite: loss (inf); gradients (2 inf of 2);
         its batch is examples [1]
@@ -82,7 +74,7 @@ def require_finite(
 def find_fault(
     loss_fn: LossFn, state: TrainState, data: Batch, *, batch_size: int | None = None
 ) -> Fault:
-    """Repeat the step that comes after `state` and count what is not finite.
+    """Repeat the step after `state` and count NaNs and infinities.
 
     Args:
         loss_fn: The loss function of the training.
@@ -103,7 +95,6 @@ def find_fault(
     Count(nan=0, inf=1, size=2)
     """
     batch, examples = _batch(state, data, batch_size)
-
     repeated = jax.jit(partial(gradients, loss_fn))(state, batch)
     (loss, (model_state, _)), grads = repeated
     looked_at = {
@@ -124,13 +115,7 @@ def find_fault(
 
 
 def describe(fault: Fault) -> str:
-    """Return a short description; of a large batch only the first examples.
-
-    >>> counts = {"loss": Count(1, 0, 1), "gradients/head/bias": Count(0, 2, 10)}
-    >>> describe(Fault(41, [3, 1], counts))
-    'step 41 is not finite: loss (NaN); gradients/head/bias (2 inf of 10); its batch is
-    examples [3, 1]'
-    """
+    """Return a short description; of a large batch only the first examples."""
     bad = {name: c for name, c in fault.counts.items() if c.nan or c.inf}
     parts = []
     for kind in dict.fromkeys(name.split("/")[0] for name in bad):

@@ -1,13 +1,12 @@
 """Layers: pairs of pure functions, each a thin wrapper of an array function.
 
-A layer holds no parameters. `init(key, x)` creates them for inputs like x, an array
-or a `jax.ShapeDtypeStruct`; `apply(params, state, x, train=…, key=…)` uses them and
-returns the output and the new state. Parameters are kept in `param_dtype`; they are
-computed in the dtype of x (rules: `_dtypes.py`). `apply` checks
-that parameters and state have the names and shapes that `init` creates for x.
+`init(key, x)` creates parameters for inputs like x, an array or a
+`jax.ShapeDtypeStruct`. `apply(params, state, x, train=…, key=…)` checks their names and
+shapes, and returns the output and the new state. Parameters are kept in `param_dtype`
+and used in the dtype of x (rules: `_dtypes.py`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -26,14 +25,18 @@ from ._layer import Params as Params
 from ._layer import State as State
 from ._layer import (
     check_names_and_shapes,
+    conv_kernel,
+    dense_kernel,
+    depthwise_kernel,
     init_nothing,
     init_parameters,
     uncast_parametric,
+    with_kernel,
 )
 from ._layer import child_key as child_key
 from ._layer import parametric as parametric
 from ._layer import stateless as stateless
-from ._shapes import Padding, flag, integer, number, sizes, spatial_rank
+from ._shapes import Padding, flag, integer, number
 from .norm import batch_norm, check_epsilon, group_norm, layer_norm
 from .pool import avg_pool, max_pool
 
@@ -82,11 +85,8 @@ def Conv(
         raise ValueError(
             f"feature_group_count={groups} must divide the {features} features"
         )
-    return _convolution(
+    function = partial(
         conv,
-        kernel_size,
-        partial(_grouped, groups=groups, features=features),
-        *(use_bias, kernel_init, bias_init, param_dtype),
         strides=strides,
         padding=padding,
         padding_mode=padding_mode,
@@ -94,6 +94,11 @@ def Conv(
         feature_group_count=groups,
         impl=impl,
     )
+    shape = partial(
+        conv_kernel, kernel_size=kernel_size, groups=groups, features=features
+    )
+    inits = kernel_init, bias_init if use_bias else None
+    return with_kernel(function, shape, inits, param_dtype)
 
 
 def ConvTranspose(
@@ -117,16 +122,16 @@ def ConvTranspose(
     {'bias': (3,), 'kernel': (4, 4, 2, 3)}
     """
     features = integer("features", features, minimum=1)
-    return _convolution(
+    function = partial(
         conv_transpose,
-        kernel_size,
-        partial(_grouped, groups=1, features=features),
-        *(use_bias, kernel_init, bias_init, param_dtype),
         strides=strides,
         padding=padding,
         kernel_dilation=kernel_dilation,
         impl=impl,
     )
+    shape = partial(conv_kernel, kernel_size=kernel_size, groups=1, features=features)
+    inits = kernel_init, bias_init if use_bias else None
+    return with_kernel(function, shape, inits, param_dtype)
 
 
 def DepthwiseConv(
@@ -152,17 +157,17 @@ def DepthwiseConv(
     {'bias': (8,), 'kernel': (3, 3, 1, 8)}
     """
     multiplier = integer("multiplier", multiplier, minimum=1)
-    return _convolution(
+    function = partial(
         depthwise_conv,
-        kernel_size,
-        partial(_each_channel, multiplier=multiplier),
-        *(use_bias, kernel_init, bias_init, param_dtype),
         strides=strides,
         padding=padding,
         padding_mode=padding_mode,
         kernel_dilation=kernel_dilation,
         impl=impl,
     )
+    shape = partial(depthwise_kernel, kernel_size=kernel_size, multiplier=multiplier)
+    inits = kernel_init, bias_init if use_bias else None
+    return with_kernel(function, shape, inits, param_dtype)
 
 
 def Dense(
@@ -183,14 +188,10 @@ def Dense(
     >>> jax.tree.map(jnp.shape, params)
     {'bias': (3,), 'kernel': (2, 3)}
     """
-    parameters = partial(
-        _dense_parameters,
-        features=integer("features", features, minimum=1),
-        kernel_init=kernel_init,
-        bias_init=bias_init if use_bias else None,
-    )
-    function = partial(_cast_kernel, partial(dense, impl=impl))
-    return uncast_parametric(parameters, function, param_dtype)
+    features = integer("features", features, minimum=1)
+    shape = partial(dense_kernel, features=features)
+    inits = kernel_init, bias_init if use_bias else None
+    return with_kernel(partial(dense, impl=impl), shape, inits, param_dtype)
 
 
 def BatchNorm(
@@ -246,11 +247,8 @@ def GroupNorm(
     >>> jax.tree.map(jnp.shape, params)
     {'bias': (4,), 'scale': (4,)}
     """
-    function = partial(
-        group_norm,
-        num_groups=integer("num_groups", num_groups, minimum=1),
-        epsilon=check_epsilon(epsilon),
-    )
+    groups = integer("num_groups", num_groups, minimum=1)
+    function = partial(group_norm, num_groups=groups, epsilon=check_epsilon(epsilon))
     return uncast_parametric(_scale_and_bias, function, param_dtype)
 
 
@@ -277,15 +275,14 @@ def MaxPool(
     >>> y.ravel()
     Array([2.], dtype=float32)
     """
-    return stateless(
-        partial(
-            max_pool,
-            window_shape=window_shape,
-            strides=strides,
-            padding=padding,
-            ceil_mode=ceil_mode,
-        )
+    function = partial(
+        max_pool,
+        window_shape=window_shape,
+        strides=strides,
+        padding=padding,
+        ceil_mode=ceil_mode,
     )
+    return stateless(function)
 
 
 def AvgPool(
@@ -302,16 +299,15 @@ def AvgPool(
     >>> y.ravel()
     Array([1.5], dtype=float32)
     """
-    return stateless(
-        partial(
-            avg_pool,
-            window_shape=window_shape,
-            strides=strides,
-            padding=padding,
-            ceil_mode=ceil_mode,
-            count_include_pad=count_include_pad,
-        )
+    function = partial(
+        avg_pool,
+        window_shape=window_shape,
+        strides=strides,
+        padding=padding,
+        ceil_mode=ceil_mode,
+        count_include_pad=count_include_pad,
     )
+    return stateless(function)
 
 
 def _apply_dropout(rate, params, state, x, *, train=False, key=None):
@@ -324,11 +320,11 @@ def _apply_dropout(rate, params, state, x, *, train=False, key=None):
 
 def _init_batch_norm(parameters, param_dtype, key, x):
     params, _ = init_parameters(parameters, param_dtype, key, x)
-    channels = x.shape[-1:]
-    return params, {
-        "mean": jnp.zeros(channels, jnp.float32),
-        "var": jnp.ones(channels, jnp.float32),
-    }
+    mean, var = (
+        jnp.zeros(x.shape[-1:], jnp.float32),
+        jnp.ones(x.shape[-1:], jnp.float32),
+    )
+    return params, {"mean": mean, "var": var}
 
 
 def _apply_batch_norm(parameters, function, params, state, x, *, train=False, key=None):
@@ -339,66 +335,5 @@ def _apply_batch_norm(parameters, function, params, state, x, *, train=False, ke
     return y, {"mean": mean, "var": var}
 
 
-def _convolution(
-    function: Callable[..., jax.Array],
-    kernel_size: int | Sequence[int],
-    channels: Callable[[int], tuple[int, int]],
-    use_bias: bool,
-    kernel_init: Initializer,
-    bias_init: Initializer,
-    param_dtype: DTypeLike,
-    **settings: object,
-) -> Layer:
-    """Return the layer with a kernel [*kernel_size, *channels(C)]."""
-    parameters = partial(
-        _kernel_and_bias,
-        kernel_size=kernel_size,
-        channels=channels,
-        kernel_init=kernel_init,
-        bias_init=bias_init if use_bias else None,
-    )
-    function = partial(_cast_kernel, partial(function, **settings))
-    return uncast_parametric(parameters, function, param_dtype)
-
-
-def _kernel_and_bias(x, *, kernel_size, channels, kernel_init, bias_init):
-    size = sizes("kernel_size", kernel_size, spatial_rank(x))
-    return _with_bias((*size, *channels(x.shape[-1])), kernel_init, bias_init)
-
-
-def _grouped(channels: int, *, groups: int, features: int) -> tuple[int, int]:
-    if channels % groups:
-        raise ValueError(
-            f"feature_group_count={groups} must divide the {channels} channels of x"
-        )
-    return channels // groups, features
-
-
-def _each_channel(channels: int, *, multiplier: int) -> tuple[int, int]:
-    return 1, channels * multiplier
-
-
-def _dense_parameters(x, *, features, kernel_init, bias_init):
-    if len(x.shape) not in (2, 3):
-        raise ValueError(
-            f"x must be [N, C] or [N, T, C], got shape {x.shape}: is a flatten "
-            "missing? (Conv(features, 1) is a dense layer at every pixel)"
-        )
-    return _with_bias((x.shape[-1], features), kernel_init, bias_init)
-
-
-def _with_bias(kernel_shape, kernel_init, bias_init):
-    parameters = {"kernel": (kernel_init, kernel_shape)}
-    if bias_init is not None:
-        parameters["bias"] = (bias_init, kernel_shape[-1:])
-    return parameters
-
-
 def _scale_and_bias(x, *, scale_init=ones, bias_init=zeros):
     return {"scale": (scale_init, x.shape[-1:]), "bias": (bias_init, x.shape[-1:])}
-
-
-def _cast_kernel(function, x, *, kernel, bias=None):
-    # Not the bias: its gradient is a sum, which may be more than x's dtype holds.
-    kernel = _dtypes.beside("kernel", kernel, x).astype(x.dtype)
-    return function(x, kernel, bias)

@@ -1,10 +1,10 @@
 """Metrics that are no mean over examples: confusion matrices and their ratios.
 
-    batch -> confusion_matrix -> make_sums -> precision, recall, f1, iou, mean_iou
+    batch -> confusion_matrix -> make_sums -> accuracy, precision, recall, f1, iou
 
-Counts are integers and exact, however many they are. Ratios are float64 in NumPy, for
-the few numbers that are left then. A ratio without a case, as the recall of a class
-that no label has, is NaN.
+Counts are exact integers. Ratios take a `matrix` of counts [K, K] as `make_sums` adds
+them up, and are NumPy's float64, for each class [K] or for all. A ratio without a case
+is NaN, as the recall of a class that no label has.
 """
 
 from collections.abc import Callable
@@ -32,14 +32,13 @@ def make_sums(
 ) -> Callable[[TrainState, Batch], Sums]:
     """Return `sums(state, data) -> {name: sum}` over all examples, each counted once.
 
-    Sums of batches are added in int64 if they are integers, else in float64. The last
-    batch has the examples that are left, so nothing has to be left out of it.
+    Sums of batches are added in int64 if they are integers, else in float64.
 
     Args:
-        batch_sums: (params, model_state, batch) -> {name: sum over the batch}, of any
-            shape that does not depend on how many examples there are. Within a batch an
+        batch_sums: (params, model_state, batch) -> {name: sum over the batch}, of a
+            shape that does not depend on the number of examples. Within a batch an
             int32 has to hold it.
-        batch_size: Examples computed at a time; does not change what is counted.
+        batch_size: Examples computed at a time; the last batch may be smaller.
         compiler_options: As for `jcnn.train.make_step`.
 
     Returns:
@@ -112,9 +111,9 @@ def confusion_matrix(
         ignore_label: Examples with this label are not counted; any integer.
 
     Returns:
-        int32 [K, K]. It takes memory for K^2 numbers, and none for each pixel and
-        class. If another label, or a prediction of what counts, is outside of 0 to K -
-        1, all numbers are the least int32: integers have no NaN, and ratios refuse it.
+        int32 [K, K]. If a label that counts, or the prediction for one, is not from 0
+        to K - 1, all numbers are the least int32 (integers have no NaN), which the
+        ratios reject.
 
     Raises:
         TypeError: If labels or predictions are no integers.
@@ -148,9 +147,6 @@ def confusion_matrix(
 def accuracy(matrix: ArrayLike) -> float:
     """Return the fraction of correct predictions.
 
-    Args:
-        matrix: Counts [K, K] of `confusion_matrix`, summed.
-
     >>> accuracy([[3, 1], [0, 4]])
     0.875
     """
@@ -161,12 +157,6 @@ def accuracy(matrix: ArrayLike) -> float:
 def precision(matrix: ArrayLike) -> np.ndarray:
     """Return the precision of each class: TP / (TP + FP).
 
-    Args:
-        matrix: Counts [K, K] of `confusion_matrix`, summed.
-
-    Returns:
-        float64 [K]; NaN for a class that was never predicted.
-
     >>> precision([[3, 1], [0, 4]])
     array([1. , 0.8])
     """
@@ -176,12 +166,6 @@ def precision(matrix: ArrayLike) -> np.ndarray:
 
 def recall(matrix: ArrayLike) -> np.ndarray:
     """Return the recall of each class: TP / (TP + FN).
-
-    Args:
-        matrix: Counts [K, K] of `confusion_matrix`, summed.
-
-    Returns:
-        float64 [K]; NaN for a class that no label has.
 
     >>> recall([[3, 1], [0, 4]])
     array([0.75, 1.  ])
@@ -196,12 +180,6 @@ def f1(matrix: ArrayLike) -> np.ndarray:
     van Rijsbergen, "Information Retrieval" (1979), chapter 7, with equal weights.
     `np.nanmean` of it is the macro average over the classes that occur.
 
-    Args:
-        matrix: Counts [K, K] of `confusion_matrix`, summed.
-
-    Returns:
-        float64 [K]; NaN for a class that neither a label nor a prediction has.
-
     >>> f1([[1, 1], [0, 0]])
     array([0.66666667, 0.        ])
     """
@@ -214,12 +192,6 @@ def iou(matrix: ArrayLike) -> np.ndarray:
 
     Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge" (2010).
 
-    Args:
-        matrix: Counts [K, K] of `confusion_matrix`, summed.
-
-    Returns:
-        float64 [K]; NaN for a class that neither a label nor a prediction has.
-
     >>> iou([[3, 1], [0, 4]])
     array([0.75, 0.8 ])
     """
@@ -228,7 +200,7 @@ def iou(matrix: ArrayLike) -> np.ndarray:
 
 
 def mean_iou(matrix: ArrayLike) -> float:
-    """Return the mean of the matrix's `iou` over the classes that occur.
+    """Return the mean of `iou` over the classes that occur.
 
     >>> mean_iou([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
     0.775

@@ -33,27 +33,26 @@ def batch_norm(
     """Normalise each channel by its statistics over the batch and all positions.
 
     Ioffe and Szegedy, "Batch Normalization" (2015), algorithms 1 and 2. In training by
-    the batch's own mean and biased variance, which also move the running ones:
-    `new = momentum * old + (1 - momentum) * batch`. Otherwise by the running ones.
+    the batch's mean and biased variance, which move the running statistics:
+    `new = momentum * old + (1 - momentum) * batch`. Otherwise by the latter.
 
     Args:
         x: [N, *anything, C], real floating point.
         scale, bias: [C] or None.
-        mean, var: [C], the running statistics, which keep their dtype; integers count
-            as float32.
+        mean, var: [C], the running statistics.
         train: Whether the batch's statistics are used; a bool that is not traced.
         momentum: Weight of the old running statistics, from 0 to 1.
         epsilon: Added to the variance, at least 0.
         axis_name: Mapped axes (of `vmap` or `shard_map`) that hold more of the batch.
 
     Returns:
-        Y of x's shape and dtype, the new mean [C], the new variance [C].
+        y of x's shape and dtype, the new mean [C], the new variance [C].
 
     Raises:
-        ValueError: If in training there is no value to take statistics of, a parameter
-            is not [C], momentum is not from 0 to 1, or epsilon is negative.
-        TypeError: If x is not real floating point, a parameter or statistic is complex,
-            or train, momentum or epsilon is traced (train) or of another type.
+        ValueError: If x is empty in training, a parameter is not [C], momentum is not
+            from 0 to 1, or epsilon is negative.
+        TypeError: If x is not real floating point, a parameter is complex, train is
+            traced, or an argument is of another type.
 
     >>> x = jnp.array([[1.0], [3.0]])
     >>> zero, one = jnp.zeros(1), jnp.ones(1)
@@ -95,7 +94,7 @@ def layer_norm(
         epsilon: Added to the variance, at least 0.
 
     Returns:
-        Y of x's shape and dtype.
+        y of x's shape and dtype.
 
     Raises:
         ValueError: If x has no such axes, a parameter's shape does not broadcast, or
@@ -132,7 +131,7 @@ def group_norm(
         epsilon: Added to the variance, at least 0.
 
     Returns:
-        Y of x's shape and dtype.
+        y of x's shape and dtype.
 
     Raises:
         ValueError: If num_groups does not divide C, a parameter is not [C], or epsilon
@@ -206,8 +205,7 @@ def _statistics(
 def _centred(x: jax.Array, mean: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return x minus the constant value of its mean, and the mean minus it (zero).
 
-    Their difference is x - mean, whose gradient would need one more sum over x to reach
-    the mean; with both terms apart that sum is at hand.
+    Their difference is x - mean. Apart, the gradient to the mean needs no sum over x.
     """
     constant = lax.stop_gradient(mean)
     return x - constant, mean - constant

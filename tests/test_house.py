@@ -7,12 +7,12 @@ _APART = {"__main__.py", "_files.py", "experiment.py"}
 
 # The aims are 3,300, 2,600, 550, 2,600, below 9,000, and 340.
 BUDGETS = {
-    "library": 4_740,
-    "engine": 4_463,
-    "data": 871,
-    "runs": 5_280,
-    "all": 16_070,
-    "a file": 404,
+    "library": 4_638,
+    "engine": 4_273,
+    "data": 870,
+    "runs": 5_277,
+    "all": 15_771,
+    "a file": 347,
 }
 
 

@@ -1,8 +1,7 @@
 """Unmodified JAX programs, Flax's and others', on jcnn's algorithms on a CPU.
 
-The convolutions of every library end in one primitive of lax, as do their gradients;
-means over windows and gradients of maxima end in three others. Their lowering rules for
-CPUs are replaced for as long as a handle is open.
+The convolutions and pools of all libraries end in four primitives of lax. Their
+lowering rules for CPUs are replaced for as long as a handle is open.
 """
 
 from threading import Lock
@@ -83,7 +82,7 @@ def accelerate() -> Acceleration:
 
 
 def in_force() -> bool:
-    """Return whether what is compiled now is accelerated."""
+    """Return whether programs that are compiled now are accelerated."""
     try:
         rule = _tables().of(lax.conv_general_dilated_p).rule
     except Exception:  # another release of jax, of which accelerate() knows nothing
@@ -124,7 +123,7 @@ class _Rule:
         return self._next.rule(context, *operands, **parameters)
 
     def undo(self) -> None:
-        """Step aside, and leaves the table if no other rule lies on top."""
+        """Step aside, and leave the table if no other rule lies on top."""
         with _LOCK:
             self.on = False
             primitive, rules = self._replacement.primitive, self._tables.for_cpus

@@ -17,19 +17,16 @@ class Algorithm:
 
     Attributes:
         name: What the argument `impl` calls it.
-        limits: Why it cannot compute a problem of an operation that it has; None if it
-            can. Without this function it can compute all.
-        forward: Computes y from x and the kernel (fprop), if it has that operation.
-        input_gradient: Computes x from the kernel and y (dgrad), if it has that.
-        kernel_gradient: Computes the kernel from x and y (wgrad), if it has that.
-        operations: About how many it adds to the program, which is what it takes to
-            compile.
-        temporary_bytes: What it makes beside its operands and its result, unless that
-            is a small part of them.
+        limits: Returns why it cannot compute a problem, or None; without it, it can
+            compute all.
+        forward: Computes y from x and the kernel (fprop), or None.
+        input_gradient: Computes x from the kernel and y (dgrad), or None.
+        kernel_gradient: Computes the kernel from x and y (wgrad), or None.
+        operations: About how many it adds to the program, for the time to compile.
+        temporary_bytes: About what it needs beside operands and result.
         exact: Whether its errors are no larger than lax's.
         portable: Whether it is made of JAX's own operations.
-        joins_models: Whether `jax.vmap` over kernels leaves it one operation, which is
-            faster than one after the other.
+        joins_models: Whether it is fast under `jax.vmap` over kernels.
     """
 
     name: str

@@ -1,9 +1,8 @@
 """A batch of images cut into blocks of some images by some rows of the output.
 
 What an algorithm needs beside its operands (patches, transformed tiles) is large; made
-block by block it stays in the cache. All blocks are of one size, cut as evenly as can
-be. Where that leaves a rest the last one begins early and overlaps the one before, so
-that a batch of 97 costs hardly more than one of 96 and nothing is copied.
+block by block it stays in the cache. All blocks are of one size. The last one begins
+early if it has to, and overlaps the one before.
 """
 
 from collections.abc import Callable
@@ -41,25 +40,25 @@ class Blocks:
         return self.batch_blocks * self.row_blocks
 
     @property
+    def pads(self) -> Pairs:
+        return self.problem.exact_padding
+
+    @property
     def bytes(self) -> int:
-        """What a block of x takes with its padding."""
+        """The size of a block of x with its padding."""
         p = self.problem
         outputs = (self.rows, *p.output_size[1:])
         axes = zip(outputs, p.strides, p.window)
         pixels = self.images * prod((o - 1) * s + k for o, s, k in axes)
         return pixels * p.in_channels * jnp.dtype(p.dtype).itemsize
 
-    @property
-    def whole(self) -> bool:
-        return self.number == 1
-
     def map(self, compute: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-        """y [N, *output, O] of x [N, *input, C], of which `compute` gives a block.
+        """Return y [N, *output, O] of x [N, *input, C], block by block.
 
-        `compute` gets a block of x with its padding, as many rows as it needs.
+        `compute` makes a block of y from the rows of x, with padding, that it needs.
         """
-        if self.whole:
-            return compute(self._pad(x))
+        if self.number == 1:
+            return compute(pad(x, self.pads))
         p = self.problem
 
         def write(index, y):
@@ -81,11 +80,10 @@ class Blocks:
     ) -> jax.Array:
         """Return the sum of `compute(x_block, y_block)` over all blocks.
 
-        Without `padded` only rows that are cut come with their padding; `compute` sees
-        to that of the other axes (`pads`).
+        Without `padded` only rows that are cut come with their padding.
         """
-        if self.whole:
-            return compute(self._pad(x) if padded else x, y)
+        if self.number == 1:
+            return compute(pad(x, self.pads) if padded else x, y)
 
         def part(index):
             x_block = self._input_block(x, index, padded)
@@ -98,7 +96,7 @@ class Blocks:
     def _start(self, index):
         """Return the first image and output row of a block.
 
-        As plain as can be: XLA computes it for every element that it reads.
+        It must be plain: XLA computes it for every element that it reads.
         """
         index = lax.convert_element_type(index, jnp.int32)
         image = index // self.row_blocks if self.row_blocks > 1 else index
@@ -127,7 +125,7 @@ class Blocks:
         image, row = self._start(index)
         if self.row_blocks == 1:
             x = lax.dynamic_slice_in_dim(x, image, self.images, axis=0)
-            return self._pad(x) if padded else x
+            return pad(x, self.pads) if padded else x
         p = self.problem
         (low, high), *others = self.pads
         needed = (self.rows - 1) * p.strides[0] + p.window[0]
@@ -140,13 +138,6 @@ class Blocks:
         start = _corner(x, jnp.int32(0), row * p.strides[0] - top)
         rows = lax.dynamic_slice(rows, start, (self.images, needed, *x.shape[2:]))
         return pad(rows, [(0, 0), *others]) if padded else rows
-
-    def _pad(self, x):
-        return pad(x, self.pads)
-
-    @property
-    def pads(self) -> Pairs:
-        return self.problem.exact_padding
 
 
 def _within(number, length: int, total: int):

@@ -1,8 +1,7 @@
 """From the arguments of `lax.conv_general_dilated` to one of the three operations.
 
-Gradients of convolutions are convolutions too, and so lax writes them: the input
-dilated by the strides, or batch and channels exchanged and a window as large as the
-image. Here they are recognised for what they are.
+lax writes gradients of convolutions as convolutions: the input dilated by the strides,
+or batch and channels exchanged and a window as large as the image.
 """
 
 from collections.abc import Sequence
@@ -21,12 +20,12 @@ from .xla_faults import split_padding
 
 
 class Canonical(NamedTuple):
-    """A convolution as a problem: how operands come to it and its result goes back.
+    """A convolution as a problem.
 
     Attributes:
-        problem: What is to be computed.
-        orders: How axes of lhs, rhs and the result are to be transposed.
-        pads: What x is padded with (or cropped by) beforehand.
+        problem: The operation.
+        orders: How to transpose lhs, rhs and the result.
+        pads: How to pad (or crop) x beforehand.
     """
 
     problem: Problem
@@ -34,14 +33,12 @@ class Canonical(NamedTuple):
     pads: Pairs
 
     def operands(self, lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return the problem's operands."""
         lhs, rhs = lhs.transpose(self.orders[0]), rhs.transpose(self.orders[1])
         if self.problem.op == "input_gradient":
             return transposed_kernel(rhs, self.problem.groups), lhs
         return pad(lhs, self.pads), rhs
 
     def result(self, result: jax.Array) -> jax.Array:
-        """Return the convolution's result, from the problem's."""
         order = self.orders[2]
         return result.transpose(sorted(range(len(order)), key=order.__getitem__))
 
@@ -49,10 +46,10 @@ class Canonical(NamedTuple):
 def canonicalize(
     lhs: Any, rhs: Any, convolution: Convolution, impl: str = "auto"
 ) -> Canonical | None:
-    """Canonicalize a convolution, from the shapes and dtypes of its operands.
+    """Return a convolution as a problem, from the shapes and dtypes of its operands.
 
-    None if no algorithm could compute it: sizes that are 0 or (but for the batch) not
-    known yet, numbers that are not floating, strides in input and output at once.
+    None if no algorithm could compute it: sizes of 0 or (but for the batch) not known
+    yet, integers, strides in input and output at once.
     """
     c, rank = convolution, len(convolution.window_strides)
     lhs_spec, *_ = c.dimension_numbers
@@ -112,7 +109,6 @@ def canonicalize(
 
 
 def _operation(lhs: Any, rhs: Any, c: Convolution) -> Op | None:
-    """Return which one it is, if it is one."""
     if any(d > 1 for d in c.lhs_dilation):  # by the strides of what it is a gradient of
         strided = any(s > 1 for s in c.window_strides)
         return None if strided or c.batch_group_count > 1 else "input_gradient"
@@ -127,7 +123,7 @@ def _operation(lhs: Any, rhs: Any, c: Convolution) -> Op | None:
 
 
 def _orders(c: Convolution, op: Op) -> tuple[tuple[int, ...], ...]:
-    """To NHWC and HWIO; in a kernel gradient lax's channels are the batch."""
+    """Return the axes as NHWC and HWIO; of a kernel gradient lax's C is the batch."""
     lhs, rhs, out = c.dimension_numbers
     if op == "kernel_gradient":
         return (
@@ -143,7 +139,7 @@ def _orders(c: Convolution, op: Op) -> tuple[tuple[int, ...], ...]:
 
 
 def _pads(size, positions, window, strides, lows) -> Pairs:
-    """High padding (or cropping) so that a window has just these positions."""
+    """Return the padding (or cropping) with which a window has these positions."""
     pads = []
     for n, o, k, s, low in zip(size, positions, window, strides, lows):
         rest = n + low - ((o - 1) * s + k)

@@ -16,17 +16,11 @@ _FATAL = re.compile(r"^F\d{4} [^]\n]*\] (.*)", re.MULTILINE)
 
 
 class Ended(NamedTuple):
-    """What became of a program.
+    """The end of a program."""
 
-    Attributes:
-        status: As `subprocess.Popen.returncode`; None if it did not end by itself.
-        output: What it printed.
-        errors: What it printed to standard error, or why it did not end.
-    """
-
-    status: int | None
-    output: str
-    errors: str
+    status: int | None  # as `subprocess.Popen.returncode`; None if it was killed
+    output: str  # what it printed
+    errors: str  # what it printed to standard error, or why it did not end
 
     @property
     def reason(self) -> str:
@@ -44,15 +38,12 @@ class Ended(NamedTuple):
 def run(programs: Sequence[str], seconds: float) -> list[Ended]:
     """Run programs at once, and kill those that take longer, with all they started.
 
-    They import what this process imports, and compute on the CPU. JAX's settings in the
-    environment do not reach them; XLA's and oneDNN's do.
+    They import what this process imports, and compute on the CPU. XLA's and oneDNN's
+    settings in the environment reach them, JAX's do not.
 
     Args:
         programs: Their texts.
         seconds: How long they may take, all together.
-
-    Returns:
-        What became of each.
 
     >>> run(["import time; time.sleep(99)"], 0.1)
     [Ended(status=None, output='', errors='no answer in 0.1 s')]
@@ -89,7 +80,7 @@ def _start(program: str) -> "subprocess.Popen[str]":
 
 
 def _end(child: "subprocess.Popen[str]", deadline: float, seconds: float) -> Ended:
-    # At the deadline, what other children have printed by then is still to be read.
+    # At the deadline, what other children have printed is still to be read.
     left = max(deadline - time.monotonic(), 0.5)
     try:
         output, errors = child.communicate(timeout=left)

@@ -1,7 +1,4 @@
-"""Declaration of primitives to JAX, in whose tables each tool has rules of its own.
-
-A tool whose table a release of JAX lacks does not know jcnn's primitives.
-"""
+"""Declaration of primitives and their rules to JAX."""
 
 from collections.abc import Callable
 from functools import partial
@@ -54,10 +51,11 @@ def define_lowering(
     """Define what a primitive computes. Outside of `jax.jit` it compiles itself.
 
     Args:
-        by_parts: Where JAX takes programs apart (`jax.disable_jit`, `jax_debug_nans`);
-            the primitive would be taken apart into itself, without end.
-        on_cpu: On CPUs, in the program that is being lowered.
-        elsewhere: On other platforms.
+        primitive: Of `declare`.
+        by_parts: Computes it where JAX takes programs apart (`jax.disable_jit`,
+            `jax_debug_nans`): the primitive would become itself, without end.
+        on_cpu: Returns what computes it in the program that is being lowered.
+        elsewhere: Computes it on other platforms.
     """
     program = programs(primitive.bind)
 
@@ -79,8 +77,9 @@ def define_linear(primitive: Primitive, transpose: Function, others: int = 0) ->
     """Define the derivatives of a primitive that is linear in its first operand.
 
     Args:
-        transpose: From the result's cotangent, the type of the first operand, the other
-            operands and the parameters to the first operand's cotangent.
+        primitive: Of `declare`.
+        transpose: (the result's cotangent, the first operand's type, *others,
+            **parameters) -> the first operand's cotangent.
         others: The number of operands beside the first.
     """
 
@@ -94,8 +93,8 @@ def define_linear(primitive: Primitive, transpose: Function, others: int = 0) ->
         return cotangent, *[None for _ in rest]
 
     def taylor(operands, series, **parameters):
-        terms = (bind(primitive, t, *operands[1:], **parameters) for t in series[0])
-        return bind(primitive, *operands, **parameters), list(terms)
+        terms = [bind(primitive, t, *operands[1:], **parameters) for t in series[0]]
+        return bind(primitive, *operands, **parameters), terms
 
     ad.defjvp(primitive, tangent, *[None] * others)
     ad.primitive_transposes[primitive] = transposed
@@ -106,13 +105,7 @@ def define_linear(primitive: Primitive, transpose: Function, others: int = 0) ->
 def define_taylor(
     primitive: Primitive, rule: Callable[..., tuple[Any, Series]]
 ) -> None:
-    """Give `jax.experimental.jet` a rule for a primitive, unless it has one.
-
-    Args:
-        primitive: One of jcnn's, or one of lax's that jet does not know.
-        rule: From the operands, a series for each, and the parameters to the result and
-            its series.
-    """
+    """Give `jax.experimental.jet`, if there is one, a rule unless it has one."""
     try:
         from jax.experimental.jet import jet_rules
     except ImportError:

@@ -1,4 +1,4 @@
-"""Computations outside of `jax.jit`: whole programs, compiled once."""
+"""Computations outside of `jax.jit`, as whole programs."""
 
 from collections.abc import Callable
 from functools import lru_cache, partial, update_wrapper

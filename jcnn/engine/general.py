@@ -53,9 +53,8 @@ def convolve_general(
 ) -> jax.Array:
     """Return the convolution by the algorithm named, or by the planner's choice.
 
-    By "lax" it is the primitive of lax, which other tools know, wherever its
-    derivatives are safe, and else jcnn's. Where types say how arrays are sharded (or
-    `sharding` says it of the result), lax computes it.
+    "lax" is the primitive of lax, which other tools know, wherever its derivatives are
+    safe. Arrays that are sharded by type go to lax, as does a result with `sharding`.
 
     Raises:
         ValueError: If the algorithm that is named does not support it.
@@ -77,7 +76,6 @@ def convolve_general(
 def _convolve(
     lhs: jax.Array, rhs: jax.Array, convolution: Convolution, impl: str
 ) -> jax.Array:
-    """By jcnn's primitive if that can be."""
     canonical = canonicalize(lhs, rhs, convolution, impl)
     if canonical is None or unsupported_reason(canonical.problem):
         lhs, convolution = convolution.dilated(lhs)
@@ -90,7 +88,7 @@ def _convolve(
 
 
 def _sharding(lhs: jax.Array, rhs: jax.Array, c: Convolution) -> NamedSharding:
-    """As lax's result is laid out; features may be split as the kernel's are."""
+    """Return lax's sharding of the result, with features as the kernel has them."""
     axis, type_ = c.dimension_numbers.rhs_spec[0], jax.typeof(rhs)
     spec = list(type_.sharding.spec)
     features, spec[axis] = spec[axis], None

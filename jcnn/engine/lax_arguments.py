@@ -1,5 +1,6 @@
 """The arguments of `lax.conv_general_dilated`, and that convolution itself."""
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from .xla_faults import (
 )
 
 
+@cache
 def channels_last(rank: int) -> lax.ConvDimensionNumbers:
     """Return the order of axes in images NHWC and kernels HWIO."""
     image = (0, rank + 1, *range(1, rank + 1))
@@ -25,7 +27,7 @@ def channels_last(rank: int) -> lax.ConvDimensionNumbers:
 
 
 class Convolution(NamedTuple):
-    """The arguments of `lax.conv_general_dilated` but for its operands, in full."""
+    """All arguments of `lax.conv_general_dilated` but its operands."""
 
     window_strides: tuple[int, ...]
     padding: Pairs
@@ -39,7 +41,7 @@ class Convolution(NamedTuple):
 
     @classmethod
     def of(cls, params: dict[str, Any]) -> "Convolution":
-        """From the parameters of lax's primitive."""
+        """Return the arguments, from the parameters of lax's primitive."""
         fields = {name: params[name] for name in cls._fields}
         if isinstance(fields["precision"], lax.DotAlgorithm | lax.DotAlgorithmPreset):
             fields["precision"] = None  # lax's convolution takes no notice of them
@@ -48,7 +50,7 @@ class Convolution(NamedTuple):
     def by_lax(
         self, lhs: jax.Array, rhs: jax.Array, out_sharding: Any = None
     ) -> jax.Array:
-        """lax's own convolution, kept from the faults of XLA."""
+        """Compute lax's own convolution, kept from the faults of XLA."""
         if jnp.iscomplexobj(lhs) and self.widens(lhs):
             # lax adds real to imaginary parts before it widens either.
             lhs, rhs = (a.astype(self.preferred_element_type) for a in (lhs, rhs))
@@ -57,7 +59,7 @@ class Convolution(NamedTuple):
         return conv_general_dilated(lhs, rhs, **settings, out_sharding=out_sharding)
 
     def padded(self, lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, "Convolution"]:
-        """Do the padding that XLA would get wrong, and return what is left."""
+        """Do the padding that XLA would get wrong; return the convolution left."""
         now, left = split_padding(self.padding, self.window(rhs))
         if not any(map(any, now)):
             return lhs, self
@@ -73,14 +75,14 @@ class Convolution(NamedTuple):
     def dilated(
         self, lhs: jax.Array, pads: Pairs | None = None
     ) -> tuple[jax.Array, "Convolution"]:
-        """Dilate (and pad) the input, and return the convolution that is left."""
+        """Dilate (and pad) the input; return the convolution left."""
         axes = self.dimension_numbers.lhs_spec[2:]
         ones, none = (1,) * len(axes), ((0, 0),) * len(axes)
         lhs = pad_apart(lhs, pads or none, self.lhs_dilation, axes)
         return lhs, self._replace(lhs_dilation=ones)
 
     def is_safe(self, lhs: Any, rhs: Any) -> bool:
-        """Return whether XLA gets it right just as it is."""
+        """Return whether XLA computes it correctly as it is."""
         axes = zip(self.sizes(lhs, rhs), self.steps, self.padding)
         return not any(
             pads[0] < 0 or like_groups(n, k, step, pads)
@@ -88,7 +90,7 @@ class Convolution(NamedTuple):
         )
 
     def is_safe_derived(self, lhs: Any, rhs: Any) -> bool:
-        """Return whether XLA gets the derivatives right that JAX would make of it."""
+        """Return whether XLA computes JAX's derivatives of it correctly."""
         return not derivative_like_groups(self.sizes(lhs, rhs), self.steps)
 
     @property
@@ -103,7 +105,7 @@ class Convolution(NamedTuple):
         return dilated(taps, self.rhs_dilation)
 
     def sizes(self, lhs: Any, rhs: Any) -> list[tuple[int, int, int]]:
-        """Along each axis the number of pixels, taps and outputs (or less than 1)."""
+        """Return for each axis the number of pixels, taps and outputs (maybe < 1)."""
         numbers = self.dimension_numbers
         pixels = [lhs.shape[axis] for axis in numbers.lhs_spec[2:]]
         taps = [rhs.shape[axis] for axis in numbers.rhs_spec[2:]]

@@ -1,7 +1,7 @@
 """What the primitive computes: the plan's choice on a CPU, lax's convolution elsewhere.
 
-Elsewhere is also where XLA divides a program among devices. A portable algorithm that
-is asked for by name is taken everywhere.
+"Elsewhere" includes programs that XLA divides among devices. A portable algorithm that
+is named computes everywhere.
 """
 
 from functools import partial
@@ -33,9 +33,9 @@ def solve(
 
 
 def _solve_models(first, second, *, problem: Problem, portable: bool):
-    """By vmap if that is one product or one pass over memory, else one by one.
+    """Compute one product or one pass over memory by vmap, others one by one.
 
-    Each model fills the cores by itself, and one by one their blocks stay in the cache.
+    A model fills the cores by itself, and its blocks stay in the cache.
     """
     if problem.models == 0:
         return jnp.zeros(
@@ -48,8 +48,12 @@ def _solve_models(first, second, *, problem: Problem, portable: bool):
         return jax.vmap(one, axes)(first, second)
 
     def model(index):
-        pairs = zip((first, second), axes)
-        return one(*(a if axis is None else _at(index, a) for a, axis in pairs))
+        def own(a, axis):
+            if axis is None:
+                return a
+            return lax.dynamic_index_in_dim(a, index, keepdims=False)
+
+        return one(*map(own, (first, second), axes))
 
     return lax.map(model, jnp.arange(problem.models, dtype=jnp.int32))
 
@@ -61,10 +65,6 @@ def _solve_elsewhere(first, second, *, problem: Problem):
         one = partial(_solve_elsewhere, problem=problem.one_model())
         return jax.vmap(one, problem.model_axes(first, second))(first, second)
     return _by(ELSEWHERE, problem, first, second)
-
-
-def _at(index: jax.Array, a: jax.Array) -> jax.Array:
-    return lax.dynamic_index_in_dim(a, index, keepdims=False)
 
 
 def _by(algorithm: Algorithm, problem: Problem, first, second):
@@ -83,12 +83,8 @@ def _by_parts(first, second, *, problem: Problem):
 def _on_cpu(context: mlir.LoweringRuleContext):
     if is_divided(context):
         return _solve_elsewhere
-    return partial(solve, portable=_is_portable(context))
-
-
-def _is_portable(context: mlir.LoweringRuleContext) -> bool:
-    """Return whether a program goes to a file, of JAX's own operations alone."""
-    return context.module_context.lowering_parameters.for_export or keeps_programs()
+    to_file = context.module_context.lowering_parameters.for_export or keeps_programs()
+    return partial(solve, portable=to_file)
 
 
 define_lowering(convolution_p, _by_parts, _on_cpu, _solve_elsewhere)

@@ -1,9 +1,9 @@
-"""Which algorithm computes a convolution on a CPU, and why; elsewhere lax's does.
+"""The choice of an algorithm for a convolution on a CPU, and the reason.
 
-The first rule that holds decides, among the algorithms that can compute it and keep to
-the bounds: a program grows by at most `MOST_OPERATIONS` operations a convolution, and
-needs at most `MOST_BYTES` more memory than with lax. What holds where is reasoned by
-the width of the processor's vectors; `experiments/benchmarks/conv.py` measures it.
+The first rule that holds decides, among the algorithms that support the convolution and
+keep to the bounds: a program grows by at most `MOST_OPERATIONS` operations, and needs
+at most `MOST_BYTES` more memory than with lax. The rules reason by the width of the
+processor's vectors; `experiments/benchmarks/conv.py` measures them.
 """
 
 from collections.abc import Callable
@@ -81,7 +81,8 @@ def plan(problem: Problem, *, portable: bool = False) -> Plan:
             algorithm was named.
     """
     problem = problem.one_model()
-    if not _static(problem):
+    sizes = (*problem.shape("x"), *problem.shape("y"))
+    if not all(isinstance(n, int) for n in sizes):
         return Plan(LAX, "a size is not known before the program runs")
     if problem.multiply_adds == 0:
         return Plan(LAX, "there is nothing to compute")
@@ -113,16 +114,16 @@ def _short(problem: Problem) -> bool:
 
 
 def _pointwise(problem: Problem) -> bool:
-    """Return a pixel, or the whole image, is a patch as it lies."""
+    """Return whether a pixel, or the whole image, is a patch as it lies."""
     return prod(problem.kernel_size) == 1 or prod(problem.output_size) == 1
 
 
 def _many_channels(problem: Problem) -> bool:
-    """Return whether products take longer than what Winograd's transforms take.
+    """Return whether products take longer than Winograd's transforms.
 
     A position takes in_channels * out_channels products a tap, and the transforms pass
-    over in_channels + out_channels values; the wider the vectors, the cheaper are the
-    products. To the kernel's gradient oneDNN has to transpose, so less is enough.
+    over in_channels + out_channels values; wider vectors make products cheaper. For the
+    kernel gradient oneDNN has to transpose, so less is enough.
     """
     vectors = 2 if problem.op == "kernel_gradient" else 5
     products = problem.in_channels * problem.out_channels
@@ -135,9 +136,9 @@ def _large(problem: Problem) -> bool:
 
 
 def _tiny_kernel_gradient(problem: Problem) -> bool:
-    """Bringing x and y to a product takes longer than so little of it.
+    """Return whether laying x and y out takes longer than their product.
 
-    The fewer dimensions, the fewer taps share what was brought.
+    The fewer dimensions, the fewer taps share what was laid out.
     """
     pairs = problem.in_channels * problem.out_channels
     few = FEW_PAIRS.get(problem.rank, 0)
@@ -159,10 +160,6 @@ def _without_onednn(problem: Problem) -> bool:
     return _large(problem) and (read >= ENOUGH_CHANNELS or problem.rank == 3)
 
 
-def _grouped(problem: Problem) -> bool:
-    return problem.groups > 1
-
-
 def _slow_by_lax(problem: Problem) -> bool:
     return problem.op == "kernel_gradient" or problem.rank == 3
 
@@ -174,13 +171,13 @@ RULES = (
     Rule(LAX, "few channels leave no product worth making", _tiny_kernel_gradient),
     Rule(ONEDNN, "oneDNN's kernels fit the processor", _fills_vectors),
     Rule(MATMUL, "windows that do not overlap make it one matrix product"),
-    Rule(DEPTHWISE, "one channel a group leaves no matrix product", _grouped),
+    Rule(
+        DEPTHWISE,
+        "one channel a group leaves no matrix product",
+        lambda p: p.groups > 1,
+    ),
     Rule(POLYPHASE, "no products with the zeros that strides put into y"),
     Rule(GROUPED, "each group is a convolution of its own"),
     Rule(WINOGRAD, "half the products", _without_onednn),
     Rule(IM2COL, "one matrix product for all taps", _slow_by_lax),
 )
-
-
-def _static(problem: Problem) -> bool:
-    return all(isinstance(n, int) for n in (*problem.shape("x"), *problem.shape("y")))

@@ -1,7 +1,6 @@
-"""Policies of `jax.checkpoint` decide on our convolution as they would on lax's.
+"""Policies of `jax.checkpoint` decide on jcnn's convolution as they would on lax's.
 
-They know lax's primitive, by its identity and parameters. So they are asked about that,
-and what they answer holds for ours.
+They know lax's primitive, by its identity and parameters, and are asked about that.
 """
 
 from dataclasses import replace
@@ -21,12 +20,11 @@ from .problem import Problem
 
 
 def _partial_eval(policy, unknown, available, equation: JaxprEqn):
-    """As JAX does it by default, but for the question that the policy is asked.
+    """Evaluate as JAX does by default, but for the question to the policy.
 
     Returns:
-        The equation for the forward and that for the backward pass, or None; for each
-        result whether it is unknown in the former and available in the latter; and the
-        operands that must be handed on.
+        The equations of the forward and the backward pass, or None; whether each result
+        is unknown in the former and available in the latter; the operands to hand on.
     """
     operands = zip(equation.invars, available)
     needed = [v for v, there in operands if isinstance(v, Var) and not there]
@@ -38,7 +36,7 @@ def _partial_eval(policy, unknown, available, equation: JaxprEqn):
         return equation, equation, [False], [True], needed
     if answer is True or answer is Saveable:
         return equation, None, [False], [False], []
-    # It is to be kept elsewhere. JAX adds equations for that; a call can hold them all.
+    # To be kept elsewhere, for which JAX adds equations: a call can hold them all.
     program = jax.make_jaxpr(partial(_named, **equation.params))(*types)
     call = equation.replace(primitive=closed_call_p, params={"call_jaxpr": program})
     return rules[closed_call_p](

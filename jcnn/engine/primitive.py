@@ -1,9 +1,8 @@
 """The convolution as a JAX primitive that is closed under differentiation.
 
-One primitive for three operations: the derivative of one along an operand is the same
-operation again (it is bilinear), and its transpose with respect to an operand is the
-operation that gives that operand. So `grad`, `jvp`, `linearize`, `hessian` and higher
-orders follow from the two rules below, and each convolution among them has its plan.
+One primitive for three operations. Each is bilinear: its derivative along an operand is
+the same operation, and its transpose is the operation that gives that operand. So all
+derivatives of any order follow, and each convolution among them has its own plan.
 """
 
 from dataclasses import replace
@@ -44,10 +43,7 @@ def _transpose(operand: int, cotangent, first, second, *, problem: Problem):
 
 
 def _batch(operands, axes, *, problem: Problem):
-    """Fold what was mapped into the batch, or counts it as models of their own.
-
-    Of models an operand that is not mapped stays one: no copies of it are made.
-    """
+    """Fold what was mapped into the batch, or into models, which share the rest."""
     pairs = [(a, axis) for a, axis in zip(operands, axes) if axis is not None]
     size = next(a.shape[axis] for a, axis in pairs)
     mapped = {name for name, axis in zip(problem.operands, axes) if axis is not None}

@@ -84,12 +84,11 @@ class Problem:
 
     @property
     def result(self) -> Tensor:
-        """The tensor that is computed."""
         return next(tensor for tensor, op in _OPS.items() if op == self.op)
 
     @property
     def operands(self) -> tuple[Tensor, Tensor]:
-        """The tensors that come in, in the order in which they are passed."""
+        """The other two tensors, in the order in which they are passed."""
         tensors: list[Tensor] = [tensor for tensor in _OPS if tensor != self.result]
         return tensors[0], tensors[1]
 
@@ -105,15 +104,11 @@ class Problem:
     @property
     def exact_padding(self) -> Pairs:
         """The padding, less the rest behind the last window: it may crop."""
+        sizes = zip(self.input_size, self.output_size)
+        windows = zip(self.strides, self.window, self.padding)
         return tuple(
             (low, (o - 1) * s + k - low - n)
-            for n, o, s, k, (low, _) in zip(
-                self.input_size,
-                self.output_size,
-                self.strides,
-                self.window,
-                self.padding,
-            )
+            for (n, o), (s, k, (low, _)) in zip(sizes, windows)
         )
 
     @property
@@ -125,13 +120,10 @@ class Problem:
 
     def shape(self, tensor: Tensor) -> tuple[int, ...]:
         """Return the shape of one of the three tensors, if it is not shared."""
+        seen = self.in_channels // self.groups
         shape = {
             "x": (self.batch, *self.input_size, self.in_channels),
-            "kernel": (
-                *self.kernel_size,
-                self.in_channels // self.groups,
-                self.out_channels,
-            ),
+            "kernel": (*self.kernel_size, seen, self.out_channels),
             "y": (self.batch, *self.output_size, self.out_channels),
         }[tensor]
         return shape if self.models is None else (self.models, *shape)
@@ -141,7 +133,7 @@ class Problem:
         return self.models is not None and operand.ndim == self.rank + 2
 
     def model_axes(self, *operands: Any) -> tuple[int | None, ...]:
-        """For each operand the axis that counts models; None if they share it."""
+        """Return for each operand the axis of models; None if they share it."""
         return tuple(None if self.shared(operand) else 0 for operand in operands)
 
     def dtype_of(self, tensor: Tensor) -> DTypeLike:
@@ -170,14 +162,7 @@ class Problem:
         return replace(self, models=None)
 
 
-def precisions(precision: Any) -> tuple[lax.Precision, lax.Precision] | None:
-    """Return a `lax.Precision` for each operand."""
-    if precision is None:
-        return None
-    first, second = precision if isinstance(precision, tuple) else (precision,) * 2
-    return lax.Precision(first), lax.Precision(second)
-
-
 def highest(precision: Any) -> bool:
     """Return whether the highest is asked for, for an operand at least."""
-    return lax.Precision.HIGHEST in (precisions(precision) or ())
+    each = precision if isinstance(precision, tuple) else (precision,)
+    return lax.Precision.HIGHEST in [lax.Precision(p) for p in each if p is not None]

@@ -1,4 +1,4 @@
-"""Primitives of lax that `accelerate` replaces, and what is faster on CPUs."""
+"""Primitives of lax that `accelerate` replaces, and their faster forms on CPUs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -28,13 +28,14 @@ Compute = Callable[..., jax.Array]  # of the primitive's operands
 
 
 class Replacement(NamedTuple):
-    """A primitive of lax and what is faster on CPUs.
+    """A primitive of lax and its faster form on CPUs.
 
     Attributes:
-        primitive: Lax's.
+        primitive: The primitive.
         parameters: The names of its parameters.
         example: A program that has it.
-        faster: From the types of its operands and its parameters; None if lax's is.
+        faster: Returns what computes it, for its operands' types and its parameters;
+            None if lax is as fast.
     """
 
     primitive: Primitive
@@ -66,27 +67,21 @@ def _faster_sum(operand, **parameters) -> Compute | None:
     return partial(sum_of_taps, windows=windows)
 
 
-def _faster_scatter(source, operand, *, select_prim, **parameters) -> Compute | None:
-    """Return `select_and_scatter_add` by whole arrays; None where it stays with lax."""
+def _faster_selection(
+    compute: Compute, source, operand, *, select_prim, **parameters
+) -> Compute | None:
+    """Return `select_and_…_add` by whole arrays; None where it stays with lax."""
     windows, sign = _windows(source, operand, **parameters), _SIGNS.get(select_prim)
     if windows is None or sign is None:
         return None
-    return lambda a, x: put_on_cpu(a, sign(x), windows=windows)
+    return lambda a, x: compute(a, sign(x), windows=windows)
 
 
-def _faster_gather(tangents, operand, *, select_prim, **parameters) -> Compute | None:
-    """Return `select_and_gather_add` by whole arrays; None where it stays with lax."""
-    windows, sign = _windows(tangents, operand, **parameters), _SIGNS.get(select_prim)
-    if windows is None or sign is None:
-        return None
-
-    def gather(a, x):
-        seen, values = taps(sign(x), windows, -np.inf), taps(a, windows, 0)
-        # A window of minus infinity alone has the tangent 0, though not the gradient.
-        lowest, zero = jnp.full_like(seen[0], -np.inf), jnp.zeros_like(values[0])
-        return at_first_maximum([lowest, *seen], [zero, *values])
-
-    return gather
+def _gather(a: jax.Array, x: jax.Array, *, windows: Windows) -> jax.Array:
+    seen, values = taps(x, windows, -np.inf), taps(a, windows, 0)
+    # A window of minus infinity alone has the tangent 0, though not the gradient.
+    lowest, zero = jnp.full_like(seen[0], -np.inf), jnp.zeros_like(values[0])
+    return at_first_maximum([lowest, *seen], [zero, *values])
 
 
 _DTYPES = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
@@ -145,12 +140,12 @@ def replacements() -> tuple[Replacement, ...]:
             lax.select_and_scatter_add_p,
             windows | {"select_prim"},
             lambda x: jax.vjp(pool, x)[1](x[..., :1]),
-            _faster_scatter,
+            partial(_faster_selection, put_on_cpu),
         ),
         Replacement(
             lax.select_and_gather_add_p,
             windows | dilations | {"select_prim"},
             lambda x: jax.jvp(pool, (x,), (x,)),
-            _faster_gather,
+            partial(_faster_selection, _gather),
         ),
     )

@@ -14,8 +14,7 @@ from jax.typing import DTypeLike
 def vary_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Mark each array as varying over every axis that any of them varies over.
 
-    Inside `jax.shard_map` the operands of one primitive, and the carry of a scan and
-    its body, must agree in this.
+    `jax.shard_map` demands it of a primitive's operands, and of a scan's carry.
     """
     varying = [jax.typeof(a).manual_axis_type.varying for a in arrays]
     every = frozenset().union(*varying)
@@ -48,8 +47,8 @@ def compiled_as(
 ) -> jax.Array:
     """Run the function under `auto_axes`, with an explicit sharding of its result.
 
-    Within it the compiler lays arrays out: jcnn's primitives have no rules for types
-    that are sharded, and not all that lax's convolution becomes in transformations has.
+    jcnn's primitives have no rules for types that are sharded, nor have all that lax's
+    convolution becomes in transformations.
     """
     run: Any = jax.sharding.auto_axes(function, out_sharding=sharding)
     return run(*operands)
@@ -58,7 +57,7 @@ def compiled_as(
 def is_divided(context: mlir.LoweringRuleContext) -> bool:
     """Return whether XLA divides the program among devices.
 
-    It knows how to divide its own convolution, and gathers what others compute.
+    It divides its own convolution, and gathers what others compute.
     """
     axes: Any = context.module_context.axis_context
     if hasattr(axes, "num_devices"):

@@ -1,11 +1,9 @@
 """Sums over runs of axes that are fast on CPUs, with the same bits on all of them.
 
-XLA gives long sums to YNNPACK (XLA-FAULT sums by YNNPACK). Without it XLA first writes
-all that is to be summed, and then adds it up on one core. Here eight rows are added as
-they are computed, so that an eighth is left for that.
-
-A sum and a broadcast are each other's transpose. As primitives both stay so: the
-gradient of what was broadcast is a sum of this kind.
+XLA gives long sums to YNNPACK (XLA-FAULT sums by YNNPACK). Without it, it writes all
+that is to be summed, and adds it up on one core. Here eight rows are added as they are
+computed, and an eighth is left. A sum and a broadcast, as primitives, are each other's
+transpose: the gradient of what was broadcast is a sum of this kind.
 """
 
 from math import prod
@@ -35,7 +33,7 @@ def total(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 
 def broadcast(a: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """`a` broadcast to a shape of as many axes.
+    """Return `a` broadcast to a shape of as many axes.
 
     >>> broadcast(jnp.ones((1, 2)), (2, 2))
     Array([[1., 1.],
@@ -49,7 +47,7 @@ def broadcast(a: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _axes(shape: tuple[int, ...], wider: tuple[int, ...]) -> tuple[int, ...]:
-    """Those along which a broadcast repeats."""
+    """Return the axes along which a broadcast repeats."""
     return tuple(i for i, (n, m) in enumerate(zip(shape, wider)) if n != m)
 
 

@@ -34,8 +34,7 @@ def transforms(m: int, k: int) -> Transforms:
     ((1.0, 1.0, 0.0), (0.0, 1.0, 1.0))
     """
     points = _POINTS[: m + k - 2]
-    kernel = [_powers(p, k) for p in points] + [_infinity(k)]
-    output = list(zip(*[_powers(p, m) for p in points], _infinity(m)))
+    kernel, output = _values(points, k), list(zip(*_values(points, m)))
     inputs = []  # coefficients of Lagrange's polynomials, the last one for infinity
     for p in points:
         others = [q for q in points if q != p]
@@ -49,13 +48,13 @@ def transforms(m: int, k: int) -> Transforms:
     return Transforms(*map(_rounded, (inputs, kernel, output)))
 
 
-def _powers(p: Fraction, n: int) -> list[Fraction]:
-    return [p**j for j in range(n)]
+def _values(points: list[Fraction], n: int) -> list[list[Fraction]]:
+    """Return a polynomial's values at the points, by its n coefficients.
 
-
-def _infinity(n: int) -> list[Fraction]:
-    """Return the value at infinity of a polynomial: its highest coefficient."""
-    return [Fraction(int(j == n - 1)) for j in range(n)]
+    That at infinity, the last one, is its highest coefficient.
+    """
+    infinity = [Fraction(int(j == n - 1)) for j in range(n)]
+    return [*([p**j for j in range(n)] for p in points), infinity]
 
 
 def _coefficients(roots: list[Fraction]) -> list[Fraction]:

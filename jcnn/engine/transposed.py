@@ -1,8 +1,4 @@
-"""The input gradient as a forward convolution.
-
-Dilate y by the strides (zeros between neighbours), flip the kernel and exchange its
-inputs and outputs: the stride-1 convolution of the two is the gradient.
-"""
+"""The input gradient as the forward convolution of y, dilated by the strides."""
 
 from dataclasses import replace
 
@@ -11,12 +7,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._shapes import dilated
-from .padding import pad
 from .problem import Problem
 
 
 def transposed(problem: Problem) -> Problem:
-    """Return the forward convolution of the dilated y and such a kernel."""
+    """Return the forward convolution of the dilated y and a `transposed_kernel`."""
     y_size = dilated(problem.output_size, problem.strides)
     before = [k - 1 - low for k, (low, _) in zip(problem.window, problem.padding)]
     after = [
@@ -35,11 +30,6 @@ def transposed(problem: Problem) -> Problem:
         dtype=problem.output_dtype,
         output_dtype=problem.dtype,
     )
-
-
-def dilate(y: jax.Array, strides: tuple[int, ...]) -> jax.Array:
-    """y: [N, *spatial, O] with stride - 1 zeros between neighbours."""
-    return pad(y, ((0, 0),) * len(strides), strides)
 
 
 def transposed_kernel(kernel: jax.Array, groups: int) -> jax.Array:

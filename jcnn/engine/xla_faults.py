@@ -1,8 +1,8 @@
 """Faults of XLA on CPUs, and workarounds.
 
-Each has the tag "XLA-FAULT", also in other files where a workaround is a line of
-theirs. A workaround goes when no supported jaxlib has the fault; `python -m jcnn
-doctor` shows most of them (`jcnn.doctor.faults`).
+Each has the tag "XLA-FAULT", also where it is worked around in another file. A
+workaround goes when no supported jaxlib has the fault; `python -m jcnn doctor` shows
+most of them (`jcnn.doctor.faults`).
 
 XLA-FAULT negative padding: the float32 convolution reads outside its buffer where low
 padding is negative, as it is in the gradient if padding exceeds the window
@@ -11,12 +11,11 @@ padding is negative, as it is in the gradient if padding exceeds the window
 XLA-FAULT like groups: to make the window smaller, XLA exchanges the operands of a
 convolution, but not along axes that stand for groups: k pixels dilated by k, under a
 window of k that moves by k - 1, without padding. It does not check that there are k
-pixels (`is_group_dim` in xla/hlo/transforms/simplifiers/conv_operand_swapper.cc; jaxlib
-0.10.2 and 0.12.0.1); otherwise a failed check ends the process ("Window dimensions do
-not match RHS shape"). With k = 2 the input gradient of a convolution with strides of 2
-can be such. `conv_general_dilated`, `derivative_like_groups`, and `pad_apart`, since
-XLA takes dilation by padding into the window (FoldConvInputPad in
-algebraic_simplifier.cc).
+pixels (`is_group_dim` in conv_operand_swapper.cc; jaxlib 0.10.2 and 0.12.0.1), and a
+failed check ends the process ("Window dimensions do not match RHS shape"). With k = 2
+an input gradient with strides of 2 can be such. `conv_general_dilated`,
+`derivative_like_groups`, and `pad_apart`, since XLA takes dilation by padding into the
+window (FoldConvInputPad in algebraic_simplifier.cc).
 
 XLA-FAULT layouts in loops: XLA brings operands of a convolution to layouts that are
 fast only in the outermost part of a program, and up to 30 times slower in a loop
@@ -43,10 +42,7 @@ _MARK = {"jcnn": "lax"}
 
 
 def split_padding(pads: Pairs, window: Sequence[int]) -> tuple[Pairs, Pairs]:
-    """Split padding into what is done beforehand and what the convolution takes.
-
-    The latter lies between 0 and the window less one.
-    """
+    """Split padding into a part to do first and one from 0 to the window less one."""
     left = tuple(
         (min(max(low, 0), k - 1), min(max(high, 0), k - 1))
         for (low, high), k in zip(pads, window)
@@ -58,7 +54,7 @@ def split_padding(pads: Pairs, window: Sequence[int]) -> tuple[Pairs, Pairs]:
 def pad_apart(
     lhs: jax.Array, pads: Pairs, dilation: Sequence[int], axes: Sequence[int]
 ) -> jax.Array:
-    """lhs dilated and padded, by an operation that no convolution takes in."""
+    """Dilate and pad lhs by an operation that no convolution takes in."""
     padded = pad(lhs, pads, dilation, axes)
     return lax.optimization_barrier(padded) if any(d > 1 for d in dilation) else padded
 
@@ -81,11 +77,11 @@ def conv_general_dilated(
     dimension_numbers: Any,
     **others: Any,
 ) -> jax.Array:
-    """As lax's; not so the gradients that JAX derives (see `derivative_like_groups`).
+    """Return lax's convolution; see `derivative_like_groups` for its gradients.
 
-    One zero more behind the pixels makes an axis that is like groups an ordinary one.
-    The output that it may add is cut off. What it calls is marked, as its gradients
-    are, so that it stays lax's under `accelerate`.
+    One zero more behind the pixels makes an axis that is like groups an ordinary one;
+    the output that it may add is cut off. The mark keeps it and its gradients lax's
+    under `accelerate`.
     """
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     axes, rank = numbers.lhs_spec[2:], lhs.ndim - 2
@@ -131,12 +127,8 @@ def derivative_like_groups(
 ) -> bool:
     """Return whether a derivative, of any order, might have an axis like groups.
 
-    Derivatives are convolutions too: of the same pixels, taps and outputs, their parts
-    exchanged. Their padding is not looked at.
-
-    Args:
-        sizes: Along each axis how many pixels, taps and outputs there are.
-        steps: Along each axis how far apart they lie.
+    Derivatives are convolutions of the same pixels, taps and outputs (`sizes`), which
+    exchange their parts. Their padding is not looked at.
     """
     for axis in zip(sizes, steps):
         for parts in permutations(zip(*axis)):

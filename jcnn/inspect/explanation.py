@@ -52,13 +52,12 @@ def explain(
     """Print the convolutions and pools of `function(*args)`, and of its gradients.
 
     Nothing is computed. The algorithms are those of a CPU; elsewhere all are lax's.
-    Dtypes are printed where some operand is not float32.
 
     Args:
         function: What `jax.make_jaxpr` takes, such as `jax.grad` of a loss.
         *args: Its arguments: pytrees of arrays or of `jax.ShapeDtypeStruct`.
-        accelerated: Whether lax's own operations run as under `jcnn.accelerate()`; by
-            default whether they do now.
+        accelerated: Whether lax's own operations run as under `jcnn.accelerate()`;
+            None: as they do now.
 
     >>> from jcnn import conv
     >>> x, w = jax.numpy.ones((8, 16, 16, 32)), jax.numpy.ones((1, 1, 32, 64))
@@ -71,9 +70,9 @@ def explain(
     rows = operations(function, *args, accelerated=accelerated)
     if rows:
         _print_table([_HEADER, *map(_cells, rows)])
-    flops = [row.flops * (row.times or 1) for row in rows]
+    flops = sum(row.flops * (row.times or 1) for row in rows)
     number = sum(row.times or 1 for row in rows if row.flops)
-    print(f"convolutions: {number}, in all {sum(flops) / 1e6:,.1f} MFLOP")
+    print(f"convolutions: {number}, in all {flops / 1e6:,.1f} MFLOP")
 
 
 def operations(

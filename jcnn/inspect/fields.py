@@ -1,19 +1,17 @@
 """Receptive fields: which pixels each value of an array depends on.
 
-A view describes an array [*shape] along one spatial dimension of the image. It is an
-integer array [*shape, 2] of the first pixel that a value depends on and minus the last
-one, so the union of two views is their minimum. Along axes where all values see the
-same, its size is 1. A view is None where it is unknown.
-
-Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks"
-(2019), derive closed forms for chains of windows; the interval of every position holds
-for any program.
+A view of an array [*shape], along one spatial dimension of the image, is an integer
+array [*shape, 2]: the first pixel that a value depends on and minus the last one, so
+the union of two views is their minimum. Its size is 1 along axes where all values see
+the same. A view is None where it is unknown. For chains of windows Araujo, Norris and
+Sim, "Computing Receptive Fields of Convolutional Neural Networks" (2019), derive closed
+forms.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.extend.core import JaxprEqn
@@ -118,58 +116,76 @@ def _follow(
         return _lax_convolution(view, params, operands, out)
     if name == "jcnn_convolution":
         return _jcnn_convolution(view, params["problem"], number, shape, out)
-    return _move(view, name, params, number, operands, out)
+    windows = _windows(name, params, number, operands)
+    return None if windows is None else _slide(view, shape, out, windows)
 
 
-def _move(
-    view: np.ndarray,
+class _Window(NamedTuple):
+    """A window along one axis, whose entries lie `holes` apart after padding."""
+
+    taps: int = 1
+    stride: int = 1
+    dilation: int = 1
+    holes: int = 1
+    low: int = 0
+
+    def entries(self, n: int, positions: int) -> np.ndarray:
+        """Return which of n entries each tap meets, -1 if none: [positions, taps]."""
+        start = np.arange(positions)[:, None] * self.stride - self.low
+        place = start + np.arange(self.taps) * self.dilation
+        entry, rest = np.divmod(place, self.holes)
+        return np.where((rest == 0) & (entry >= 0) & (entry < n), entry, -1)
+
+
+def _windows(
     name: str,
     params: Mapping[str, Any],
     number: int,
     operands: list[tuple[int, ...]],
-    out: tuple[int, ...],
-) -> View:
-    """Follow what takes values from other positions along each axis by itself."""
+) -> list[_Window] | None:
+    """Return the windows of what takes values from other positions axis by axis."""
     shape = operands[number]
-    settings: list[dict[str, int]] = [{} for _ in shape]  # of `_places`
+    windows = [_Window() for _ in shape]
     if name == "rev":
-        ends = {axis: shape[axis] - 1 for axis in params["dimensions"]}
-        settings = [
-            {"stride": -1, "low": -ends[i]} if i in ends else {}
-            for i in range(len(shape))
-        ]
-    elif name == "slice":
-        strides = params["strides"] or (1,) * len(shape)
-        settings = [
-            {"stride": s, "low": -start}
-            for s, start in zip(strides, params["start_indices"])
-        ]
-    elif name == "pad" and number == 0:
+        for axis in params["dimensions"]:
+            windows[axis] = _Window(stride=-1, low=1 - shape[axis])
+        return windows
+    if name == "slice":
+        axes = zip(params["strides"] or (1,) * len(shape), params["start_indices"])
+        return [_Window(stride=stride, low=-start) for stride, start in axes]
+    if name == "pad" and number == 0:
         config = params["padding_config"]
-        settings = [{"low": low, "holes": 1 + inside} for low, _, inside in config]
-    elif name == "concatenate":
+        return [_Window(low=low, holes=1 + inside) for low, _, inside in config]
+    if name == "concatenate":
         axis = params["dimension"]
-        settings[axis] = {"low": sum(other[axis] for other in operands[:number])}
-    elif name in ("jcnn_window_sums", "jcnn_window_maxima"):
-        _, window, strides, padding = params["windows"]
-        settings = [
-            {"window": k, "stride": s, "low": low}
-            for k, s, (low, _) in zip(window, strides, padding)
-        ]
-    elif name.startswith("reduce_window_"):
-        names = ("window", "stride", "dilation", "holes", "low")
-        values = zip(
+        windows[axis] = _Window(low=sum(other[axis] for other in operands[:number]))
+        return windows
+    if name in ("jcnn_window_sums", "jcnn_window_maxima"):
+        _, taps, strides, padding = params["windows"]
+        axes = zip(taps, strides, padding)
+        return [_Window(k, stride, low=low) for k, stride, (low, _) in axes]
+    if name.startswith("reduce_window_"):
+        axes = zip(
             params["window_dimensions"],
             params["window_strides"],
             params["window_dilation"],
             params["base_dilation"],
             (low for low, _ in params["padding"]),
         )
-        settings = [dict(zip(names, each)) for each in values]
-    else:
-        return None
-    for axis, (n, positions) in enumerate(zip(shape, out)):
-        view = _take(view, axis, _places(n, positions, **settings[axis]))
+        return [_Window(*axis) for axis in axes]
+    return None
+
+
+def _slide(
+    view: np.ndarray,
+    sizes: Sequence[int],
+    positions: Sequence[int],
+    windows: Sequence[_Window],
+    first: int = 0,
+) -> np.ndarray:
+    """Return the view of windows along as many axes, from the first on."""
+    for axis, window in enumerate(windows, first):
+        view = _take(view, axis, window.entries(sizes[axis], positions[axis]))
     return view
 
 
@@ -207,25 +223,20 @@ def _lax_convolution(
     grouped = params["feature_group_count"] > 1 and view.shape[lhs[1]] > 1
     if grouped or params["batch_group_count"] > 1:
         return None
+    # To the order of the result; its channels are one.
     view = _reduce(view, [lhs[1]])
-    windows = zip(
+    order = [lhs[result.index(i)] for i in range(len(out))]
+    view, sizes = view.transpose(*order, len(out)), [operands[0][i] for i in order]
+    axes = zip(
+        (operands[1][axis] for axis in rhs[2:]),
         params["window_strides"],
         params["rhs_dilation"],
         params["lhs_dilation"],
-        params["padding"],
+        (low for low, _ in params["padding"]),
     )
-    for i, (stride, dilation, holes, (low, _)) in enumerate(windows, 2):
-        index = _places(
-            operands[0][lhs[i]],
-            out[result[i]],
-            operands[1][rhs[i]],
-            stride,
-            dilation,
-            holes,
-            low,
-        )
-        view = _take(view, lhs[i], index)
-    return view.transpose(*(lhs[result.index(i)] for i in range(len(out))), len(out))
+    for axis, window in zip(result[2:], axes):
+        view = _slide(view, sizes, out, [_Window(*window)], axis)
+    return view
 
 
 def _jcnn_convolution(
@@ -239,22 +250,16 @@ def _jcnn_convolution(
     if grouped or "kernel" in (problem.result, problem.operands[number]):
         return None
     view = _reduce(view, [len(shape) - 1])
-    windows = zip(
-        problem.kernel_size,
-        problem.strides,
-        problem.dilation,
-        problem.window,
-        problem.padding,
-    )
-    for i, (k, s, d, whole, (low, _)) in enumerate(windows):
-        axis = len(shape) - 1 - problem.rank + i
-        n, positions = shape[axis], out[len(out) - 1 - problem.rank + i]
-        if problem.op == "forward":
-            index = _places(n, positions, k, s, d, 1, low)
-        else:  # the input gradient: a transposed convolution
-            index = _places(n, positions, k, 1, d, s, whole - 1 - low)
-        view = _take(view, axis, index)
-    return view
+    lows = [low for low, _ in problem.padding]
+    if problem.op == "forward":
+        axes = zip(problem.kernel_size, problem.strides, problem.dilation)
+        windows = [_Window(*axis, low=low) for axis, low in zip(axes, lows)]
+    else:  # the input gradient: a transposed convolution
+        lows = [k - 1 - low for k, low in zip(problem.window, lows)]
+        axes = zip(problem.kernel_size, problem.dilation, problem.strides, lows)
+        windows = [_Window(k, 1, *others) for k, *others in axes]
+    out = out[-len(shape) :]  # an axis of models may be the result's alone
+    return _slide(view, shape, out, windows, len(shape) - 1 - problem.rank)
 
 
 def _reshape(view: np.ndarray, shape: Sequence[int], out: Sequence[int]) -> View:
@@ -285,24 +290,6 @@ def _reduce(view: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     """Return the view of values that depend on all positions along some axes."""
     axes = tuple(axes)
     return np.minimum.reduce(view, axis=axes, keepdims=True, initial=_NOTHING)
-
-
-def _places(
-    n: int,
-    positions: int,
-    window: int = 1,
-    stride: int = 1,
-    dilation: int = 1,
-    holes: int = 1,
-    low: int = 0,
-) -> np.ndarray:
-    """Return which of n entries each tap of each window meets: [positions, window].
-
-    The entries are `holes` apart, after padding of `low`; -1 where there is none.
-    """
-    place = np.arange(positions)[:, None] * stride + np.arange(window) * dilation - low
-    entry, rest = np.divmod(place, holes)
-    return np.where((rest == 0) & (entry >= 0) & (entry < n), entry, -1)
 
 
 def _take(view: np.ndarray, axis: int, index: np.ndarray) -> np.ndarray:

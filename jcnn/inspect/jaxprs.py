@@ -23,8 +23,9 @@ REDUCTIONS = frozenset(
 SCANS = frozenset("cumlogsumexp cummax cummin cumprod cumsum".split())
 _WITHOUT_PRODUCTS = (ELEMENTWISE | REDUCTIONS | SCANS).union(
     """bitcast_convert_type broadcast_in_dim concatenate dynamic_slice
-    dynamic_update_slice gather jcnn_window_maxima jcnn_window_sums pad reshape rev
-    slice sort split squeeze stack tile top_k transpose unstack""".split()
+    dynamic_update_slice gather jcnn_broadcast jcnn_sum jcnn_window_maxima
+    jcnn_window_sums pad reshape rev slice sort split squeeze stack tile top_k transpose
+    unstack""".split()
 )
 
 

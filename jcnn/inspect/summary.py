@@ -30,9 +30,9 @@ class Row(NamedTuple):
 def summarize(layer: Part, x: Any) -> list[Row]:
     """Return the parts that have parameters, sum products or change the shape.
 
-    Multiply-adds are those of convolutions and matrix products. Loops count as often as
-    they run; of the branches of a condition the most expensive counts. What the program
-    does not determine is None, such as the products of a while loop, or the receptive
+    Multiply-adds are those of convolutions and matrix products, in loops as often as
+    they run, of the branches of a condition those of the most expensive one. What the
+    program does not determine is None: the products of a while loop, or the receptive
     field behind a gather.
 
     Args:

@@ -946,7 +946,7 @@ def test_what_cannot_be_pickled_is_named():
 @pytest.mark.parametrize("layer", [Dense(2), Conv(2, 1), LayerNorm(), GroupNorm(1)])
 def test_gradients_of_a_mapped_batch_are_sums_in_float32(layer, dtype):
     """Examples one by one: the sum is then over what vmap maps."""
-    shape = (2,) if "_dense_parameters" in str(layer.init) else (4, 2)
+    shape = (2,) if "dense_kernel" in str(layer.init) else (4, 2)
     x = jnp.broadcast_to(jnp.arange(2).astype(dtype), (9000, *shape))
     params, state = layer.init(KEY, x)
 

@@ -283,6 +283,12 @@ def test_what_mixes_all_positions_sees_the_whole_image(mix):
     assert rows[-1].receptive_field == (9, 10)
 
 
+def test_normalisation_has_no_products():
+    for norm in (BatchNorm(), LayerNorm(), GroupNorm(2)):
+        (row,) = summarize(norm, _image(4, 4, 6))
+        assert row.multiply_adds == 0
+
+
 def test_a_field_is_at_most_the_image():
     net = serial(a=Conv(2, 3), b=Conv(2, 5, kernel_dilation=3), c=Conv(2, 3))
     fields = [row.receptive_field for row in summarize(net, _image(40, 9, 1))]

@@ -1,10 +1,9 @@
 """Depthwise convolution as a sum over taps: the image moved by each, times its weight.
 
-With one channel a group there is no matrix product to be had. What is left are products
-element by element, which XLA fuses into one pass over memory.
+One channel a group leaves products element by element, which XLA fuses into one pass
+over memory.
 """
 
-from collections.abc import Callable
 from functools import reduce
 from math import prod
 from operator import add
@@ -64,14 +63,17 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
             taps = _taps_of_row(problem, x, row)
             return jnp.concatenate([total(_wide(tap) * y, axes) for tap in taps])
 
-        return _over_rows(problem, sums)
+        rows = problem.kernel_size[0]
+        if _unrolled(problem):
+            return jnp.stack([sums(row) for row in range(rows)])
+        return lax.map(sums, jnp.arange(rows, dtype=jnp.int32))
 
     kernel = blocks.sum(block, _repeated(problem, x), y)
     return kernel.reshape(problem.shape("kernel"))
 
 
 def _tap_sum(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Each tap's view of a padded image times its weight, all added up."""
+    """Return the sum of each tap's view of a padded image times its weight."""
 
     def row_sum(row):
         kernel_row = lax.dynamic_index_in_dim(kernel, row, keepdims=False)
@@ -86,14 +88,6 @@ def _tap_sum(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.fori_loop(
         0, problem.kernel_size[0], lambda i, t: t + row_sum(i), vary_alike(zero, x)[0]
     )
-
-
-def _over_rows(problem: Problem, compute: Callable[..., jax.Array]) -> jax.Array:
-    """Return the results for every row of the kernel, along a new first axis."""
-    rows = problem.kernel_size[0]
-    if _unrolled(problem):
-        return jnp.stack([compute(row) for row in range(rows)])
-    return lax.map(compute, jnp.arange(rows, dtype=jnp.int32))
 
 
 def _taps_of_row(problem: Problem, x: jax.Array, row) -> list[jax.Array]:
@@ -112,7 +106,7 @@ def _unrolled(problem: Problem) -> bool:
 
 
 def _of_taps(problem: Problem) -> int:
-    """Operations, if all are unrolled: a sum over positions is three."""
+    """Return the operations, if all are unrolled: a sum over positions is three."""
     return prod(problem.kernel_size) * (3 if problem.op == "kernel_gradient" else 1)
 
 
@@ -136,13 +130,12 @@ def _blocks(problem: Problem) -> Blocks:
 
 
 def _repeated(problem: Problem, x):
-    """Each channel once for every feature that sees it."""
+    """Return each channel once for every feature that sees it."""
     multiplier = problem.out_channels // problem.in_channels
     return x if multiplier == 1 else jnp.repeat(x, multiplier, axis=-1)
 
 
 def _wide(a):
-    """Short floats are summed in float32."""
     return a.astype(wide(a.dtype))
 
 

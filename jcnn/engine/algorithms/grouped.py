@@ -1,7 +1,7 @@
 """Grouped convolution group by group, each planned as a convolution of its own.
 
-Groups of few channels are joined first: a product over 32 channels with a kernel that
-is zero between the groups takes no longer than one over 4, and there are fewer of them.
+Groups of few channels are joined first: a product over 32 channels, with zeros in the
+kernel between the groups, takes no longer than one over 4.
 """
 
 from dataclasses import replace
@@ -27,7 +27,7 @@ def unsupported_reason(problem: Problem) -> str | None:
 
 
 def compute(problem: Problem, first: jax.Array, second: jax.Array) -> jax.Array:
-    """Any of the three operations, part by part."""
+    """Compute any of the three operations, part by part."""
     part, join = _part(problem), _joined(problem)
     parts = problem.groups // join
     results = []
@@ -62,7 +62,7 @@ def _part(problem: Problem) -> Problem:
 
 
 def _block_diagonal(kernel, join: int):
-    """[*size, I, join * O] to [*size, join * I, join * O], zero between groups."""
+    """Change [*size, I, join * O] to [*size, join * I, join * O], zero between."""
     if join == 1:
         return kernel
     *size, inputs, outputs = kernel.shape
@@ -73,7 +73,7 @@ def _block_diagonal(kernel, join: int):
 
 
 def _diagonal_blocks(kernel, join: int):
-    """[*size, join * I, join * O] to [*size, I, join * O]: the inverse."""
+    """Change [*size, join * I, join * O] to [*size, I, join * O], the inverse."""
     if join == 1:
         return kernel
     *size, inputs, outputs = kernel.shape
@@ -82,10 +82,4 @@ def _diagonal_blocks(kernel, join: int):
     return jnp.concatenate(blocks, axis=-1)
 
 
-GROUPED = Algorithm(
-    "grouped",
-    unsupported_reason,
-    compute,
-    compute,
-    compute,
-)
+GROUPED = Algorithm("grouped", unsupported_reason, compute, compute, compute)

@@ -13,29 +13,25 @@ from ..._dtypes import wide
 from ..._im2col import window_patches
 from ..algorithm import Algorithm
 from ..blocks import Blocks, blocks_of
+from ..padding import pad
 from ..problem import Problem
-from ..transposed import dilate, transposed, transposed_kernel
+from ..transposed import transposed, transposed_kernel
 
 PATCH_BYTES = 4 << 20  # of one block: more does not stay in a core's cache
 
 
 def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    groups, blocks = problem.groups, _blocks(problem, x.dtype)
+    groups, features = problem.groups, problem.out_channels
+    blocks = _blocks(problem, x.dtype)
 
     def block(x):
         patches = _patches(problem, x)
         if groups == 1:
-            y = _dot(
-                "pk,ko->po", problem, patches, kernel.reshape(-1, kernel.shape[-1])
-            )
+            y = _dot("pk,ko->po", problem, patches, kernel.reshape(-1, features))
         else:
-            matrix = kernel.reshape(
-                -1, kernel.shape[-2], groups, kernel.shape[-1] // groups
-            )
+            matrix = kernel.reshape(-1, kernel.shape[-2], groups, features // groups)
             y = _dot("pkgc,kcgo->pgo", problem, _grouped(problem, patches), matrix)
-        return y.reshape(
-            x.shape[0], blocks.rows, *problem.output_size[1:], kernel.shape[-1]
-        )
+        return y.reshape(x.shape[0], blocks.rows, *problem.output_size[1:], features)
 
     return blocks.map(block, x)
 
@@ -43,7 +39,7 @@ def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
 def input_gradient(problem: Problem, kernel: jax.Array, y: jax.Array) -> jax.Array:
     return forward(
         transposed(problem),
-        dilate(y, problem.strides),
+        pad(y, ((0, 0),) * problem.rank, problem.strides),
         transposed_kernel(kernel, problem.groups),
     )
 
@@ -55,14 +51,11 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
         # XLA multiplies short floats slowly where it sums over the first axis.
         x, y = x.astype(wide(x.dtype)), y.astype(wide(y.dtype))
         patches = _patches(problem, x)
+        positions = prod(y.shape[:-1])
         if groups == 1:  # y first: the narrow matrix as the one that is walked along
-            return _dot(
-                "po,pk->ok",
-                problem,
-                y.reshape(prod(y.shape[:-1]), y.shape[-1]),
-                patches,
-            )
-        y = y.reshape(prod(y.shape[:-1]), groups, y.shape[-1] // groups)
+            y = y.reshape(positions, problem.out_channels)
+            return _dot("po,pk->ok", problem, y, patches)
+        y = y.reshape(positions, groups, problem.out_channels // groups)
         return _dot("pkgc,pgo->kcgo", problem, _grouped(problem, patches), y)
 
     total = _blocks(problem, x.dtype).sum(block, x, y)
@@ -70,29 +63,21 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _patches(problem: Problem, x):
-    """[positions, taps * C] of a block that is padded already."""
+    """Return [positions, taps * C], of a block that is padded already."""
     patches = window_patches(x, problem.kernel_size, problem.strides, problem.dilation)
     return patches.reshape(prod(patches.shape[:-1]), patches.shape[-1])
 
 
 def _grouped(problem: Problem, patches):
-    """[positions, taps, groups, C / groups]."""
-    return patches.reshape(
-        patches.shape[0],
-        prod(problem.kernel_size),
-        problem.groups,
-        problem.in_channels // problem.groups,
-    )
+    """Return them as [positions, taps, groups, C / groups]."""
+    taps, groups = prod(problem.kernel_size), problem.groups
+    return patches.reshape(len(patches), taps, groups, problem.in_channels // groups)
 
 
 def _dot(equation: str, problem: Problem, a, b):
+    dtype = wide(a.dtype)  # short floats are summed in float32, as lax does
     return jnp.einsum(
-        equation,
-        a,
-        b,
-        precision=problem.precision,
-        # Short floats are summed in float32, as lax does.
-        preferred_element_type=wide(a.dtype),
+        equation, a, b, precision=problem.precision, preferred_element_type=dtype
     )
 
 

@@ -1,7 +1,4 @@
-"""`lax.conv_general_dilated` as it is, each operation written as one call of it.
-
-Without spatial axes, as a dense layer is, it is lax's product.
-"""
+"""`lax.conv_general_dilated`; of a dense layer lax's product."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,6 @@
-"""Convolution whose windows do not overlap as what it is: one matrix product.
+"""Convolution whose windows do not overlap, as one matrix product.
 
-So are 1x1 kernels, the patches of a vision transformer, and windows as large as the
-whole image.
+Such are 1x1 kernels, patches of a vision transformer, windows as large as the image.
 """
 
 from collections.abc import Callable
@@ -45,7 +44,7 @@ def kernel_gradient(
     y: jax.Array,
     transposed_product: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
-    """By XLA's product, or by another that gives a.T @ b."""
+    """Compute it by XLA's product, or by another that gives a.T @ b."""
     product = transposed_product or partial(_dot, problem, contracted=(0, 0))
     x, y = _patches(problem, x), y.reshape(-1, y.shape[-1])
     # The wider matrix comes second: the product walks along its rows.
@@ -54,7 +53,7 @@ def kernel_gradient(
 
 
 def _patches(problem: Problem, x: jax.Array) -> jax.Array:
-    """[positions, taps * C] of an image [N, *size, C]."""
+    """Return [positions, taps * C] of an image [N, *size, C]."""
     rank, steps = problem.rank, _steps(problem)
     x = pad(x, _pads(problem))
     split = [n for pair in zip(problem.output_size, steps) for n in pair]
@@ -69,23 +68,18 @@ def _patches(problem: Problem, x: jax.Array) -> jax.Array:
 def _image(problem: Problem, patches: jax.Array) -> jax.Array:
     """Return the image that has these patches, and zeros between them."""
     rank, steps = problem.rank, _steps(problem)
-    x = patches.reshape(
-        -1, *problem.output_size, *problem.kernel_size, problem.in_channels
-    )
-    x = pad(
-        x,
-        [(0, 0)] * rank + [(0, s - k) for s, k in zip(steps, problem.kernel_size)],
-    )
-    x = x.transpose(
-        0, *(i for a in range(1, rank + 1) for i in (a, a + rank)), x.ndim - 1
-    )
-    size = [o * s for o, s in zip(problem.output_size, steps)]
+    positions, taps = problem.output_size, problem.kernel_size
+    x = patches.reshape(-1, *positions, *taps, problem.in_channels)
+    x = pad(x, [(0, 0)] * rank + [(0, s - k) for s, k in zip(steps, taps)])
+    order = [i for axis in range(1, rank + 1) for i in (axis, axis + rank)]
+    x = x.transpose(0, *order, x.ndim - 1)
+    size = [o * s for o, s in zip(positions, steps)]
     x = x.reshape(-1, *size, problem.in_channels)
     return pad(x, [(-low, -high) for low, high in _pads(problem)])
 
 
 def _steps(problem: Problem) -> list[int]:
-    """From one window to the next; if there is one alone, its size."""
+    """Return the steps from window to window; if there is one alone, its size."""
     axes = zip(problem.strides, problem.kernel_size, problem.output_size)
     return [k if o == 1 else s for s, k, o in axes]
 
@@ -98,7 +92,6 @@ def _pads(problem: Problem) -> list[tuple[int, int]]:
 
 
 def _matrix(kernel: jax.Array) -> jax.Array:
-    """Return the kernel as [taps * C, O]."""
     return kernel.reshape(-1, kernel.shape[-1])
 
 
@@ -111,10 +104,10 @@ def temporary_bytes(problem: Problem) -> int:
 
 
 def _product_dtype(problem: Problem, a: jax.Array) -> jnp.dtype:
-    """That of the sums, but of dense layers no wider than it must be.
+    """Return that of sums; of dense layers no wider than it must be.
 
-    XLA divides those among devices, and there has no batches of products of short
-    floats with a wider result (jaxlib 0.10.2).
+    Divided among devices, XLA has no batches of products of short floats with a wider
+    result (jaxlib 0.10.2).
     """
     if problem.rank:
         return wide(a.dtype)
@@ -122,13 +115,9 @@ def _product_dtype(problem: Problem, a: jax.Array) -> jnp.dtype:
 
 
 def _dot(problem: Problem, a, b, contracted: tuple[int, int]):
-    return lax.dot_general(
-        a,
-        b,
-        (((contracted[0],), (contracted[1],)), ((), ())),
-        precision=problem.precision,
-        preferred_element_type=_product_dtype(problem, a),
-    )
+    axes = ((contracted[0],), (contracted[1],)), ((), ())
+    dtype = _product_dtype(problem, a)
+    return lax.dot_general(a, b, axes, problem.precision, dtype)
 
 
 MATMUL = Algorithm(

@@ -67,7 +67,7 @@ def _features(problem: Problem) -> Way:
 
 
 def _taps(problem: Problem) -> Way:
-    """The same of images of one channel: a pixel is the image as a tap sees it."""
+    """Do so for images of one channel: a pixel is the image as one tap sees it."""
     taps = prod(problem.kernel_size)
     blocks = blocks_of(problem, BLOCK_BYTES // (taps * _itemsize(problem)))
     positions = blocks.images * blocks.rows * prod(problem.output_size[1:])
@@ -86,7 +86,7 @@ def _taps(problem: Problem) -> Way:
 
 
 def _plane_by_plane(problem: Problem) -> Way:
-    """For each plane of a kernel of three dimensions sum over images and depth."""
+    """Sum over images and depth, for each plane of a kernel of three dimensions."""
     (taps, *_), (stride, *_), (dilation, *_) = (
         problem.kernel_size,
         problem.strides,
@@ -174,7 +174,7 @@ def _images(problem: Problem) -> Way:
 
 
 def _blocks(problem: Problem) -> Blocks:
-    """Some images, of as many rows as stay in the cache, if that is a window's."""
+    """Return blocks of some images and of rows that stay in the cache."""
     row_bytes = _itemsize(problem) * prod(problem.output_size[1:])
     x_row = row_bytes * problem.in_channels * prod(problem.strides[1:])
     y_row = row_bytes * problem.out_channels

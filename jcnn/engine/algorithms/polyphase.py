@@ -1,9 +1,8 @@
 """The input gradient of a strided convolution, phase by phase of the stride.
 
-Pixels of x whose index leaves the same rest when divided by the stride see the same
-taps of the kernel. Each such phase is a convolution of y with those taps, without
-strides and without the zeros that dilating y would put between. The phases are
-interleaved.
+Pixels of x with the same rest of their index by the stride see the same taps. Each such
+phase is a convolution of y with those taps, without strides and zeros between. The
+phases are interleaved.
 """
 
 from dataclasses import replace

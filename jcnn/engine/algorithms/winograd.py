@@ -1,11 +1,10 @@
 """Winograd's F(4, k) along the first spatial axis, the other axes unrolled, in blocks.
 
-Four rows of output take k + 3 products instead of 4 k: half for k = 3. In two axes the
-saving would be larger, but not on a CPU: the transformed image would be nine times as
-large as the image instead of four and a half, and moving it costs more than it saves.
-Errors are a few times those of a plain product: 1e-5 of the largest output in float32.
-They, as well as NaN and infinities, reach the four rows of a tile and not only those
-whose window holds them.
+Four rows of output take k + 3 products instead of 4 k: half for k = 3. In two axes it
+would be fewer, but the transformed image would be nine times as large as the image
+instead of four and a half; on a CPU moving it costs more than it saves. Errors are a
+few times those of a plain product, 1e-5 of the largest output in float32. They, as well
+as NaN and infinities, reach all four rows of a tile.
 """
 
 from math import prod
@@ -42,10 +41,9 @@ def unsupported_reason(problem: Problem) -> str | None:
 
 def forward(problem: Problem, x: jax.Array, kernel: jax.Array) -> jax.Array:
     maps = transforms(OUTPUTS, problem.kernel_size[0])
-    kernels = jnp.einsum(
-        "ak,k...o->a...o", jnp.array(maps.kernel, jnp.float32), _float32(kernel)
-    )
-    kernels = kernels.reshape(len(maps.kernel), -1, kernel.shape[-1])
+    matrix, kernel = jnp.array(maps.kernel, jnp.float32), kernel.astype(jnp.float32)
+    kernels = jnp.einsum("ak,k...o->a...o", matrix, kernel)
+    kernels = kernels.reshape(len(matrix), -1, kernel.shape[-1])
     dtype = problem.output_dtype
 
     def block(x):
@@ -67,7 +65,7 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
 
     def block(x, y):
         patches = _patches(problem, x, y.shape[1], maps.input)
-        outputs = _tiles_of(problem, _float32(y))
+        outputs = _tiles_of(problem, y.astype(jnp.float32))
         outputs = jnp.stack(_combined(tuple(zip(*maps.output)), outputs))
         # y first: the narrow matrix as the one that is walked along.
         return _dot(problem, outputs, patches, (1, 1), batch=(0,))
@@ -78,22 +76,21 @@ def kernel_gradient(problem: Problem, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _patches(problem: Problem, x, rows: int, matrix: Matrix) -> jax.Array:
-    """For each point the unrolled tiles: [points, positions, other taps * C].
+    """Return for each point the unrolled tiles: [points, positions, other taps * C].
 
-    The products of all points can be one operation so, which compiles in half the time.
+    As one array, since one product of all points compiles in half the time.
     """
     tiles = lax.optimization_barrier(
-        jnp.stack(_transformed(problem, _float32(x), rows, matrix))
+        jnp.stack(_transformed(problem, x.astype(jnp.float32), rows, matrix))
     )
     patches = _unrolled(problem, tiles.reshape(-1, *tiles.shape[2:]))
     return patches.reshape(len(tiles), -1, patches.shape[-1])
 
 
 def _transformed(problem: Problem, x, rows: int, matrix: Matrix) -> list[jax.Array]:
-    """For each point the transformed tiles: [images, tiles, phases, *others, C].
+    """Return for each point the transformed tiles: [images, tiles, phases, *others, C].
 
-    The rows of a dilated kernel fall into as many phases, which never meet; each tile
-    holds rows of one phase.
+    A tile holds rows of one phase of the kernel's dilation.
     """
     taps, dilation = problem.kernel_size[0], problem.dilation[0]
     tiles = _tiles(problem, rows)
@@ -108,10 +105,7 @@ def _transformed(problem: Problem, x, rows: int, matrix: Matrix) -> list[jax.Arr
 
 
 def _unrolled(problem: Problem, tiles):
-    """[images, tiles, phases, *others, C] to [positions, other taps * C].
-
-    Positions run over images, tiles, phases, other axes.
-    """
+    """Return [positions of images, tiles, phases and others; other taps * C]."""
     lines = tiles.reshape(-1, *tiles.shape[3:])
     others = problem.kernel_size[1:]
     ones = (1,) * len(others)
@@ -120,7 +114,7 @@ def _unrolled(problem: Problem, tiles):
 
 
 def _tiles_of(problem: Problem, y) -> list[jax.Array]:
-    """Return a block of y as its outputs 0 to 3 of all tiles, each [positions, O]."""
+    """Return outputs 0 to 3 of all tiles of a block of y, each [positions, O]."""
     dilation, tiles = problem.dilation[0], _tiles(problem, y.shape[1])
     y = pad(y, ((0, tiles * OUTPUTS * dilation - y.shape[1]),))
     y = y.reshape(y.shape[0], tiles, OUTPUTS, dilation, *y.shape[2:])
@@ -128,7 +122,7 @@ def _tiles_of(problem: Problem, y) -> list[jax.Array]:
 
 
 def _rows_of(problem: Problem, outputs, images: int, rows: int):
-    """[4, positions, O] back to a block of y: the inverse of `_tiles_of`."""
+    """Return a block of y, the inverse of `_tiles_of`."""
     dilation, others = problem.dilation[0], problem.output_size[1:]
     tiles, features = _tiles(problem, rows), outputs.shape[-1]
     shape = (OUTPUTS, images, tiles, dilation, *others, features)
@@ -158,12 +152,8 @@ def _dot(problem: Problem, a, b, contracted: tuple[int, int], batch=()):
     return lax.dot_general(a, b, axes, problem.precision)
 
 
-def _float32(a):
-    return a.astype(jnp.float32)
-
-
 def _operations(problem: Problem) -> int:
-    """For every row of a transformed tile the other taps."""
+    """Return the other taps of all rows of a transformed tile."""
     return (OUTPUTS + problem.kernel_size[0]) * prod(problem.kernel_size[1:])
 
 

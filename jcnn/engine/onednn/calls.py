@@ -1,20 +1,18 @@
 """oneDNN's forward convolution and product, as jaxlib's CPU backend calls them.
 
-XLA runs it where a program has the custom call `__onednn$convolution` of x
-[N, *spatial, C] and a kernel [*spatial, C / groups, O]; the configuration is XLA's
-`OneDnnConvolutionConfig` as JSON (xla/backends/cpu/onednn_config.proto). What oneDNN
-rejects ends the process without an exception. So nothing is given to it that
-`unsupported_reason` has not seen, and all of what that lets through is drawn in tests.
+XLA runs it for the custom call `__onednn$convolution` of x [N, *spatial, C] and a
+kernel [*spatial, C / groups, O]; the configuration is XLA's `OneDnnConvolutionConfig`
+as JSON (xla/backends/cpu/onednn_config.proto). What oneDNN rejects ends the process, so
+all calls pass `unsupported_reason`, and tests draw all of what that lets through.
 
 Where it has no compiled convolution, oneDNN multiplies patches, in a loop over threads
-within a loop over threads. On XLA's pool of few threads these wait for each other, for
-ever (gemm_convolution_fwd_t of oneDNN 3.7.3 in jaxlib 0.10.2, seen on 2 threads). With
-AVX2 that is so for some depthwise convolutions, and with AMX for short floats in groups
-of 16 channels. Only those are asked for that it surely compiles.
+within another. On XLA's pool of few threads these wait for each other for ever
+(gemm_convolution_fwd_t of oneDNN 3.7.3 in jaxlib 0.10.2, seen on 2 threads): with AVX2
+in some depthwise convolutions, with AMX for short floats in groups of 16 channels.
 
-With AMX convolutions of bfloat16 were wrong that had one window along an axis, and a
-stride there. So it is given the plainest description that a convolution has: stride 1
-where there is one window, and no pixels behind the last one.
+With AMX, convolutions of bfloat16 were wrong that had one window along an axis and a
+stride there. So a convolution must have stride 1 where it has one window, and no pixels
+behind the last one.
 """
 
 import json
@@ -52,9 +50,11 @@ def unsupported_reason(problem: Problem) -> str | None:
     steps = [*problem.strides, *problem.dilation]
     if min(pads) < 0 or min(steps) < 1 or max(*pads, *steps) > _MOST_STEP:
         return "a stride, a dilation or a padding is out of its range"
-    if _depthwise(problem) and not _compiled_depthwise(problem):
+    channels = min(problem.in_channels, problem.out_channels)
+    depthwise = problem.groups == problem.in_channels == problem.out_channels
+    if problem.groups > 1 and depthwise and not _compiled_depthwise(problem):
         return "some depthwise convolutions never end"
-    if dtype.itemsize == 2 and _wide_groups(problem):
+    if problem.groups > 1 and dtype.itemsize == 2 and channels >= 16 * problem.groups:
         return "some grouped convolutions of short floats never end"
     if problem.padding != problem.exact_padding:
         return "its last window does not end where the padded image does"
@@ -66,14 +66,10 @@ def unsupported_reason(problem: Problem) -> str | None:
 def convolution(
     problem: Problem, x: jax.Array, kernel: jax.Array, *, inputs_first: bool = False
 ) -> jax.Array:
-    """Return the forward convolution.
-
-    Args:
-        inputs_first: Whether the kernel is [C / groups, *spatial, O].
+    """Return the forward convolution; `inputs_first`: of [C / groups, *spatial, O].
 
     Raises:
-        ValueError: If it is not supported, or the operands are not those of the
-            problem.
+        ValueError: If it is not supported, or the operands are not the problem's.
     """
     if reason := unsupported_reason(problem):
         raise ValueError(f"oneDNN must not be asked for {problem}: {reason}")
@@ -91,8 +87,8 @@ def convolution(
 def product_unsupported_reason(dtype: DTypeLike) -> str | None:
     """Return why oneDNN must not multiply this dtype; None if it may.
 
-    Of float32 it must not: without AVX-512 it would multiply by its GEMM, which waits
-    for ever or ends the process where several of them run in a loop.
+    Without AVX-512 its GEMM of float32 waits for ever, or ends the process, where
+    several of them run in a loop.
     """
     name = jnp.dtype(dtype).name
     if name not in ("bfloat16", "float16"):
@@ -119,33 +115,24 @@ def transposed_product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _call(name: str, result: jax.ShapeDtypeStruct, config: dict[str, Any], *operands):
-    call = jax.ffi.ffi_call(
-        name,
-        result,
-        custom_call_api_version=2,
-        legacy_backend_config=json.dumps(config),
-    )
-    return call(*operands)
+    text = json.dumps(config)
+    return jax.ffi.ffi_call(
+        name, result, custom_call_api_version=2, legacy_backend_config=text
+    )(*operands)
 
 
 def _config(problem: Problem, inputs_first: bool) -> dict[str, Any]:
     """Numbers are texts, as protocol buffers write 64-bit integers in JSON."""
     rank, dims = problem.rank, str(problem.rank + 2)
-    image = {
-        "dims": dims,
-        "data": {
-            "batch_dim": "0",
-            "feature_dim": str(rank + 1),
-            "spatial_dims": [str(axis + 1) for axis in range(rank)],
-        },
+    data = {
+        "batch_dim": "0",
+        "feature_dim": str(rank + 1),
+        "spatial_dims": [str(axis + 1) for axis in range(rank)],
     }
-    kernel = {
-        "dims": dims,
-        "filter": {
-            "input_feature_dim": "0" if inputs_first else str(rank),
-            "output_feature_dim": str(rank + 1),
-            "spatial_dims": [str(axis + inputs_first) for axis in range(rank)],
-        },
+    filter_ = {
+        "input_feature_dim": "0" if inputs_first else str(rank),
+        "output_feature_dim": str(rank + 1),
+        "spatial_dims": [str(axis + inputs_first) for axis in range(rank)],
     }
     window = {
         "size": [],
@@ -156,28 +143,19 @@ def _config(problem: Problem, inputs_first: bool) -> dict[str, Any]:
     }
     return {
         "dims": dims,
-        "input": image,
-        "kernel": kernel,
-        "output": image,
+        "input": {"dims": dims, "data": data},
+        "kernel": {"dims": dims, "filter": filter_},
+        "output": {"dims": dims, "data": data},
         "window": window,
         "feature_groups": str(problem.groups),
     }
 
 
-def _wide_groups(problem: Problem) -> bool:
-    channels = min(problem.in_channels, problem.out_channels)
-    return problem.groups > 1 and channels // problem.groups >= 16
-
-
-def _depthwise(problem: Problem) -> bool:
-    return 1 < problem.groups == problem.in_channels == problem.out_channels
-
-
 def _compiled_depthwise(problem: Problem) -> bool:
     """Return whether oneDNN surely compiles a depthwise convolution.
 
-    It did for all of 539 such ones that were drawn (brdgmm_dw by ONEDNN_VERBOSE); among
-    larger kernels, dilated ones, wider paddings and other ranks some never end.
+    It did for all of 539 drawn ones (brdgmm_dw by ONEDNN_VERBOSE). Some of the others
+    never end.
     """
     return (
         problem.rank == 2

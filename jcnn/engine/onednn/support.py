@@ -1,9 +1,8 @@
 """Whether oneDNN's convolution can be called in this process, and why not.
 
-Wheels of jaxlib for Linux on x86-64 hold it; nothing says so, and a call that it does
-not take ends the process. What is listed below was tried. Another jaxlib or kind of
-processor is tried once, in a process of its own, and the answer is kept in the user's
-cache.
+Wheels of jaxlib for Linux on x86-64 hold it, and a call that it rejects ends the
+process. A jaxlib or kind of processor that is not in `TRIED` is tried once, in a
+process of its own, and the user's cache keeps the answer.
 """
 
 import os
@@ -19,7 +18,7 @@ from ..._files import user_cache, write_file
 from ..children import run
 from ..processor import instructions, signature
 
-# For which dtypes thousands of configurations were drawn (tests/stress/onednn.py),
+# The dtypes of which thousands of configurations were drawn (tests/stress/onednn.py),
 # by jaxlib's version and the widest instructions of the processor.
 TRIED = {
     ("0.10.2", "avx2"): {"float32"},
@@ -34,8 +33,7 @@ os.environ |= {{"XLA_FLAGS": "", "ONEDNN_VERBOSE": "1", "{_IN_TRIAL}": "1"}}
 from jcnn.engine.onednn.trial import main
 sys.exit(main("%s"))
 """
-# What oneDNN needs of the processor for its compiled convolutions. Without them it
-# takes those that may wait for ever (see `onednn`) or none, which ends the process.
+# What its compiled convolutions need. Others may wait for ever or end the process.
 _INSTRUCTIONS = {
     "float32": {"avx2"},
     "bfloat16": {"avx512f", "avx512bw", "avx512vl", "avx512dq"},

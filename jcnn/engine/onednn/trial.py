@@ -1,7 +1,7 @@
 """A trial of oneDNN's convolution, in a process that may die.
 
-It prints "passed" if drawn convolutions and gradients of a dtype are what lax gives. Of
-all draws that `tests/stress/onednn.py` makes it takes the first.
+It prints "passed" if drawn convolutions and gradients of a dtype, the first of those in
+`tests/stress/onednn.py`, are lax's.
 """
 
 from functools import partial
@@ -59,7 +59,7 @@ def draw(rng: np.random.Generator) -> Problem:
 
 
 def errors(problems: list[Problem], rng: np.random.Generator) -> list[float]:
-    """Return the largest error of each problem, as a share of what is allowed."""
+    """Return the largest error of each problem, divided by the allowed one."""
     operands = [
         [jnp.asarray(rng.normal(size=p.shape(name)), p.dtype) for name in p.operands]
         for p in problems

@@ -1,9 +1,8 @@
 """The maximum of windows, with a gradient that is fast on CPUs.
 
-XLA's gradient, `select_and_scatter`, walks through every window on its own. Here each
-window's first maximum is found by comparing whole arrays, as the number of a tap, and
-pixels take what the windows they won hand back, in the same order: the result is the
-same to the bit.
+Each window's first maximum is found by comparing whole arrays, as the number of a tap.
+Pixels add what the windows they won hand back in the order of XLA's
+`select_and_scatter`: the result is the same to the bit.
 """
 
 from functools import partial
@@ -24,7 +23,7 @@ def max_windows(x: jax.Array, windows: Windows) -> jax.Array:
     """Return the maximum of each window, by `lax.reduce_window`.
 
     The first maximum of a window, in row-major order, gets its gradient. NaN wins, and
-    what is padded counts as minus infinity.
+    padding counts as minus infinity.
     """
     if sharded_by_type(jax.typeof(x)):
         return _reduced(x, windows=windows)
@@ -38,16 +37,16 @@ def _reduced(x, *, windows: Windows):
 
 
 def pick_on_cpu(a: jax.Array, x: jax.Array, *, windows: Windows) -> jax.Array:
-    """From each window the value of `a` where `x` has its first maximum."""
+    """Return from each window the value of `a` at the first maximum of `x`."""
     return at_first_maximum(taps(x, windows, -np.inf), taps(a, windows, 0))
 
 
 def put_on_cpu(a: jax.Array, x: jax.Array, *, windows: Windows) -> jax.Array:
-    """Add each window's value of `a` to where `x` has its first maximum."""
+    """Add each window's value of `a` to the first maximum of `x`."""
     if not x.size or not a.size:
         return jnp.zeros(x.shape, a.dtype)
-    # An opaque predicate: XLA would fuse the search for the winner into the sums, and
-    # search anew for every pixel. It does not know that nothing exceeds infinity.
+    # An opaque predicate, which is false: without it XLA would fuse the search for the
+    # winner into the sums, and search anew for every pixel.
     winner = lax.cond(
         x[(0,) * x.ndim] > jnp.inf,
         lambda x: taps(x, windows, 0)[0].astype(jnp.int8),
@@ -60,8 +59,7 @@ def put_on_cpu(a: jax.Array, x: jax.Array, *, windows: Windows) -> jax.Array:
 def _first_maximum(x, windows: Windows):
     """Return the number of the tap that wins each window.
 
-    Windows over the edges are searched apart, so that not all of x is copied to be
-    padded: that takes as long as the search.
+    Windows over the edges are searched apart: padding all of x takes as long as that.
     """
     for axis, pads in enumerate(windows.padding):
         if any(pads):
@@ -100,16 +98,6 @@ def _pick_by_lax(a, x, *, windows: Windows):
     return jax.jvp(partial(_reduced, windows=windows), (x,), (a,))[1]
 
 
-pick, put = linear_pair("max_windows", 1, pick_on_cpu, put_on_cpu, _pick_by_lax)
-
-# Not a `custom_jvp`: Taylor mode ends in an error there, or takes no notice of it.
-max_windows_p = define("jcnn_window_maxima", lambda w: w.outputs, _reduced, _reduced)
-
-
-def _tangent(t, x, *, windows: Windows):
-    return pick(t, x, windows=windows)
-
-
 def _taylor(operands, series, *, windows: Windows):
     (x,), (terms,) = operands, series
     return bind(max_windows_p, x, windows=windows), [
@@ -117,5 +105,8 @@ def _taylor(operands, series, *, windows: Windows):
     ]
 
 
-ad.defjvp(max_windows_p, _tangent)
+pick, put = linear_pair("max_windows", 1, pick_on_cpu, put_on_cpu, _pick_by_lax)
+# Not a `custom_jvp`: Taylor mode ends in an error there, or takes no notice of it.
+max_windows_p = define("jcnn_window_maxima", lambda w: w.outputs, _reduced, _reduced)
+ad.defjvp(max_windows_p, pick)
 define_taylor(max_windows_p, _taylor)

@@ -1,15 +1,11 @@
-"""Maps between an array and its windows as primitives of JAX.
-
-A linear one goes from values of the array to values of its windows, and its transpose
-goes back.
-"""
+"""Maps between an array and its windows as primitives of JAX."""
 
 from collections.abc import Callable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import Primitive
+from jax.interpreters import batching
 
 from ..declaration import Function, bind, declare, define_linear, define_lowering
 from .windows import Windows
@@ -22,20 +18,17 @@ def linear_pair(
     back: Function,
     by_lax: Function,
 ) -> tuple[Function, Function]:
-    """Two functions that are each other's transpose, as primitives of JAX.
+    """Return two functions that are each other's transpose, as primitives of JAX.
 
     All functions take `(a, *others, windows=...)` and are linear in `a`; the others are
-    of the array's size. An output has the dtype of `a`.
+    of the array's size. The result has the dtype of `a`.
 
     Args:
-        name: Of the primitives, for those who read programs.
-        others: How many operands there are beside `a`.
+        name: Of the primitives.
+        others: The number of operands beside `a`.
         there: From an array to its windows, on CPUs.
         back: Its transpose, on CPUs.
-        by_lax: What `there` is on other platforms, by operations of lax.
-
-    Returns:
-        `there` and `back`, which can be differentiated and batched.
+        by_lax: As `there`, by operations of lax.
     """
 
     def back_by_lax(a, *others, windows):
@@ -62,35 +55,24 @@ def define(
     on_cpu: Function,
     elsewhere: Function,
 ) -> Primitive:
-    """Return a primitive of arrays and `windows`, but for its derivatives.
-
-    Its operands are of one size; the first gives the dtype.
+    """Return a primitive of arrays of one size and `windows`, without derivatives.
 
     Args:
-        shape: Of the result.
-        on_cpu: What it is on CPUs, for windows that are computed `by_taps`.
-        elsewhere: What it is else, and operation by operation: by operations of lax, so
-            that who looks for NaN there sees none that lax has not.
+        name: As programs print it.
+        shape: Of the result; the first operand gives the dtype.
+        on_cpu: Computes it on CPUs, for windows that are computed `by_taps`.
+        elsewhere: Computes it otherwise, and operation by operation. By operations of
+            lax, so that a search for NaN finds none that lax has not.
     """
 
     def result(a, *others, windows):
         return shape(windows), a.dtype
 
     def batched(operands, axes, *, windows):
-        length = next(
-            a.shape[axis] for a, axis in zip(operands, axes) if axis is not None
-        )
-        operands = [
-            jnp.broadcast_to(a, (length, *a.shape))
-            if axis is None
-            else jnp.moveaxis(a, axis, 0)
-            for a, axis in zip(operands, axes)
-        ]
-        size, window, strides, padding = windows
-        wider = Windows(
-            (length, *size), (1, *window), (1, *strides), ((0, 0), *padding)
-        )
-        return bind(primitive, *operands, windows=wider), 0
+        pairs = list(zip(operands, axes))
+        length = next(a.shape[axis] for a, axis in pairs if axis is not None)
+        operands = [batching.bdim_at_front(a, axis, length) for a, axis in pairs]
+        return bind(primitive, *operands, windows=windows.batched(length)), 0
 
     def by_taps(*operands, windows):
         compute = on_cpu if windows.by_taps else elsewhere

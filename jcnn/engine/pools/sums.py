@@ -1,4 +1,4 @@
-"""The sum of windows, fast on CPUs, and so is its gradient."""
+"""The sum of windows, with a gradient that is fast on CPUs."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from .windows import Windows, scatter, taps
 
 
 def window_sums(x: jax.Array, windows: Windows) -> jax.Array:
-    """Return the sum of each window; what is padded counts as zero."""
+    """Return the sum of each window; padding counts as zero."""
     if sharded_by_type(jax.typeof(x)):
         return _sums_by_lax(x, windows=windows)
     return _sums(x, windows=windows)

@@ -1,7 +1,7 @@
-"""Windows that slide over all axes of an array, and the ways there and back.
+"""Windows that slide over all axes of an array, tap by tap and back.
 
-Both are computed for whole arrays at once, tap by tap, where on CPUs XLA's
-`reduce_window` and `select_and_scatter` walk through every window.
+A tap is a whole array. On CPUs XLA's `reduce_window` and `select_and_scatter` walk
+through every window.
 """
 
 from itertools import product
@@ -47,11 +47,16 @@ class Windows(NamedTuple):
         """How many windows may see one pixel, along each axis."""
         return tuple(-(-k // s) for k, s in zip(self.shape, self.strides))
 
-    def cut(self, axis: int) -> list[tuple[int, int, "Windows"]]:
-        """Windows over the low edge of an axis, inside it, and over its high edge.
+    def batched(self, length: int) -> "Windows":
+        """Return the same windows over each of a leading axis."""
+        size, shape, strides, padding = self
+        return Windows((length, *size), (1, *shape), (1, *strides), ((0, 0), *padding))
 
-        Each with the pixels, from one up to another, that they see along the axis. The
-        padding of those over an edge may crop what was padded on the other side.
+    def cut(self, axis: int) -> list[tuple[int, int, "Windows"]]:
+        """Return windows over the low edge of an axis, inside, and over the high edge.
+
+        Each with the first and the last pixel (exclusive) that they see along the axis.
+        Their padding may crop what was padded on the other side.
         """
         n, k, s = self.size[axis], self.shape[axis], self.strides[axis]
         (low, _), outputs = self.padding[axis], self.outputs[axis]
@@ -71,10 +76,7 @@ class Windows(NamedTuple):
 
 
 def taps(x: jax.Array, windows: Windows, outside: float) -> list[jax.Array]:
-    """For each tap, in row-major order, what it sees of x in every window.
-
-    Outside x it sees the value `outside`.
-    """
+    """Return what each tap, in row-major order, sees in every window of x."""
     x = pad(x, windows.padding, axes=range(x.ndim), value=outside)
     seen = []
     for start in product(*map(range, windows.shape)):
@@ -112,13 +114,13 @@ def scatter(
     numbers[tuple(map(slice, shape))] = np.arange(prod(shape)).reshape(shape)
 
     def of_windows(values, back):
-        """At pixels s*q + r what the windows q - back have."""
+        """Return at pixels s*q + r what the windows q - back have."""
         start = [t - 1 - b for t, b in zip(windows.reach, back)]
         values = lax.slice(values, start, [b + q for b, q in zip(start, places)])
         return lax.broadcast_in_dim(values, stretched, range(0, 2 * rank, 2))
 
     def of_phases(values):
-        """At pixels s*q + r what there is for each r."""
+        """Return at pixels s*q + r what there is for each r."""
         return lax.broadcast_in_dim(values, stretched, range(1, 2 * rank, 2))
 
     a = lax.pad(a, jnp.zeros((), a.dtype), around)
