@@ -48,12 +48,8 @@ def _solve_models(first, second, *, problem: Problem, portable: bool):
         return jax.vmap(one, axes)(first, second)
 
     def model(index):
-        def own(a, axis):
-            if axis is None:
-                return a
-            return lax.dynamic_index_in_dim(a, index, keepdims=False)
-
-        return one(*map(own, (first, second), axes))
+        pairs = zip((first, second), axes)
+        return one(*(a if axis is None else _at(index, a) for a, axis in pairs))
 
     return lax.map(model, jnp.arange(problem.models, dtype=jnp.int32))
 
@@ -65,6 +61,10 @@ def _solve_elsewhere(first, second, *, problem: Problem):
         one = partial(_solve_elsewhere, problem=problem.one_model())
         return jax.vmap(one, problem.model_axes(first, second))(first, second)
     return _by(ELSEWHERE, problem, first, second)
+
+
+def _at(index: jax.Array, a: jax.Array) -> jax.Array:
+    return lax.dynamic_index_in_dim(a, index, keepdims=False)
 
 
 def _by(algorithm: Algorithm, problem: Problem, first, second):
