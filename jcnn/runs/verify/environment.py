@@ -115,9 +115,9 @@ def _distributions() -> dict[str, str]:
     found: dict[str, str] = {}
     for distribution in distributions():
         with suppress(Exception):  # remains of broken installations
-            name, version = distribution.metadata["Name"], distribution.version
-            if name:
-                found.setdefault(name.lower(), version)
+            metadata = distribution.metadata  # which is parsed at each access
+            if name := metadata["Name"]:
+                found.setdefault(name.lower(), metadata["Version"])
     return dict(sorted(found.items()))
 
 

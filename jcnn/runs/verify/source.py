@@ -8,6 +8,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,7 @@ def read_source(program: Program) -> dict[str, Any]:
         "files", names to "sha256", "text" and "module"; "program", the name of the
         program's file; "folder", where it was started; "path", the folders of
         `sys.path` in the repository; "commit" and "diff" of these files, if there is
-        git. Names are relative to the repository: that of git, or else the current
-        folder, or the program's.
+        git. Names are relative to git's repository, the current or program's folder.
     """
     root = _root(program)
     modules = _own_modules(root, program)
@@ -159,11 +159,11 @@ def _own_modules(root: Path, program: Program) -> dict[str, str]:
 
     What is installed in it, say in a virtual environment, is left out.
     """
-    found = {}
+    found, resolve = {}, cache(Path.resolve)
     for module_name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if isinstance(file, str) and file.endswith(".py"):
-            name = _below(root, Path(file))
+            name = _below(root, Path(file), resolve)
             if name and (root / name).is_file() and not is_installed(file, root):
                 found[name] = module_name
     if program.file is not None:
@@ -176,9 +176,9 @@ def _name(root: Path, program: Program) -> str:
     return (program.file and _below(root, program.file)) or program.name
 
 
-def _below(root: Path, path: Path) -> str | None:
+def _below(root: Path, path: Path, resolve=Path.resolve) -> str | None:
     """Return the name of a path relative to a folder; a link keeps its own name."""
-    place = path.parent.resolve() / path.name if path.name else path.resolve()
+    place = resolve(path.parent) / path.name if path.name else resolve(path)
     return place.relative_to(root).as_posix() if place.is_relative_to(root) else None
 
 
