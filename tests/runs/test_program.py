@@ -9,6 +9,7 @@ import pytest
 
 from jcnn.runs import OptionError
 from jcnn.runs.program import find_program, program_files, same_program, start_arguments
+from tests.helpers.stress import few_of
 
 _ROOT = Path(__file__).parents[2]
 _CODE = '''"""What it does.
@@ -53,20 +54,24 @@ def here(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "name", "short"),
-    [
-        (["-m", "train"], "train", "train"),
-        (["-m", "a"], "a", "a"),
-        (["train.py"], "train.py", "train"),
-        (["my-exp.py"], "my-exp.py", "my-exp"),
-        (["train"], "./train", "train"),
-        (["./-x.py"], "./-x.py", "-x"),
-        (["a/b/run it.py"], "a/b/run it.py", "run it"),
-        (["-m", "my-module"], "my-module", "my-module"),
-        (["-m", "cProfile", "-o", "/dev/null", "train.py"], "train.py", "train"),
-    ],
+    "start",
+    few_of(
+        [
+            (["-m", "train"], "train", "train"),
+            (["-m", "a"], "a", "a"),
+            (["train"], "./train", "train"),
+            (["a/b/run it.py"], "a/b/run it.py", "run it"),
+            (["-m", "cProfile", "-o", "/dev/null", "train.py"], "train.py", "train"),
+            (["train.py"], "train.py", "train"),
+            (["my-exp.py"], "my-exp.py", "my-exp"),
+            (["./-x.py"], "./-x.py", "-x"),
+            (["-m", "my-module"], "my-module", "my-module"),
+        ],
+        5,
+    ),
 )
-def test_a_program_is_known_by_how_it_was_started(arguments, name, short, here):
+def test_a_program_is_known_by_how_it_was_started(start, here):
+    arguments, name, short = start
     found, command, short_name, file = _start(*arguments, cwd=here)
     assert (found, short_name) == (name, short)
     assert command == " ".join(["python", *start_arguments(name)])
@@ -110,7 +115,7 @@ def test_under_a_test_runner_it_is_the_module_that_calls():
         assert program.name == __name__ and program.file == Path(__file__)
 
 
-@pytest.mark.parametrize("options", [["-c"], ["-uc"], ["-I", "-c"]])
+@pytest.mark.parametrize("options", few_of([["-uc"], ["-I", "-c"], ["-c"]], 2))
 def test_other_code_is_another_text(options, tmp_path):
     texts = []
     for number in (1, 1, 2):
