@@ -155,6 +155,7 @@ def disk(tmp_path):
         pass
 
 
+@pytest.mark.stress
 def test_a_full_disk(whole, disk, fails, program):
     error = fails(disk / "run", 11, "fill", disk)
     assert "No space left on device" in error
@@ -175,6 +176,7 @@ def test_a_disk_that_is_full_from_the_start(whole, disk, capsys):
 # A folder that is read-only
 
 
+@pytest.mark.stress
 def test_a_disk_that_becomes_read_only(whole, disk, fails, program):
     run_dir = disk / "run"
     assert "Read-only file system" in fails(run_dir, 8, "protect", disk)

@@ -46,6 +46,7 @@ from jcnn.runs.store.checkpoints import CheckpointError, Checkpoints
 from jcnn.runs.store.digests import digest_tree
 from jcnn.runs.store.journal import Journal, read_lines
 from jcnn.train import classification, create
+from tests.helpers.stress import few_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -409,7 +410,7 @@ def _remove_all_in(folder):
     folder.mkdir()
 
 
-@pytest.mark.parametrize("lose", [_empty, _remove, _remove_all_in])
+@pytest.mark.parametrize("lose", few_of([_empty, _remove, _remove_all_in], 1))
 def test_without_a_good_checkpoint_a_run_is_refused_and_can_begin_anew(
     lose, whole, tmp_path, monkeypatch, capsys
 ):
@@ -457,6 +458,7 @@ def _indented(content):
     return content.replace(b'"step"', b'  "step"', 1)
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("name", ["metrics.jsonl", "certificate.jsonl"])
 @pytest.mark.parametrize("edit", [_with_crlf, _indented, None])
 def test_files_that_were_edited_or_removed_are_restored(
@@ -477,6 +479,7 @@ def test_files_that_were_edited_or_removed_are_restored(
     assert edit is None or aside.read_bytes() == edit(content)
 
 
+@pytest.mark.cover(1)
 @pytest.mark.parametrize("name", ["metrics.jsonl", "certificate.jsonl"])
 @pytest.mark.parametrize("left", [0, 1, 0.3, 0.99])
 def test_a_file_that_was_cut_is_made_whole(name, left, whole, tmp_path, monkeypatch):
