@@ -197,6 +197,7 @@ SUMS = {
     "Conv, two groups": (Conv(2, 1, feature_group_count=2), (SIZE, SIZE, 2)),
     "ConvTranspose": (ConvTranspose(2, 1), (SIZE, SIZE, 2)),
     "DepthwiseConv": (DepthwiseConv(1, 1), (SIZE, SIZE, 2)),
+    "depthwise": (DepthwiseConv(1, 1, impl="depthwise"), (SIZE, SIZE, 2)),
     "Dense": (Dense(2), (SIZE * SIZE, 2)),
     "BatchNorm": (BatchNorm(), (SIZE, SIZE, 2)),
     "LayerNorm": (LayerNorm(), (SIZE, SIZE, 2)),
