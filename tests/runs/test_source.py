@@ -23,6 +23,9 @@ from jcnn.runs.verify.source import (
 )
 from tests.helpers.tiny_experiment import InThisProcess, write_experiment
 
+# Processes of their own must compute the bits of this one.
+pytestmark = pytest.mark.usefixtures("full_compilation")
+
 _FILES = {
     "scripts/train.py": b"import used.prep\n",
     "used/__init__.py": b"",
