@@ -54,11 +54,7 @@ class Range(NamedTuple):
         return " and ".join(words) or "a finite number"
 
     def allows(self, number: float) -> bool:
-        """Return whether `number` lies in the range.
-
-        >>> Range(0, open_low=True).allows(0), Range(0).allows(0)
-        (False, True)
-        """
+        """Return whether `number` lies in the range."""
         above = number > self.low if self.open_low else number >= self.low
         below = number < self.high if self.open_high else number <= self.high
         return above and below
@@ -76,14 +72,11 @@ Seed = Annotated[int, Range(0, 2**32 - 1)]
 class RunConfig:
     """The options of every experiment; its own frozen dataclass inherits them.
 
-    >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
     ... class Config(RunConfig):
-    ...     epochs: Count = 5
     ...     dropout: Rate = 0.2
-    ...     '''Dropout rate.'''
-    >>> Config(seed=3).epochs
-    5
+    >>> Config(seed=3).dropout
+    0.2
     """
 
     seed: Seed = 0
