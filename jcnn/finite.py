@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .train import Batch, LossFn, TrainState, batch_at, gradients, indices_at
+from . import train
+from .train import Batch, BatchAt, LossFn, TrainState, batch_at, gradients
 
 _NAMED = 6  # arrays that a message names, of each kind
 _LISTED = 32  # examples of a batch that it lists
@@ -72,7 +73,12 @@ def require_finite(
 
 
 def find_fault(
-    loss_fn: LossFn, state: TrainState, data: Batch, *, batch_size: int | None = None
+    loss_fn: LossFn,
+    state: TrainState,
+    data: Batch,
+    *,
+    batch_size: int | None = None,
+    batch_at: BatchAt = batch_at,
 ) -> Fault:
     """Repeat the step after `state` and count NaNs and infinities.
 
@@ -82,6 +88,7 @@ def find_fault(
             `state._replace(step=state.step - 1)`.
         data: The whole set, as for `make_scan`.
         batch_size: Examples a step, or None if `data` is the step's batch itself.
+        batch_at: As for `make_scan`; with another one the examples are not known.
 
     Returns:
         The counts of every array of floats: the loss, its gradients, the parameters and
@@ -94,7 +101,17 @@ def find_fault(
     >>> find_fault(loss_fn, state, jnp.zeros(1)).counts["gradients/a"]
     Count(nan=0, inf=1, size=2)
     """
-    batch, examples = _batch(state, data, batch_size)
+    batch, examples = data, None
+    if batch_size is not None:
+        batch = batch_at(state.key, state.step, data, batch_size)
+        if batch_at is train.batch_at:
+            indices = train.indices_at(
+                *(state.key, state.step),
+                num_examples=train.num_examples(data),
+                batch_size=batch_size,
+            )
+            examples = indices.tolist()
+
     repeated = jax.jit(partial(gradients, loss_fn))(state, batch)
     (loss, (model_state, _)), grads = repeated
     looked_at = {
@@ -153,14 +170,3 @@ def _listed(examples: list[int]) -> str:
     if len(examples) <= _LISTED:
         return str(examples)
     return f"{str(examples[:_LISTED])[:-1]}, ...], {len(examples)} in all"
-
-
-def _batch(
-    state: TrainState, data: Batch, batch_size: int | None
-) -> tuple[Batch, list[int] | None]:
-    if batch_size is None:
-        return data, None
-    batch = batch_at(state.key, state.step, data, batch_size)
-    n = len(jax.tree.leaves(data)[0])
-    indices = indices_at(state.key, state.step, num_examples=n, batch_size=batch_size)
-    return batch, indices.tolist()

@@ -10,8 +10,9 @@ A step whose loss or gradients are not finite leaves the state unchanged: see
 `not_finite` of `make_step`, and `jcnn.finite` for finding the cause.
 """
 
-from .batches import batch_at, indices_at, num_examples
+from .batches import BatchAt, batch_at, indices_at, num_examples
 from .evaluate import check_example_metrics, make_evaluate
+from .masks import mask_by_path
 from .state import (
     Batch,
     ExampleMetrics,
@@ -26,6 +27,7 @@ from .tasks import Classification, Prepare, classification
 
 __all__ = [
     "Batch",
+    "BatchAt",
     "Classification",
     "ExampleMetrics",
     "LossFn",
@@ -44,5 +46,6 @@ __all__ = [
     "make_evaluate",
     "make_scan",
     "make_step",
+    "mask_by_path",
     "num_examples",
 ]

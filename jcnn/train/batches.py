@@ -1,11 +1,16 @@
 """The batch of a step, as a function of the run's key and the step alone."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from ..layers import child_key
 from ..order import batch_indices
 from .state import Batch
+
+BatchAt = Callable[[jax.Array, jax.Array, Batch, int], Batch]
+"""(the run's key, step, data, batch size) -> the batch of that step."""
 
 
 def batch_at(

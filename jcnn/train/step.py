@@ -10,8 +10,8 @@ from jax import lax
 
 from .. import compilation
 from .._shapes import integer
-from ..layers import Params
-from .batches import batch_at
+from ..layers import Params, child_key
+from .batches import BatchAt, batch_at, num_examples
 from .state import Batch, LossFn, Metrics, TrainState
 
 if TYPE_CHECKING:  # optax takes longer to import than all of jcnn
@@ -27,6 +27,7 @@ def make_step(
     *,
     not_finite: NotFinitePolicy = "stop",
     ema_decay: float | None = None,
+    accumulate: int = 1,
     compiler_options: compilation.Options | None = None,
 ) -> Step:
     """Return the jitted `step(state, batch) -> (state, metrics)`; it donates `state`.
@@ -44,13 +45,19 @@ def make_step(
             parameters n steps back have weights in proportion to d^n, as in Adam and
             `optax.ema` with debiasing. With "skip", the average decays in skipped
             steps too.
+        accumulate: In how many equal parts to compute a batch, one after the other, to
+            save memory. Gradients and metrics are the parts' means, so those of the
+            whole batch if the loss is a mean over examples. What is random is drawn for
+            each part anew. Batch norm takes the statistics of each part: ghost batch
+            norm of Hoffer et al., "Train longer, generalize better" (2017), section 4.
         compiler_options: XLA's options, by default those of `jcnn.compilation`, which
             make lax's own convolutions faster on a CPU.
 
     Raises:
+        TypeError: If `accumulate` is not an integer.
         ValueError: If an option is not allowed; when called, if `state.ema` exists
-            without an `ema_decay` or the other way round, or if `loss_fn` itself
-            returns a metric "finite".
+            without an `ema_decay` or the other way round, if `accumulate` does not
+            divide the batch, or if `loss_fn` itself returns a metric "finite".
 
     >>> import optax
     >>> from jcnn.layers import Dense
@@ -63,7 +70,7 @@ def make_step(
     >>> state.step, sorted(metrics)
     (Array(1, dtype=int32), ['accuracy', 'finite', 'loss'])
     """
-    step = _step(loss_fn, tx, not_finite, ema_decay)
+    step = _step(loss_fn, tx, not_finite, ema_decay, accumulate)
     return compilation.jit(step, donate_argnums=0, compiler_options=compiler_options)
 
 
@@ -75,14 +82,17 @@ def make_scan(
     num_steps: int,
     not_finite: NotFinitePolicy = "stop",
     ema_decay: float | None = None,
+    accumulate: int = 1,
+    batch_at: BatchAt = batch_at,
     compiler_options: compilation.Options | None = None,
 ) -> Step:
     """Return the jitted `steps(state, data) -> (state, metrics)` of `num_steps` steps.
 
     `data` is the whole data set, a pytree of arrays [N, …] on the device; each step
-    takes the batch that `batch_at` returns. Metrics are [num_steps]. The old state is
-    donated. The other arguments are those of `make_step`. How steps are divided into
-    calls does not change a bit.
+    takes the batch that `batch_at(key, step, data, batch_size)` returns, by default
+    examples in an order of its own for each epoch. Metrics are [num_steps]. The old
+    state is donated. The other arguments are those of `make_step`. How steps are
+    divided into calls does not change a bit.
 
     On a CPU this is faster than `make_step` where steps need much memory, which is
     allocated once per call. It is slower with lax's own convolutions, whose gradients
@@ -100,7 +110,7 @@ def make_scan(
     (Array(5, dtype=int32), (5,))
     """
     num_steps = integer("num_steps", num_steps, minimum=1)
-    step = _step(loss_fn, tx, not_finite, ema_decay)
+    step = _step(loss_fn, tx, not_finite, ema_decay, accumulate)
 
     def steps(state: TrainState, data: Batch):
         def one(state):
@@ -144,6 +154,7 @@ def _step(
     tx: "GradientTransformation",
     not_finite: NotFinitePolicy,
     ema_decay: float | None,
+    accumulate: int,
 ) -> Step:
     if not_finite not in get_args(NotFinitePolicy):
         raise ValueError(
@@ -154,6 +165,7 @@ def _step(
             f"ema_decay must be more than 0 and less than 1, or None; got {ema_decay!r}"
         )
     ema_decay = None if ema_decay is None else float(ema_decay)  # NumPy's: no dtype
+    accumulate = integer("accumulate", accumulate, minimum=1)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if (state.ema is None) != (ema_decay is None):
@@ -162,7 +174,11 @@ def _step(
                 "state.ema goes with an ema_decay: "
                 f"state.ema {there}, ema_decay is {ema_decay!r}"
             )
-        (loss, (model_state, metrics)), grads = gradients(loss_fn, state, batch)
+        (loss, (model_state, metrics)), grads = (
+            gradients(loss_fn, state, batch)
+            if accumulate == 1
+            else _accumulated(loss_fn, state, batch, accumulate)
+        )
         done = state.step + 1
 
         def update() -> TrainState:
@@ -185,6 +201,34 @@ def _step(
         return lax.cond(finite, update, lambda: old), metrics | {"finite": finite}
 
     return step
+
+
+def _accumulated(loss_fn: LossFn, state: TrainState, batch: Batch, parts: int) -> Any:
+    """Return what `gradients` does, as means over equal parts of the batch."""
+    size, rest = divmod(num_examples(batch), parts)
+    if rest:
+        raise ValueError(
+            f"accumulate must divide the batch of {size * parts + rest} examples, got "
+            f"{parts}"
+        )
+    split = jax.tree.map(lambda a: a.reshape(parts, size, *a.shape[1:]), batch)
+
+    def of_part(index, model_state):
+        batch = jax.tree.map(lambda a: a[index], split)
+        key = jax.random.fold_in(child_key(state.key, "part"), index)
+        at_part = state._replace(key=key, model_state=model_state)
+        (loss, (model_state, metrics)), grads = gradients(loss_fn, at_part, batch)
+        return model_state, ((loss, metrics), grads)
+
+    def body(index, carried):
+        model_state, new = of_part(index, carried[0])
+        return model_state, jax.tree.map(jnp.add, carried[1], new)
+
+    shapes = jax.eval_shape(of_part, 0, state.model_state)[1]
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    model_state, sums = lax.fori_loop(0, parts, body, (state.model_state, zeros))
+    (loss, metrics), grads = jax.tree.map(lambda a: a / parts, sums)
+    return (loss, (model_state, metrics)), grads
 
 
 def _averaged(ema: Any, params: Params, decay: float, count: jax.Array) -> Any:

@@ -2,15 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
 from .._dtypes import wide
+from .._shapes import number
 from ..layers import Layer, Params, State, child_key
 from .state import Batch, ExampleMetrics, LossFn, Metrics
 
 Prepare = Callable[[jax.Array, jax.Array | None], jax.Array]
+Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+Views = Callable[[Callable[[jax.Array], jax.Array], jax.Array], jax.Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,16 +25,34 @@ class Classification:
 
     layer: Layer
     prepare: Prepare
+    label_smoothing: ArrayLike = 0.0
+    class_weights: ArrayLike | None = None
+    mix: Mix | None = None
+    views: Views | None = None
 
     def loss_fn(
         self, params: Params, model_state: State, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[State, Metrics]]:
         """Return (mean loss, (model state, means of all metrics)), in training."""
         x = self.prepare(batch["image"], child_key(key, "prepare"))
-        logits, model_state = self.layer.apply(
-            params, model_state, x, train=True, key=child_key(key, "layer")
+        apply = partial(
+            self.layer.apply, params, train=True, key=child_key(key, "layer")
         )
-        means = jax.tree.map(jnp.mean, _logit_metrics(logits, batch["label"]))
+        targets = None
+        plain = isinstance(self.label_smoothing, float) and self.label_smoothing == 0
+        if self.mix or not plain:
+            import optax
+
+            logits, _ = jax.eval_shape(apply, model_state, x)
+            targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
+            if self.mix:
+                x, targets = self.mix(child_key(key, "mix"), x, targets)
+            targets = optax.smooth_labels(targets, self.label_smoothing)
+        logits, model_state = apply(model_state, x)
+        metrics = _logit_metrics(logits, batch["label"], targets)
+        if self.class_weights is not None:
+            metrics["loss"] *= jnp.asarray(self.class_weights)[batch["label"]]
+        means = jax.tree.map(jnp.mean, metrics)
         return means["loss"], (model_state, means)
 
     def example_metrics(
@@ -39,11 +63,23 @@ class Classification:
 
     def logits(self, params: Params, model_state: State, batch: Batch) -> jax.Array:
         """Return the logits [N, …, classes], in evaluation."""
+
+        def predict(x: jax.Array) -> jax.Array:
+            return self.layer.apply(params, model_state, x)[0]
+
         x = self.prepare(batch["image"], None)
-        return self.layer.apply(params, model_state, x)[0]
+        return predict(x) if self.views is None else self.views(predict, x)
 
 
-def classification(layer: Layer, prepare: Prepare) -> tuple[LossFn, ExampleMetrics]:
+def classification(
+    layer: Layer,
+    prepare: Prepare,
+    *,
+    label_smoothing: ArrayLike = 0.0,
+    class_weights: ArrayLike | None = None,
+    mix: Mix | None = None,
+    views: Views | None = None,
+) -> tuple[LossFn, ExampleMetrics]:
     """Return softmax cross-entropy and accuracy for a layer that returns logits.
 
     Args:
@@ -51,6 +87,15 @@ def classification(layer: Layer, prepare: Prepare) -> tuple[LossFn, ExampleMetri
             [N, H, W, classes] where each pixel has a label.
         prepare: (images, key) -> inputs, of any size and in the dtype to compute in.
             The key is None in evaluation, where nothing random is to be done.
+        label_smoothing: Weight of the uniform distribution in the targets of training,
+            from 0 to 1: Szegedy et al., "Rethinking the Inception Architecture"
+            (2015), section 7.
+        class_weights: Weights [classes] of the examples of each class in the loss of
+            training.
+        mix: (key, inputs, one-hot targets) -> both, in training, such as
+            `jcnn.augment.mixup`.
+        views: (predict, inputs) -> logits, in evaluation, such as
+            `jcnn.augment.average_views`.
 
     Returns:
         loss_fn for `make_step` and example_metrics for `make_evaluate`, both for
@@ -64,12 +109,18 @@ def classification(layer: Layer, prepare: Prepare) -> tuple[LossFn, ExampleMetri
     >>> metrics(params, {}, batch)["accuracy"]
     Array([1., 0.], dtype=float32)
     """
-    task = Classification(layer, prepare)
+    smoothing = number("label_smoothing", label_smoothing, 0, 1)
+    if class_weights is not None:
+        class_weights = np.asarray(class_weights, np.float32)
+    task = Classification(layer, prepare, smoothing, class_weights, mix, views)
     return task.loss_fn, task.example_metrics
 
 
-def _logit_metrics(logits: jax.Array, labels: jax.Array) -> Metrics:
-    from optax.losses import softmax_cross_entropy_with_integer_labels
+def _logit_metrics(
+    logits: jax.Array, labels: jax.Array, targets: jax.Array | None = None
+) -> Metrics:
+    """Return metrics by example; the loss is that of targets, by default the labels."""
+    from optax import losses
 
     if logits.shape[:-1] != labels.shape:
         raise ValueError(
@@ -78,7 +129,11 @@ def _logit_metrics(logits: jax.Array, labels: jax.Array) -> Metrics:
             "flatten missing, or are the labels one-hot?"
         )
     logits = logits.astype(wide(logits.dtype))
+    if targets is None:
+        loss = losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+    else:
+        loss = losses.softmax_cross_entropy(logits, targets)
     return {
-        "loss": softmax_cross_entropy_with_integer_labels(logits, labels),
+        "loss": loss,
         "accuracy": (jnp.argmax(logits, -1) == labels).astype(jnp.float32),
     }

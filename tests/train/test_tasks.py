@@ -1,0 +1,130 @@
+"""Targets of classification: smoothed, mixed, and averaged over views."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jcnn import flatten, serial
+from jcnn.augment import average_views, mixup
+from jcnn.layers import Dense
+from jcnn.train import classification
+
+CLASSES = 3
+LAYER = serial(flatten=flatten, head=Dense(CLASSES))
+
+
+@pytest.fixture
+def batch(rng):
+    return {
+        "image": jnp.asarray(rng.normal(size=(6, 4, 5, 1)), jnp.float32),
+        "label": jnp.asarray(rng.integers(0, CLASSES, 6), jnp.int32),
+    }
+
+
+@pytest.fixture
+def params(batch):
+    return LAYER.init(jax.random.key(1), batch["image"])[0]
+
+
+def _plain(images, key):
+    return images
+
+
+def _logits(params, images):
+    flat = np.asarray(images, np.float64).reshape(len(images), -1)
+    return flat @ np.asarray(params["head"]["kernel"], np.float64)
+
+
+def _cross_entropy(logits, targets):
+    shifted = logits - logits.max(-1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return -(targets * log_p).sum(-1)
+
+
+def _trained(params, batch, **options):
+    loss_fn, _ = classification(LAYER, _plain, **options)
+    loss, (_, metrics) = loss_fn(params, {}, batch, jax.random.key(2))
+    assert float(loss) == float(metrics["loss"])
+    return float(loss)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_labels_are_smoothed(smoothing, params, batch):
+    targets = np.eye(CLASSES)[batch["label"]]
+    targets = (1 - smoothing) * targets + smoothing / CLASSES
+    expected = _cross_entropy(_logits(params, batch["image"]), targets).mean()
+    found = _trained(params, batch, label_smoothing=smoothing)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_smoothing_is_that_of_pytorch(params, batch):
+    torch = pytest.importorskip("torch")
+    loss = torch.nn.CrossEntropyLoss(label_smoothing=0.2)
+    logits = torch.tensor(_logits(params, batch["image"]))
+    expected = loss(logits, torch.tensor(np.asarray(batch["label"], np.int64)))
+    found = _trained(params, batch, label_smoothing=0.2)
+    assert found == pytest.approx(float(expected), rel=1e-5)
+
+
+def _swapped(key, images, targets):
+    return images[::-1], 0.25 * targets + 0.75 * targets[::-1]
+
+
+def test_images_and_targets_are_mixed_in_training(params, batch):
+    targets = np.eye(CLASSES)[batch["label"]]
+    targets = 0.25 * targets + 0.75 * targets[::-1]
+    targets = 0.9 * targets + 0.1 / CLASSES
+    expected = _cross_entropy(_logits(params, batch["image"][::-1]), targets).mean()
+    found = _trained(params, batch, mix=_swapped, label_smoothing=0.1)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_mixup_gives_the_loss_of_blended_targets(params, batch):
+    """In expectation over weights near 0 or 1 mixing changes nothing; here it does."""
+    plain = _trained(params, batch)
+    mixed = _trained(params, batch, mix=lambda *a: mixup(*a, alpha=5.0))
+    assert np.isfinite(mixed) and mixed != plain
+
+
+def test_evaluation_neither_mixes_nor_smooths(params, batch):
+    _, changed = classification(LAYER, _plain, mix=_swapped, label_smoothing=0.3)
+    _, plain = classification(LAYER, _plain)
+    found, expected = (f(params, {}, batch) for f in (changed, plain))
+    np.testing.assert_array_equal(found["loss"], expected["loss"])
+
+
+def test_views_are_averaged_in_evaluation(params, batch):
+    _, metrics = classification(LAYER, _plain, views=average_views)
+    images = np.asarray(batch["image"])
+    logits = (_logits(params, images) + _logits(params, images[:, :, ::-1])) / 2
+    targets = np.eye(CLASSES)[batch["label"]]
+    found = metrics(params, {}, batch)
+    np.testing.assert_allclose(
+        found["loss"], _cross_entropy(logits, targets), rtol=1e-5
+    )
+    np.testing.assert_array_equal(
+        found["accuracy"], logits.argmax(-1) == batch["label"]
+    )
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.1])
+def test_smoothing_out_of_range_is_rejected(smoothing):
+    with pytest.raises(ValueError, match="label_smoothing must be from 0 to 1"):
+        classification(LAYER, _plain, label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_classes_are_weighted_in_training_only(smoothing, params, batch):
+    weights = np.array([0.5, 2.0, 1.25])
+    targets = np.eye(CLASSES)[batch["label"]]
+    targets = (1 - smoothing) * targets + smoothing / CLASSES
+    losses = _cross_entropy(_logits(params, batch["image"]), targets)
+    expected = (losses * weights[batch["label"]]).mean()
+    how = {"class_weights": weights, "label_smoothing": smoothing}
+    assert _trained(params, batch, **how) == pytest.approx(expected, rel=1e-5)
+    weighted, plain = (
+        classification(LAYER, _plain, **options)[1](params, {}, batch)
+        for options in (how, {})
+    )
+    np.testing.assert_array_equal(weighted["loss"], plain["loss"])
