@@ -9,9 +9,8 @@ and used in the dtype of x (rules: `_dtypes.py`).
 from collections.abc import Sequence
 from functools import partial
 
-import jax
+import jax  # noqa: F401  # for the examples
 import jax.numpy as jnp
-from jax.nn import initializers
 from jax.nn.initializers import ones, zeros
 from jax.typing import ArrayLike, DTypeLike
 
@@ -37,21 +36,9 @@ from ._layer import child_key as child_key
 from ._layer import parametric as parametric
 from ._layer import stateless as stateless
 from ._shapes import Padding, flag, integer, number
+from .initializers import he_normal as he_normal
 from .norm import batch_norm, check_epsilon, group_norm, layer_norm
 from .pool import avg_pool, max_pool
-
-
-def he_normal(
-    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
-) -> jax.Array:
-    """Draw from a normal distribution of variance 2 / fan-in, truncated at 2 sigma.
-
-    He et al., "Delving Deep into Rectifiers" (2015), section 2.2.
-
-    >>> he_normal(jax.random.key(0), (3, 3, 1, 8)).shape
-    (3, 3, 1, 8)
-    """
-    return initializers.he_normal()(key, shape, dtype)
 
 
 def Conv(
@@ -199,7 +186,8 @@ def BatchNorm(
     momentum: ArrayLike = 0.9,
     epsilon: ArrayLike = 1e-5,
     axis_name: str | Sequence[str] | None = None,
-    scale_init: Initializer = ones,
+    use_scale: bool = True,
+    scale_init: Initializer | None = ones,
     bias_init: Initializer = zeros,
     param_dtype: DTypeLike = jnp.float32,
 ) -> Layer:
@@ -209,9 +197,11 @@ def BatchNorm(
     >>> state
     {'mean': Array([0., 0.], dtype=float32), 'var': Array([1., 1.], dtype=float32)}
     """
+    scale_init = scale_init if flag("use_scale", use_scale) else None
     parameters = partial(_scale_and_bias, scale_init=scale_init, bias_init=bias_init)
     function = partial(
         batch_norm,
+        scale=None,
         momentum=number("momentum", momentum, 0, 1),
         epsilon=check_epsilon(epsilon),
         axis_name=axis_name,
@@ -336,4 +326,5 @@ def _apply_batch_norm(parameters, function, params, state, x, *, train=False, ke
 
 
 def _scale_and_bias(x, *, scale_init=ones, bias_init=zeros):
-    return {"scale": (scale_init, x.shape[-1:]), "bias": (bias_init, x.shape[-1:])}
+    made = {"scale": scale_init, "bias": bias_init}
+    return {name: (init, x.shape[-1:]) for name, init in made.items() if init}

@@ -10,9 +10,39 @@ import jax
 import jax.numpy as jnp
 
 from ._dense import flatten
-from .combine import Part, residual, serial
-from .layers import AvgPool, BatchNorm, Conv, Dense, Dropout, Layer, MaxPool
+from ._shapes import Padding
+from .combine import Part, parallel, residual, serial
+from .layers import (
+    AvgPool,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Dropout,
+    Layer,
+    MaxPool,
+)
 from .pool import global_avg_pool
+
+
+def conv_norm_relu(
+    features: int,
+    kernel_size: int = 3,
+    *,
+    padding: Padding = "SAME",
+    impl: str = "auto",
+) -> Layer:
+    """Return a convolution without bias, batch norm and ReLU.
+
+    >>> params, _ = conv_norm_relu(4).init(jax.random.key(0), jnp.zeros((1, 5, 5, 2)))
+    >>> jax.tree.map(jnp.shape, params)
+    {'conv': {'kernel': (3, 3, 2, 4)}, 'norm': {'bias': (4,), 'scale': (4,)}}
+    """
+    return serial(
+        conv=Conv(features, kernel_size, padding=padding, use_bias=False, impl=impl),
+        norm=BatchNorm(),
+        relu=jax.nn.relu,
+    )
 
 
 def lenet5(num_classes: int = 10, *, impl: str = "auto") -> Layer:
@@ -88,8 +118,8 @@ def vgg(
     """
     stages = {
         f"stage{i}": serial(
-            unit1=_conv_norm_relu(width, impl),
-            unit2=_conv_norm_relu(width, impl),
+            unit1=conv_norm_relu(width, impl=impl),
+            unit2=conv_norm_relu(width, impl=impl),
             pool=MaxPool(2),
         )
         for i, width in enumerate(widths, 1)
@@ -122,6 +152,61 @@ def resnet18(num_classes: int = 10, *, impl: str = "auto") -> Layer:
     return _resnet(num_classes, widths=(64, 128, 256, 512), blocks=2, impl=impl)
 
 
+def unet(
+    num_classes: int,
+    *,
+    widths: Sequence[int] = (16, 32, 64, 128),
+    impl: str = "auto",
+) -> Layer:
+    """Return a U-Net, which gives logits for each pixel, [N, H, W, num_classes].
+
+    Ronneberger et al., "U-Net" (2015), section 2, with what has become usual: "SAME"
+    padding and batch norm. H and W are multiples of 2 ** (len(widths) - 1).
+
+    >>> layer = unet(3, widths=(4, 8))
+    >>> params, state = layer.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    >>> layer.apply(params, state, jnp.zeros((2, 8, 8, 1)))[0].shape
+    (2, 8, 8, 3)
+    """
+    net = _unet_level(widths, impl)
+    return _of_images(body=net, head=Conv(num_classes, 1, impl=impl))
+
+
+def _unet_level(widths: Sequence[int], impl: str) -> Layer:
+    """Return two convolutions; below them, at half the size, the other widths."""
+    width, *below = widths
+    twice = {
+        "unit1": conv_norm_relu(width, impl=impl),
+        "unit2": conv_norm_relu(width, impl=impl),
+    }
+    if not below:
+        return serial(**twice)
+    inside = serial(
+        pool=MaxPool(2),
+        level=_unet_level(below, impl),
+        up=ConvTranspose(width, 2, strides=2, impl=impl),
+    )
+    return serial(
+        **twice,
+        join=parallel(_concatenate, skip=_same, below=inside),
+        unit3=conv_norm_relu(width, impl=impl),
+        unit4=conv_norm_relu(width, impl=impl),
+    )
+
+
+def _same(x: jax.Array) -> jax.Array:
+    return x
+
+
+def _concatenate(skip: jax.Array, below: jax.Array) -> jax.Array:
+    if skip.shape[:-1] != below.shape[:-1]:
+        raise ValueError(
+            "x must have an even height and width at each pool of a U-Net, got "
+            f"{skip.shape[1:3]}"
+        )
+    return jnp.concatenate([skip, below], -1)
+
+
 def _resnet(
     num_classes: int, *, widths: Sequence[int], blocks: int, impl: str
 ) -> Layer:
@@ -132,7 +217,7 @@ def _resnet(
             stages[f"stage{i}_block{j}"] = _basic_block(inputs, width, strides, impl)
             inputs = width
     return _of_images(
-        stem=_conv_norm_relu(widths[0], impl),
+        stem=conv_norm_relu(widths[0], impl=impl),
         **stages,
         mean=global_avg_pool,
         head=Dense(num_classes, impl=impl),
@@ -154,14 +239,6 @@ def _basic_block(inputs: int, width: int, strides: int, impl: str) -> Layer:
         norm=BatchNorm(),
     )
     return serial(sum=residual(body, shortcut), relu=jax.nn.relu)
-
-
-def _conv_norm_relu(width: int, impl: str) -> Layer:
-    return serial(
-        conv=Conv(width, 3, use_bias=False, impl=impl),
-        norm=BatchNorm(),
-        relu=jax.nn.relu,
-    )
 
 
 def _of_images(**parts: Part) -> Layer:
