@@ -1,0 +1,41 @@
+"""One image file, of any size and kind of colour, as an array of a given size."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+_FORMATS = ("PNG", "JPEG")
+
+
+def read_image(path: Path, *, size: int, channels: int) -> np.ndarray | str:
+    """Return uint8 [size, size, channels]; what is wrong with the file if it is broken.
+
+    The shorter side is scaled to `size`, and of the longer one the middle is taken.
+
+    >>> read_image(Path("nowhere.png"), size=8, channels=3)
+    'No such file or directory'
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as file:
+            image = to_mode(ImageOps.exif_transpose(file), channels)
+            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+            return np.asarray(image).reshape(size, size, channels)
+    except OSError as error:
+        return error.strerror or str(error).partition(" '")[0]
+    except Exception as error:  # damage causes almost any error in Pillow's decoders
+        return str(error) or type(error).__name__
+
+
+def to_mode(image: Image.Image, channels: int) -> Image.Image:
+    """Return the image in grey or colour, on white where it is transparent.
+
+    >>> to_mode(Image.new("RGBA", (1, 1), (255, 0, 0, 0)), 3).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    if image.mode.startswith("I"):  # grey of 16 bits, which `convert` would clip
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB" if channels == 3 else "L")
