@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from .evaluation import hold_out as hold_out
     from .loop import fit as fit
     from .memory import keep_memory as keep_memory
+    from .optimizers import SGD as SGD
+    from .optimizers import AdamW as AdamW
+    from .optimizers import Muon as Muon
+    from .optimizers import Optimizer as Optimizer
+    from .optimizers import by_path as by_path
+    from .optimizers import keep_norm as keep_norm
+    from .optimizers import muon_dimensions as muon_dimensions
     from .recipe import Recipe as Recipe
+    from .schedule import make_schedule as make_schedule
     from .schedule import warmup_cosine as warmup_cosine
     from .stepping import count_steps as count_steps
     from .store.folder import read_config as read_config
@@ -41,7 +49,9 @@ _MODULE_OF = {
     "hold_out": "evaluation",
     "fit": "loop",
     "Result": "training",
-    "warmup_cosine": "schedule",
+    **dict.fromkeys(("make_schedule", "warmup_cosine"), "schedule"),
+    **dict.fromkeys(("by_path", "keep_norm", "muon_dimensions"), "optimizers"),
+    **dict.fromkeys(("AdamW", "Muon", "Optimizer", "SGD"), "optimizers"),
     "keep_memory": "memory",
     "Recipe": "recipe",
     "check_recipe": "check",

@@ -12,21 +12,33 @@ from ..data import Dataset
 from ..train import Classification, check_example_metrics
 from .config import OptionError
 from .progress import is_accuracy
-from .recipe import Recipe, arrays, described, network_inputs, shapes_of, task_of
+from .recipe import (
+    Recipe,
+    arrays,
+    batch_shapes,
+    described,
+    network_inputs,
+    shapes_of,
+    task_of,
+)
 
 # Other keys of a line of metrics.jsonl, and of the sums that become its means.
 _TAKEN = "epoch finite images_per_second interrupted seconds skipped step steps".split()
 
 
 def check_recipe(
-    recipe: Recipe, *, batch_size: int, patience: int | None = None
+    recipe: Recipe,
+    *,
+    batch_size: int,
+    accumulate: int = 1,
+    patience: int | None = None,
 ) -> Recipe:
     """Check a recipe by shapes, and set the defaults of its fields.
 
     Args:
         recipe: What to train.
         batch_size: Images per training step.
-        patience: As for `fit`.
+        accumulate, patience: As for `fit`.
 
     Returns:
         The recipe with `prepare`, `watch` and `higher_is_better`, and with "loss" among
@@ -63,7 +75,11 @@ def check_recipe(
         "" if recipe.prepare else "; if it prepares them, Recipe.prepare must say how"
     )
 
-    batch = _batch(recipe.train, batch_size)
+    if batch_size % accumulate:
+        raise OptionError(
+            f"--accumulate must divide the batch size, {batch_size}, got {accumulate}"
+        )
+    batch = batch_shapes(recipe, batch_size // accumulate)
     images = f"images {described(batch['image'])}"
     found = shapes_of(
         f"loss_fn cannot be computed of training {images}{hint}",
@@ -81,6 +97,7 @@ def check_recipe(
             *(recipe.example_metrics, params, model_state, batch),
         )
         _check_names("example_metrics", metrics, taken=())
+        _check_names("split_metrics", recipe.split_metrics, taken=metrics)
         try:
             check_example_metrics(metrics, len(batch["label"]))
         except ValueError as error:
@@ -88,7 +105,8 @@ def check_recipe(
     if task is not None:
         logits, _ = jax.eval_shape(recipe.layer.apply, params, model_state, inputs)
         _check_labels(recipe, logits.shape[-1])
-    recipe = recipe._replace(watch=_watched(recipe.watch, metrics))
+    names = [*metrics, *recipe.split_metrics]
+    recipe = recipe._replace(watch=_watched(recipe.watch, names))
     if recipe.validation is not None:
         return recipe._replace(higher_is_better=_direction(recipe))
     if patience is not None:

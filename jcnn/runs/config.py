@@ -72,11 +72,8 @@ Seed = Annotated[int, Range(0, 2**32 - 1)]
 class RunConfig:
     """The options of every experiment; its own frozen dataclass inherits them.
 
-    >>> @dataclass(frozen=True)
-    ... class Config(RunConfig):
-    ...     dropout: Rate = 0.2
-    >>> Config(seed=3).dropout
-    0.2
+    >>> RunConfig(seed=3).epochs
+    10
     """
 
     seed: Seed = 0
@@ -95,6 +92,8 @@ class RunConfig:
     written and tested are the last ones."""
     test_each_epoch: bool = False
     """Evaluate the test images after each epoch, too, not only at the end."""
+    accumulate: Count = 1
+    """Compute a batch in so many parts, to save memory; batch norm sees a part only."""
     impl: Literal["auto", "lax", "onednn"] = "auto"
     """Backend of convolutions and dense layers: jcnn's planner, lax, or oneDNN, whose
     bits hardly depend on the number of threads."""

@@ -85,8 +85,11 @@ def make_evaluator(
     )
 
     def metrics(state: TrainState) -> dict[str, float]:
-        means = evaluate(evaluated(state), data)
-        return {f"{split}_{name}": value for name, value in means.items()}
+        state = evaluated(state)
+        found = evaluate(state, data)
+        for name, function in recipe.split_metrics.items():
+            found[name] = float(function(state, data))
+        return {f"{split}_{name}": value for name, value in found.items()}
 
     return metrics
 

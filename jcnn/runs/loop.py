@@ -38,6 +38,7 @@ def fit(
     max_steps: int | None = None,
     not_finite: Literal["stop", "skip"] = "stop",
     ema_decay: float | None = None,
+    accumulate: int = 1,
     patience: int | None = None,
     test_each_epoch: bool = False,
     certify_every: int = 0,
@@ -64,8 +65,9 @@ def fit(
     Args:
         recipe: What to train, on what, and how.
         run_dir: An existing folder.
-        seed, epochs, batch_size, max_steps, not_finite, ema_decay, patience,
-            test_each_epoch, certify_every, keep_checkpoints: As in `RunConfig`.
+        seed, epochs, batch_size, max_steps, not_finite, ema_decay, accumulate,
+            patience, test_each_epoch, certify_every, keep_checkpoints: As in
+            `RunConfig`.
         weights: Initial parameters and model state; None: draw them.
         first_step: The step that a run was made longer after; it never goes back
             behind that.
@@ -110,7 +112,9 @@ def fit(
     num_images = len(recipe.train.label)
     num_steps = count_steps(num_images, batch_size=batch_size, epochs=epochs)
     recipe = with_num_steps(recipe, num_steps)
-    recipe = check_recipe(recipe, batch_size=batch_size, patience=patience)
+    recipe = check_recipe(
+        recipe, batch_size=batch_size, accumulate=accumulate, patience=patience
+    )
     data = data_line(recipe.train, recipe.test, recipe.validation)
     inputs = network_inputs(recipe)
     rows = summarize(recipe.layer, inputs)
@@ -159,6 +163,8 @@ def fit(
             data=run.train,
             not_finite=not_finite,
             ema_decay=ema_decay,
+            accumulate=accumulate,
+            batch_at=recipe.batch_at,
             compiler_options=compiler_options,
         )
         for size in left:

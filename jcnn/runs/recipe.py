@@ -3,7 +3,7 @@
 import dataclasses
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +16,14 @@ import optax
 from ..data import Dataset
 from ..layers import Layer
 from ..train import (
+    Batch,
+    BatchAt,
     Classification,
     ExampleMetrics,
     LossFn,
     Prepare,
+    TrainState,
+    batch_at,
 )
 from .config import OptionError
 
@@ -48,6 +52,13 @@ class Recipe(NamedTuple):
             names need it.
         validation: Images to evaluate after each epoch, if any; `--validation` takes
             them from `train`.
+        batch_at: (key, step, data, batch_size) -> the batch of a step, for batches that
+            are composed of several images, or that depend on the epoch. By default
+            `jcnn.train.batch_at`: examples in an order drawn for each epoch.
+        split_metrics: Metrics of a whole split that are no means over examples, such as
+            mean IoU: functions (state, data) -> number, by name.
+        draw: (folder, state): called at the end to write more pictures into the run's
+            folder.
     """
 
     layer: Layer
@@ -60,6 +71,9 @@ class Recipe(NamedTuple):
     watch: str | None = None
     higher_is_better: bool | None = None
     validation: Dataset | None = None
+    batch_at: BatchAt = batch_at
+    split_metrics: Mapping[str, Callable[[TrainState, Batch], float]] = {}
+    draw: Callable[[Path, TrainState], None] | None = None
 
 
 def with_num_steps(recipe: Recipe, num_steps: int) -> Recipe:
@@ -135,6 +149,16 @@ def arrays(dataset: Dataset) -> dict[str, np.ndarray]:
     return {"image": dataset.image, "label": dataset.label}
 
 
+def batch_shapes(recipe: Recipe, batch_size: int) -> Batch:
+    """Return the shapes of a training step's batch."""
+    step = jax.ShapeDtypeStruct((), "int32")
+    return shapes_of(
+        "batch_at cannot be computed of the training images",
+        lambda key, step, data: recipe.batch_at(key, step, data, batch_size),
+        *(jax.random.key(0), step, arrays(recipe.train)),
+    )
+
+
 def task_of(function: Callable[..., Any]) -> Classification | None:
     """Return the `Classification` whose method this is, if it is one."""
     task = getattr(function, "__self__", None)
@@ -156,8 +180,8 @@ def _cast(prepare: Prepare, dtype: str, images: jax.Array, key: jax.Array | None
 
 
 def _prepared(recipe: Recipe) -> Any:
-    """Return the shapes of a prepared training image, [1, …]."""
-    image = recipe.train.image[:1]
+    """Return the shapes of a prepared image of a batch, [1, …]."""
+    image = batch_shapes(recipe, 1)["image"]
     if recipe.prepare is None:
         return jax.ShapeDtypeStruct(image.shape, jnp.dtype("float32"))
     what = f"prepare cannot be computed of training images {described(image)}"

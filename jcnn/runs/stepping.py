@@ -13,6 +13,7 @@ from ..compilation import Options
 from ..inspect.jaxprs import equations
 from ..train import (
     Batch,
+    BatchAt,
     LossFn,
     NotFinitePolicy,
     Step,
@@ -124,16 +125,20 @@ def compile_steps(
     data: Batch,
     not_finite: NotFinitePolicy = "stop",
     ema_decay: float | None = None,
+    accumulate: int = 1,
+    batch_at: BatchAt = batch_at,
     compiler_options: Options | None = None,
 ) -> dict[int, Step]:
     """Compile calls of one or more steps, with the arguments of `jcnn.train.make_step`.
 
     Args:
-        loss_fn, tx, not_finite, ema_decay, compiler_options: As for `make_step`.
+        loss_fn, tx, not_finite, ema_decay, accumulate, compiler_options: As for
+            `make_step`.
         batch_size: Images per step.
         sizes: Numbers of steps of a call.
         state: A training state, which is not changed.
         data: All training images, on the device.
+        batch_at: As for `jcnn.train.make_scan`.
 
     Returns:
         For each size `steps(state, data) -> (state, metrics)`, which donates the state
@@ -156,20 +161,32 @@ def compile_steps(
     options: dict[str, Any] = {
         "not_finite": not_finite,
         "ema_decay": ema_decay,
+        "accumulate": accumulate,
         "compiler_options": compiler_options,
     }
-    if jax.default_backend() == "cpu" and _by_lax(loss_fn, state, data, batch_size):
-        step = _compile_step(loss_fn, tx, batch_size, state, data, options)
+
+    def take(key, step, data):
+        return batch_at(key, step, data, batch_size)
+
+    if jax.default_backend() == "cpu" and _by_lax(loss_fn, state, take, data):
+        step = _compile_step(loss_fn, tx, take, state, data, options)
         return {size: _repeat(step, size) for size in sizes}
     return {
-        size: make_scan(loss_fn, tx, batch_size=batch_size, num_steps=size, **options)
+        size: make_scan(
+            loss_fn,
+            tx,
+            batch_size=batch_size,
+            num_steps=size,
+            batch_at=batch_at,
+            **options,
+        )
         .lower(state, data)
         .compile()
         for size in sizes
     }
 
 
-def _by_lax(loss_fn, state, data, batch_size) -> bool:
+def _by_lax(loss_fn, state, take, data) -> bool:
     """Return whether the loss has a convolution by lax.
 
     In a loop XLA computes its gradients up to 30 times slower: ConvCanonicalization
@@ -177,19 +194,15 @@ def _by_lax(loss_fn, state, data, batch_size) -> bool:
     """
 
     def loss(state, data):
-        batch = batch_at(state.key, state.step, data, batch_size)
+        batch = take(state.key, state.step, data)
         return loss_fn(state.params, state.model_state, batch, state.key)
 
     found = equations(jax.make_jaxpr(loss)(state, data).jaxpr)
     return any(e.primitive is lax.conv_general_dilated_p for e, _ in found)
 
 
-def _compile_step(loss_fn, tx, batch_size, state, data, options) -> Step:
+def _compile_step(loss_fn, tx, take, state, data, options) -> Step:
     """Compile one step without a loop."""
-
-    def take(key, step, data):
-        return batch_at(key, step, data, batch_size)
-
     take = jax.jit(take).lower(state.key, state.step, data).compile()
     batch = take(state.key, state.step, data)
     step = make_step(loss_fn, tx, **options).lower(state, batch).compile()

@@ -190,6 +190,8 @@ class Training:
         if rows:
             lines = [*read_metrics(self.run_dir), last]
             draw_run(self.run_dir, lines, params, rows, reached, watch=self.watch)
+            if self.recipe.draw:
+                self.recipe.draw(self.run_dir, final)
         self.record.add_metrics(last)
         how = "done"
         if self.done < self.total:
@@ -227,6 +229,7 @@ class Training:
                 self.state,
                 self.train,
                 batch_size=self.batch_size,
+                batch_at=self.recipe.batch_at,
             )
         )
         reason = str(error)

@@ -14,7 +14,7 @@ import pytest
 
 from experiments import cifar10, digits, fashion_mnist, mnist
 from jcnn.data import from_arrays
-from jcnn.runs import fit, main, read_config, read_metrics
+from jcnn.runs import AdamW, fit, main, read_config, read_metrics
 from jcnn.runs.stepping import compile_steps
 from jcnn.runs.threads import use_threads
 
@@ -204,7 +204,7 @@ def test_a_short_run_on_digits_learns_and_repeats_to_the_bit(tmp_path, capfd):
         epochs=5,
         threads=use_threads(None),
         run_dir=tmp_path / "a",
-        optimizer=digits.Optimizer(learning_rate=0.005),
+        optimizer=AdamW(learning_rate=0.005),
     )
     last = read_metrics(tmp_path / "a")[-1]
     assert last["step"] == 5 * (1437 // config.batch_size)
@@ -238,7 +238,7 @@ def test_deterministic_reaches_the_compiler_and_the_record(tmp_path, monkeypatch
     """On a GPU XLA is told to; what it is told here it does not know, and says so."""
     unknown = {"xla_no_such_option": True}
     monkeypatch.setattr(
-        "jcnn.runs.command.default_options",
+        "jcnn.runs.start.default_options",
         lambda *, deterministic: unknown if deterministic else {},
     )
     options = ["--run-dir", tmp_path / "run", "--epochs", 1, "--deterministic"]

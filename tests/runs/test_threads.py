@@ -57,7 +57,7 @@ def test_a_run_keeps_its_number_of_threads(tmp_path, monkeypatch, capsys):
     def recipe(config):
         raise OptionError("no further")
 
-    monkeypatch.setattr("jcnn.runs.command.use_threads", use)
+    monkeypatch.setattr("jcnn.runs.start.use_threads", use)
     write_config(tmp_path, RunConfig(threads=3), experiment=__name__)
     options = [f"--run-dir={tmp_path}"]
     assert main(RunConfig, recipe, options) == 2

@@ -1,0 +1,190 @@
+"""What precedes training: options checked, and the folder made, or found and locked."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from .._files import expand_home, unused
+from ..compilation import Options, default_options
+from ..layers import Params, State
+from .check import check_recipe
+from .config import RunConfig, check_config, config_to_json, map_paths
+from .evaluation import hold_out
+from .initial import KEPT, read_initial
+from .lock import Locked, lock
+from .program import Program
+from .recipe import Recipe, cast_inputs, with_num_steps
+from .stepping import count_steps
+from .store.checkpoints import saved_steps
+from .store.folder import (
+    check_run_dir,
+    make_run_dir,
+    read_record,
+    write_config,
+    write_json,
+)
+from .store.weights import write_weights
+from .threads import use_threads
+from .verify.environment import describe_environment, hide_from_git
+from .verify.resume import (
+    asks_for_more,
+    check_longer,
+    check_source,
+    check_unchanged,
+    last_step,
+    lengthen,
+    note_environment,
+    note_source,
+)
+from .verify.source import read_source
+
+RunConfigT = TypeVar("RunConfigT", bound=RunConfig)
+
+
+class Prepared(NamedTuple):
+    """What to train, and where.
+
+    Attributes:
+        on_start: Called with the number of steps done when training begins.
+    """
+
+    recipe: Recipe
+    run_dir: Path
+    compiler_options: Options
+    weights: tuple[Params, State] | None = None
+    first_step: int = 0
+    on_start: Callable[[int], None] = lambda step: None
+
+
+def prepare_run(
+    config: RunConfigT,
+    make_recipe: Callable[[RunConfigT], Recipe],
+    program: Program,
+    held: ExitStack,
+) -> Prepared | None:
+    """Check all options, then make or lock the folder; None if the run has ended."""
+    check_config(config)
+    config_to_json(config)
+    asked = map_paths(expand_home, config)
+    record = None if asked.run_dir is None else read_record(asked.run_dir)
+    # These describe this command, not the run.
+    config = dataclasses.replace(
+        asked, as_recorded=False, accept_source=False, begin_anew=False
+    )
+    if record is not None and not asked.begin_anew:
+        accepted = asked.accept_source
+        return _resume(config, record, make_recipe, program, held, accepted)
+    return _begin(config, make_recipe, program, held, aside=record is not None)
+
+
+def _begin(
+    config: RunConfigT,
+    make_recipe: Callable[[RunConfigT], Recipe],
+    program: Program,
+    held: ExitStack,
+    *,
+    aside: bool,
+) -> Prepared:
+    run_dir = config.run_dir
+    if run_dir is not None and not aside:
+        check_run_dir(run_dir)
+    config = dataclasses.replace(config, threads=use_threads(config.threads))
+    recipe, _ = checked_recipe(config, make_recipe)
+    options, environment = _environment(config, program)
+    source = read_source(program)
+    weights = None
+    if config.init_from is not None:
+        weights = read_initial(config.init_from / "params.safetensors", recipe)
+    if run_dir is not None and aside:
+        with lock(run_dir):
+            whole = run_dir.resolve()
+            before = unused(whole.with_name(f"{whole.name}.before"))
+            whole.rename(before)
+        print(f"{run_dir} is now {before}", file=sys.stderr)
+    run_dir = make_run_dir(run_dir, name=program.short_name, seed=config.seed)
+    held.enter_context(lock(run_dir))
+    hide_from_git(run_dir)
+    if read_record(run_dir) is not None:
+        raise Locked(f"--run-dir: another process has just begun a run in {run_dir}")
+    if weights is not None:
+        write_weights(run_dir / KEPT, *weights)
+    write_json(run_dir / "source.json", source)
+    write_json(run_dir / "environment.json", environment)
+    # Last: a folder with this file can be resumed.
+    write_config(run_dir, config, experiment=program.name)
+    return Prepared(recipe, run_dir, options, weights)
+
+
+def _resume(
+    config: RunConfigT,
+    record: dict[str, Any],
+    make_recipe: Callable[[RunConfigT], Recipe],
+    program: Program,
+    held: ExitStack,
+    accept_source: bool,
+) -> Prepared | None:
+    run_dir: Path = config.run_dir  # pyright: ignore
+    config = _with_threads(config, record)
+    end = last_step(run_dir, record)
+    check_unchanged(record, config, experiment=program.name, finished=end is not None)
+    if end is not None and not asks_for_more(record, config):
+        return None
+    if not accept_source:
+        check_source(run_dir, program)
+    held.enter_context(lock(run_dir))
+    recipe, total = checked_recipe(config, make_recipe)
+    options, environment = _environment(config, program)
+    weights = None
+    if config.init_from is not None and not saved_steps(run_dir / "checkpoints"):
+        weights = read_initial(run_dir / KEPT, recipe)
+    first_step = max([one["step"] for one in record["lengthened"]], default=0)
+    if end is not None:
+        check_longer(run_dir, end=end, total=total)
+        first_step = end
+
+    def on_start(step: int) -> None:
+        if end is not None:
+            lengthen(run_dir, record, config, end=end, total=total)
+        if accept_source:
+            note_source(run_dir, read_source(program), step)
+        note_environment(run_dir, environment, step)
+
+    return Prepared(recipe, run_dir, options, weights, first_step, on_start)
+
+
+def checked_recipe(
+    config: RunConfigT, make_recipe: Callable[[RunConfigT], Recipe]
+) -> tuple[Recipe, int]:
+    """Return the recipe and the number of steps."""
+    recipe, batch_size = make_recipe(config), config.batch_size
+    recipe = hold_out(recipe, config.validation, seed=config.seed)
+    num_images = len(recipe.train.label)
+    total = count_steps(num_images, batch_size=batch_size, epochs=config.epochs)
+    recipe = cast_inputs(with_num_steps(recipe, total), config.dtype)
+    recipe = check_recipe(
+        recipe,
+        batch_size=batch_size,
+        accumulate=config.accumulate,
+        patience=config.patience,
+    )
+    return recipe, min(total, config.max_steps or total)
+
+
+def _environment(config: RunConfig, program: Program) -> tuple[Options, dict[str, Any]]:
+    """Return XLA's options and the description of the environment."""
+    options = default_options(deterministic=config.deterministic)
+    folder = program.file.parent if program.file else Path.cwd()
+    return options, describe_environment(folder, compiler_options=options)
+
+
+def _with_threads(config: RunConfigT, record: dict[str, Any]) -> RunConfigT:
+    """Keep the number of threads that the run began with."""
+    if config.threads is None:
+        threads = record["config"].get("threads")
+        if isinstance(threads, int):
+            config = dataclasses.replace(config, threads=threads)
+            check_config(config)
+    return dataclasses.replace(config, threads=use_threads(config.threads))

@@ -1,0 +1,171 @@
+"""`python -m experiments.digits sweep`: train all members and print their table.
+
+Each member has a subfolder. Members that differ in seeds and in numbers that may be
+arrays are trained by one program where that is faster: see `stacked`. Otherwise each is
+a run of its own, one after the other. The same command resumes a sweep.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..._files import expand_home, read_object
+from ...compilation import default_options
+from ...inspect.summary import summarize
+from ..compiled import keep_programs
+from ..config import OptionError, check_config, config_to_json, map_paths
+from ..lock import lock
+from ..memory import keep_memory
+from ..progress import open_console, say
+from ..recipe import Recipe, network_inputs
+from ..store.folder import make_run_dir, write_config, write_json
+from ..threads import use_threads
+from .members import (
+    Member,
+    make_members,
+    parse,
+    replace,
+    varied,
+    why_apart,
+)
+from .results import result_of, results_table, summarize_results, write_results
+from .stacked import fit_together
+
+# Multiply-adds of a step and member, up to which one program for all is faster.
+SMALL = 200_000_000
+
+
+def run_sweep(
+    arguments: Sequence[str],
+    *,
+    read: Callable[[list[str]], Any],
+    make: Callable[[Any], Recipe],
+    run: Callable[[Any], int],
+    program: Any,
+) -> int:
+    """Train the members that the command line asks for; return the exit status.
+
+    Args:
+        arguments: The command line behind "sweep".
+        read: Function from a command line to the options of a run.
+        make: Function from options to the checked recipe of a run.
+        run: Function that trains with options and returns an exit status.
+        program: The experiment's program.
+
+    Raises:
+        OptionError: If an option cannot be used; nothing was written then.
+    """
+    sweep = parse(arguments, program.command)
+    members = make_members(sweep, read)
+    for member in members:
+        check_config(member.config)
+    config = map_paths(expand_home, members[0].config)
+    use_threads(config.threads)
+    recipe = make(config)
+    reason = None if sweep.together == "always" else _too_large(config, recipe)
+    if sweep.together == "never":
+        reason = "--together never"
+    reason = (
+        why_apart([m.config for m in members]) or reason or _untraced(members, make)
+    )
+    if reason and sweep.together == "always":
+        raise OptionError(f"--together: always is not possible, since {reason}")
+    folder = _open(config.run_dir, members, program)
+    console, folders = open_console(), [folder / member.name for member in members]
+    with lock(folder):
+        if reason is None:
+            say(console, f"{len(members)} runs are trained together")
+            status = _together(members, make, folder, folders, program)
+        else:
+            say(
+                console,
+                f"{len(members)} runs are trained one after the other: {reason}",
+            )
+            status = _apart(members, folders, run)
+        if status > 1:
+            return status
+        rows = summarize_results(folder, members, recipe.watch or "")
+        write_results(folder / "results.json", rows)
+    console.print(results_table(rows, recipe.watch or ""))
+    say(console, f"everything is in {folder}")
+    return status
+
+
+def _too_large(config: Any, recipe: Recipe) -> str | None:
+    rows = summarize(recipe.layer, network_inputs(recipe))
+    work = sum(row.multiply_adds or 0 for row in rows) * config.batch_size
+    if work <= SMALL:
+        return None
+    return f"a step has {work:,} multiply-adds, and together is faster up to {SMALL:,}"
+
+
+def _untraced(members: Sequence[Member], make: Callable[[Any], Recipe]) -> str | None:
+    """Return why the numbers that vary cannot be arrays, None if they can."""
+    configs = [member.config for member in members]
+
+    def traced(values):
+        make(replace(configs[0], values))
+        return 0
+
+    try:
+        jax.eval_shape(
+            traced, {k: jnp.float32(v[0]) for k, v in varied(configs).items()}
+        )
+    except (TypeError, ValueError) as error:
+        return f"{', '.join(varied(configs))}: {str(error).splitlines()[0]}"
+    return None
+
+
+def _open(run_dir: Path | None, members: Sequence[Member], program: Any) -> Path:
+    """Make the folder of the sweep, or find that of the same one."""
+    content = {
+        "experiment": program.name,
+        "members": {m.name: config_to_json(m.config) for m in members},
+    }
+    for config in content["members"].values():
+        config.pop("run_dir")
+    if run_dir is not None and (run_dir / "sweep.json").exists():
+        if read_object(run_dir / "sweep.json") != content:
+            raise OptionError(
+                f"--run-dir: {run_dir} holds a sweep with other members or options"
+            )
+        return run_dir
+    folder = make_run_dir(run_dir, name=f"{program.short_name}-sweep")
+    write_json(folder / "sweep.json", content)
+    return folder
+
+
+def _together(members, make, folder: Path, folders: Sequence[Path], program) -> int:
+    config = members[0].config
+    if all(result_of(path) for path in folders):
+        return 0
+    if config.keep_memory:
+        keep_memory()
+    keep_programs()
+    for member, path in zip(members, folders, strict=True):
+        path.mkdir(exist_ok=True)
+        own = replace(member.config, {"run_dir": path})
+        write_config(path, own, experiment=program.name)
+    stopped = fit_together(
+        [member.config for member in members],
+        make,
+        folder,
+        folders,
+        compiler_options=default_options(deterministic=config.deterministic),
+    )
+    return 128 + stopped if stopped else 0
+
+
+def _apart(members, folders, run) -> int:
+    """Run one member after the other; 1 if one has failed."""
+    worst = 0
+    for member, path in zip(members, folders, strict=True):
+        if result_of(path) is None:
+            status = run(replace(member.config, {"run_dir": path}))
+            if status > 1:
+                return status
+            worst = max(worst, status)
+    return worst

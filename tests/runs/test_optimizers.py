@@ -1,0 +1,243 @@
+"""Optimizers of the command line, against NumPy loops from their definitions."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tyro
+
+from jcnn.runs import SGD, AdamW, Muon, OptionError, RunConfig, make_schedule
+from jcnn.runs.config import config_from_json, config_to_json
+from jcnn.runs.optimizers import Optimizer, with_lookahead
+from jcnn.train import mask_by_path
+
+STEPS = 5
+
+
+@pytest.fixture
+def params(rng):
+    shapes = {
+        "conv": {"kernel": (3, 3, 2, 4), "bias": (4,)},
+        "head": {"kernel": (4, 3), "bias": (3,)},
+    }
+    return jax.tree.map(
+        lambda shape: rng.normal(size=shape).astype(np.float32),
+        shapes,
+        is_leaf=lambda s: isinstance(s, tuple),
+    )
+
+
+@pytest.fixture
+def grads(params, rng):
+    return [
+        jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), params)
+        for _ in range(STEPS)
+    ]
+
+
+def trained(tx, params, grads):
+    state = tx.init(params)
+    for grad in grads:
+        updates, state = jax.jit(tx.update)(grad, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    return jax.tree.map(np.asarray, params)
+
+
+def by_hand(params, grads, update):
+    """Apply `update(path, param, grad, memory, step) -> param` to each parameter."""
+
+    def of(path, param, *grads):
+        name, memory = jax.tree_util.keystr(path, simple=True, separator="/"), {}
+        param = param.astype(np.float64)
+        for step, grad in enumerate(grads):
+            param = update(name, param, grad.astype(np.float64), memory, step)
+        return param
+
+    return jax.tree.map_with_path(of, params, *grads)
+
+
+def assert_close(found, expected, tolerance=1e-5):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_sgd(params, grads):
+    def update(name, param, grad, memory, step):
+        rate = 0.3 * (1 - step / STEPS)
+        if name.endswith("kernel"):
+            grad = grad + 0.1 * param
+        memory["m"] = 0.8 * memory.get("m", 0) + grad
+        return param - rate * (grad + 0.8 * memory["m"])
+
+    sgd = SGD(0.3, weight_decay=0.1, schedule="linear", warmup=0.0, momentum=0.8)
+    assert_close(trained(sgd(STEPS), params, grads), by_hand(params, grads, update))
+
+
+def corrected(beta, mean, grad, step, nesterov):
+    """Return the mean of gradients without its bias; Nesterov's looks a step ahead."""
+    if not nesterov:
+        return mean / (1 - beta ** (step + 1))
+    ahead = beta * mean / (1 - beta ** (step + 2))
+    return ahead + (1 - beta) * grad / (1 - beta ** (step + 1))
+
+
+def adamw(rate, decay, decayed, b1=0.9, b2=0.99, nesterov=False):
+    def update(name, param, grad, memory, step):
+        m = memory["m"] = b1 * memory.get("m", 0) + (1 - b1) * grad
+        v = memory["v"] = b2 * memory.get("v", 0) + (1 - b2) * grad**2
+        m, v = corrected(b1, m, grad, step, nesterov), v / (1 - b2 ** (step + 1))
+        own = decay if decayed in name else 0
+        return param - rate * (m / (np.sqrt(v) + 1e-8) + own * param)
+
+    return update
+
+
+def test_adamw_decays_what_is_named(params, grads):
+    adam = AdamW(
+        0.1, weight_decay=0.2, decayed="bias", schedule="constant", warmup=0, b2=0.99
+    )
+    expected = by_hand(params, grads, adamw(0.1, 0.2, "bias"))
+    assert_close(trained(adam(STEPS), params, grads), expected)
+
+
+def test_muon_orthogonalizes_kernels_as_matrices(params, grads):
+    rate, decay, beta = 0.1, 0.2, 0.9
+    a, b, c = 3.4445, -4.7750, 2.0315
+
+    def muon(name, param, grad, memory, step):
+        m = memory["m"] = beta * memory.get("m", 0) + (1 - beta) * grad
+        m = corrected(beta, m, grad, step, nesterov=True)
+        x = m.reshape(-1, m.shape[-1])
+        x = x / (np.linalg.norm(x) + 1e-8)
+        for _ in range(3):
+            gram = x @ x.T
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        x = 0.2 * np.sqrt(max(x.shape)) * x.reshape(param.shape)
+        return param - rate * (x + decay * param)
+
+    adam = adamw(rate, decay, "kernel", b2=0.999, nesterov=True)
+
+    def update(name, *rest):
+        return (muon if name == "conv/kernel" else adam)(name, *rest)
+
+    tx = Muon(
+        rate,
+        weight_decay=decay,
+        schedule="constant",
+        warmup=0.0,
+        momentum=beta,
+        iterations=3,
+    )(STEPS)
+    expected = by_hand(params, grads, update)
+    assert_close(trained(tx, params, grads), expected, tolerance=1e-4)
+
+
+def test_lookahead_goes_back_half_of_the_way(params, grads):
+    period = 2
+
+    def update(name, param, grad, memory, step):
+        memory.setdefault("slow", param)
+        param = param - 0.3 * grad
+        if (step + 1) % period == 0:
+            memory["slow"] = param = 0.5 * (param + memory["slow"])
+        return param
+
+    sgd = SGD(0.3, schedule="constant", warmup=0.0, momentum=0.0, lookahead=period)
+    expected = by_hand(params, grads, update)
+    assert_close(trained(sgd(STEPS), params, grads), expected)
+
+
+def test_gradients_are_clipped_together(params, grads):
+    norms = [np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(g))) for g in grads]
+    clipped = [
+        jax.tree.map(lambda g, n=n: g * min(1, 4.0 / n), grad)
+        for grad, n in zip(grads, norms, strict=True)
+    ]
+    assert min(norms) > 4
+    plain = SGD(0.1)
+    clipping = dataclasses.replace(plain, clip_norm=4.0)
+    found = trained(clipping(STEPS), params, grads)
+    assert_close(found, trained(plain(STEPS), params, clipped))
+
+
+@pytest.mark.parametrize("optimizer", [SGD(), AdamW(), Muon(lookahead=2)])
+def test_rates_and_decays_may_be_traced(optimizer, params, grads):
+    def last(rate, decay):
+        chosen = dataclasses.replace(optimizer, learning_rate=rate, weight_decay=decay)
+        return trained_jax(chosen(STEPS), params, grads)
+
+    def trained_jax(tx, params, grads):
+        state = tx.init(params)
+        for grad in grads[:2]:
+            updates, state = tx.update(grad, state, params)
+            params = jax.tree.map(jnp.add, params, updates)
+        return params
+
+    rates, decays = jnp.array([0.01, 0.1]), jnp.array([0.3, 0.0])
+    together = jax.jit(jax.vmap(last))(rates, decays)
+    for i in range(2):
+        alone = last(float(rates[i]), float(decays[i]))
+        assert_close(jax.tree.map(lambda a, i=i: a[i], together), alone)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "linear"])
+@pytest.mark.parametrize("warmup", [0.0, 0.25])
+def test_schedules_by_formula(name, warmup):
+    steps, peak = 40, 0.5
+    rate = make_schedule(name, peak, steps, warmup=warmup)
+    rising = int(steps * warmup)
+    for step in (0, 1, rising, rising + 7, steps - 1, steps):
+        t = (step - rising) / (steps - rising)
+        after = {"constant": 1, "linear": 1 - t, "cosine": (1 + np.cos(np.pi * t)) / 2}
+        expected = peak * (step / rising if step < rising else after[name])
+        assert float(rate(step)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_masks_are_by_path(params):
+    assert mask_by_path("^conv/|bias$")(params) == {
+        "conv": {"kernel": True, "bias": True},
+        "head": {"kernel": False, "bias": True},
+    }
+
+
+@pytest.mark.parametrize(
+    "optimizer, named",
+    [
+        (SGD(decayed="("), "decayed"),
+        (Muon(orthogonalized="["), "orthogonalized"),
+        (AdamW(schedule="step"), "schedule"),  # pyright: ignore
+    ],
+)
+def test_bad_options_are_named(optimizer, named):
+    with pytest.raises(OptionError, match=named):
+        optimizer(STEPS)
+
+
+def test_lookahead_needs_no_parameters_of_its_own(params, grads):
+    """The state of `with_lookahead` is a pytree that a checkpoint can hold."""
+    state = with_lookahead(SGD()(STEPS), 3).init(params)
+    assert all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(state))
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    optimizer: Optimizer = SGD(0.2)
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ([], SGD(0.2)),
+        (["--optimizer.momentum", "0.5"], SGD(0.2, momentum=0.5)),
+        (["optimizer:muon", "--optimizer.iterations", "3"], Muon(iterations=3)),
+        (["optimizer:adam-w", "--optimizer.clip-norm", "1"], AdamW(clip_norm=1.0)),
+    ],
+)
+def test_command_line_and_json_choose_an_optimizer(arguments, expected):
+    config = tyro.cli(Config, args=arguments, config=(tyro.conf.CascadeSubcommandArgs,))
+    assert config.optimizer == expected
+    assert config_from_json(Config, config_to_json(config)) == config
