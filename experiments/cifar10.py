@@ -9,40 +9,25 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jcnn.augment import random_crop, random_flip
 from jcnn.data import load
 from jcnn.models import resnet20
 from jcnn.runs import (
+    SGD,
     Count,
-    NonNegative,
-    Positive,
-    Rate,
+    Optimizer,
     Recipe,
     RunConfig,
     main,
-    warmup_cosine,
 )
 from jcnn.train import classification
 
 
 @dataclass(frozen=True)
-class Optimizer:
-    """Nesterov momentum; the rate rises for a tenth of the run, then a cosine."""
-
-    learning_rate: Positive = 0.1
-    """Peak learning rate."""
-    momentum: Rate = 0.9
-    """Momentum."""
-    weight_decay: NonNegative = 5e-4
-    """Weight decay of the kernels."""
-
-
-@dataclass(frozen=True)
 class Config(RunConfig):
     epochs: Count = 60
-    optimizer: Optimizer = Optimizer()
+    optimizer: Optimizer = SGD(weight_decay=5e-4)
 
 
 def prepare(images: jax.Array, key: jax.Array | None) -> jax.Array:
@@ -61,19 +46,8 @@ def recipe(config: Config) -> Recipe:
         load("cifar10", split, data_dir=config.data_dir) for split in ("train", "test")
     )
     layer = resnet20(impl=config.impl)
-    chosen = config.optimizer
-
-    def kernels(params):
-        return jax.tree.map(lambda p: p.ndim > 1, params)
-
-    def tx(num_steps: int) -> optax.GradientTransformation:
-        rate = warmup_cosine(chosen.learning_rate, num_steps)
-        return optax.chain(
-            optax.add_decayed_weights(chosen.weight_decay, mask=kernels),
-            optax.sgd(rate, momentum=chosen.momentum, nesterov=True),
-        )
-
-    return Recipe(layer, tx, *classification(layer, prepare), train, test)
+    losses = classification(layer, prepare)
+    return Recipe(layer, config.optimizer, *losses, train, test)
 
 
 if __name__ == "__main__":

@@ -9,33 +9,21 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jcnn import Layer, flatten, serial
 from jcnn.augment import random_crop
 from jcnn.data import load
 from jcnn.layers import Conv, Dense, Dropout, MaxPool
 from jcnn.runs import (
+    AdamW,
     Count,
-    NonNegative,
-    Positive,
+    Optimizer,
     Rate,
     Recipe,
     RunConfig,
     main,
-    warmup_cosine,
 )
 from jcnn.train import classification
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """AdamW; the rate rises for a tenth of the run, then falls along a cosine."""
-
-    learning_rate: Positive = 4e-3
-    """Peak learning rate."""
-    weight_decay: NonNegative = 1e-2
-    """AdamW weight decay."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +32,7 @@ class Config(RunConfig):
     batch_size: Count = 64
     dropout: Rate = 0.3
     """Dropout rate."""
-    optimizer: Optimizer = Optimizer()
+    optimizer: Optimizer = AdamW(learning_rate=4e-3, decayed="")
 
 
 def model(config: Config) -> Layer:
@@ -77,12 +65,8 @@ def prepare(images: jax.Array, key: jax.Array | None) -> jax.Array:
 def recipe(config: Config) -> Recipe:
     train, test = (load("digits", split) for split in ("train", "test"))
     layer = model(config)
-
-    def tx(num_steps: int) -> optax.GradientTransformation:
-        rate = warmup_cosine(config.optimizer.learning_rate, num_steps)
-        return optax.adamw(rate, weight_decay=config.optimizer.weight_decay)
-
-    return Recipe(layer, tx, *classification(layer, prepare), train, test)
+    losses = classification(layer, prepare)
+    return Recipe(layer, config.optimizer, *losses, train, test)
 
 
 if __name__ == "__main__":

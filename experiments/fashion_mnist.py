@@ -9,32 +9,12 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jcnn.augment import random_crop, random_flip
 from jcnn.data import load
 from jcnn.models import small_cnn
-from jcnn.runs import (
-    Count,
-    NonNegative,
-    Positive,
-    Rate,
-    Recipe,
-    RunConfig,
-    main,
-    warmup_cosine,
-)
+from jcnn.runs import AdamW, Count, Optimizer, Rate, Recipe, RunConfig, main
 from jcnn.train import classification
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """AdamW; the rate rises for a tenth of the run, then falls along a cosine."""
-
-    learning_rate: Positive = 2e-3
-    """Peak learning rate."""
-    weight_decay: NonNegative = 1e-2
-    """AdamW weight decay."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +22,7 @@ class Config(RunConfig):
     epochs: Count = 10
     dropout: Rate = 0.3
     """Dropout rate."""
-    optimizer: Optimizer = Optimizer()
+    optimizer: Optimizer = AdamW(decayed="")
 
 
 def prepare(images: jax.Array, key: jax.Array | None) -> jax.Array:
@@ -59,12 +39,8 @@ def recipe(config: Config) -> Recipe:
         for split in ("train", "test")
     )
     layer = small_cnn(dropout=config.dropout, impl=config.impl)
-
-    def tx(num_steps: int) -> optax.GradientTransformation:
-        rate = warmup_cosine(config.optimizer.learning_rate, num_steps)
-        return optax.adamw(rate, weight_decay=config.optimizer.weight_decay)
-
-    return Recipe(layer, tx, *classification(layer, prepare), train, test)
+    losses = classification(layer, prepare)
+    return Recipe(layer, config.optimizer, *losses, train, test)
 
 
 if __name__ == "__main__":

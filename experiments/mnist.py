@@ -8,38 +8,19 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jcnn.augment import random_crop
 from jcnn.data import load
 from jcnn.models import lenet5
-from jcnn.runs import (
-    Count,
-    NonNegative,
-    Positive,
-    Recipe,
-    RunConfig,
-    main,
-    warmup_cosine,
-)
+from jcnn.runs import AdamW, Count, Optimizer, Recipe, RunConfig, main
 from jcnn.train import classification
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """AdamW; the rate rises for a tenth of the run, then falls along a cosine."""
-
-    learning_rate: Positive = 2e-3
-    """Peak learning rate."""
-    weight_decay: NonNegative = 1e-2
-    """AdamW weight decay."""
 
 
 @dataclass(frozen=True)
 class Config(RunConfig):
     epochs: Count = 5
     batch_size: Count = 32
-    optimizer: Optimizer = Optimizer()
+    optimizer: Optimizer = AdamW(decayed="")
 
 
 def prepare(images: jax.Array, key: jax.Array | None) -> jax.Array:
@@ -54,12 +35,8 @@ def recipe(config: Config) -> Recipe:
         load("mnist", split, data_dir=config.data_dir) for split in ("train", "test")
     )
     layer = lenet5(impl=config.impl)
-
-    def tx(num_steps: int) -> optax.GradientTransformation:
-        rate = warmup_cosine(config.optimizer.learning_rate, num_steps)
-        return optax.adamw(rate, weight_decay=config.optimizer.weight_decay)
-
-    return Recipe(layer, tx, *classification(layer, prepare), train, test)
+    losses = classification(layer, prepare)
+    return Recipe(layer, config.optimizer, *losses, train, test)
 
 
 if __name__ == "__main__":

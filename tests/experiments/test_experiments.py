@@ -204,7 +204,7 @@ def test_a_short_run_on_digits_learns_and_repeats_to_the_bit(tmp_path, capfd):
         epochs=5,
         threads=use_threads(None),
         run_dir=tmp_path / "a",
-        optimizer=AdamW(learning_rate=0.005),
+        optimizer=AdamW(learning_rate=0.005, decayed=""),
     )
     last = read_metrics(tmp_path / "a")[-1]
     assert last["step"] == 5 * (1437 // config.batch_size)

@@ -1,0 +1,125 @@
+"""A small one-stage detector of handwritten digits: where, how large, and which one.
+
+After Zhou et al., "Objects as Points" (2019): on a grid of a quarter of the size the
+network gives for each cell a score of each class, which is high at centres, and the
+distances from the cell to the four sides of the box. Canvases of 64x64 with up to five
+MNIST digits that may overlap are composed anew for each step, on the device.
+"""
+
+import dataclasses
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.digit_canvas import Kind, compose, draw_boxes, prepare_test
+from jcnn import Layer, serial
+from jcnn.boxes import average_precision, decode_grid, grid_loss, grid_targets
+from jcnn.data import Dataset, load
+from jcnn.layers import MaxPool
+from jcnn.models import conv_norm_relu, unet
+from jcnn.runs import AdamW, Count, Optimizer, Recipe, RunConfig, main
+from jcnn.train import TrainState
+
+CLASSES, TEST_CANVASES = 10, 2000
+STRIDE, MOST = 4, 10  # pixels of a cell, detections per image
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(RunConfig):
+    epochs: Count = 4
+    batch_size: Count = 64
+    optimizer: Optimizer = AdamW(learning_rate=4e-3)
+
+
+def model(impl: str) -> Layer:
+    unit = partial(conv_norm_relu, impl=impl)
+    return serial(
+        unit1=unit(16),
+        pool1=MaxPool(2),
+        unit2=unit(32),
+        pool2=MaxPool(2),
+        body=unet(CLASSES + 4, widths=(64, 128), impl=impl),
+    )
+
+
+def prepare(images, key: jax.Array | None = None) -> jax.Array:
+    """Pixels from 0 to 1."""
+    return jnp.asarray(images, jnp.float32) / 255
+
+
+def losses(outputs: jax.Array, objects: jax.Array) -> jax.Array:
+    """The loss of each image."""
+    size = outputs.shape[1:3]
+    true = grid_targets(objects, size=size, stride=STRIDE, num_classes=CLASSES)
+    return grid_loss(outputs[..., :CLASSES], outputs[..., CLASSES:], *true)
+
+
+def detect(layer: Layer, params, model_state, images) -> Any:
+    """Return boxes [N, MOST, 4], scores and classes [N, MOST], the best first."""
+    outputs, _ = layer.apply(params, model_state, prepare(images))
+    scores = jax.nn.sigmoid(outputs[..., :CLASSES])
+    return decode_grid(scores, outputs[..., CLASSES:], stride=STRIDE, most=MOST)
+
+
+def recipe(config: Config) -> Recipe:
+    digits, test = (
+        load("mnist", split, data_dir=config.data_dir) for split in ("train", "test")
+    )
+    layer, kind = model(config.impl), Kind()
+    canvases = prepare_test(test, TEST_CANVASES, kind)
+    test = dataclasses.replace(test, image=canvases.image, label=canvases.objects)
+    found = jax.jit(partial(detect, layer))
+
+    def composed(key, step, data, batch_size):
+        canvas = compose(jax.random.fold_in(key, step), data, batch_size, kind)
+        return {"image": canvas.image, "label": canvas.objects}
+
+    def loss_fn(params, model_state, batch, key):
+        x = prepare(batch["image"])
+        outputs, model_state = layer.apply(params, model_state, x, train=True, key=key)
+        return losses(outputs, batch["label"]).mean(), (model_state, {})
+
+    def example_metrics(params, model_state, batch):
+        outputs, _ = layer.apply(params, model_state, prepare(batch["image"]))
+        return {"loss": losses(outputs, batch["label"])}
+
+    def precision(state, data):
+        boxes, scores, classes = found(state.params, state.model_state, data["image"])
+        of_class = average_precision(
+            boxes, scores, classes, data["label"], num_classes=CLASSES
+        )
+        return float(np.nanmean(of_class))
+
+    return Recipe(
+        layer,
+        config.optimizer,
+        loss_fn,
+        example_metrics,
+        digits,
+        test,
+        prepare=prepare,
+        batch_at=composed,
+        split_metrics={"mean_average_precision": precision},
+        watch="mean_average_precision",
+        higher_is_better=True,
+        draw=partial(draw, found, test),
+    )
+
+
+def draw(found, test: Dataset, folder: Path, state: TrainState) -> None:
+    """Draw eight test canvases with the boxes found, and the true ones, in white."""
+    images, labels = test.image[:8], test.label[:8]
+    boxes, scores, classes = map(
+        np.asarray, found(state.params, state.model_state, images)
+    )
+    named = np.where(scores > 0.4, classes, -1)
+    draw_boxes(folder / "detection.png", images, labels, boxes, named)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Config, recipe))

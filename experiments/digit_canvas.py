@@ -1,0 +1,132 @@
+"""Canvases of several handwritten digits on a noisy ground, composed on the device.
+
+`compose` makes a batch of them from MNIST; `prepare_test` a fixed set from its test
+images. Later digits lie on earlier ones. With `overlap=False` a digit that finds no
+free place in some tries is left out, as in M2NIST (64x84, up to 3 digits).
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from jcnn.data import Dataset
+from jcnn.layers import child_key
+
+SIDE = 28  # of a digit
+BACKGROUND = 10  # the class of pixels without a digit
+_TRIES = 16
+
+
+class Canvas(NamedTuple):
+    """Canvases, or one without the first axis."""
+
+    image: jax.Array  # uint8 [N, H, W, 1]
+    mask: jax.Array  # int32 [N, H, W]: 0 to 9, BACKGROUND elsewhere
+    objects: jax.Array  # float32 [N, K, 5]: the box of the ink, as in jcnn.boxes
+
+
+class Kind(NamedTuple):
+    """The kind of canvases."""
+
+    size: tuple[int, int] = (64, 64)
+    most: int = 5
+    overlap: bool = True
+
+
+def compose(key: jax.Array, digits, number: int, kind: Kind) -> Canvas:
+    """Compose so many canvases of {"image": …, "label": …}."""
+    keys = jax.random.split(key, number)
+    return jax.vmap(partial(_compose_one, digits=digits, kind=kind))(keys)
+
+
+def prepare_test(digits: Dataset, number: int, kind: Kind) -> Canvas:
+    """The test canvases, the same ones always, on the host."""
+    make = jax.jit(partial(compose, number=number, kind=kind))
+    data = {"image": digits.image, "label": digits.label}
+    return jax.tree.map(np.asarray, make(jax.random.key(0), data))
+
+
+def _compose_one(key: jax.Array, digits, kind: Kind) -> Canvas:
+    (height, width), most = kind.size, kind.most
+    named = partial(child_key, key)
+    count = jax.random.randint(named("count"), (), 1, most + 1)
+    which = jax.random.randint(named("which"), (most,), 0, len(digits["label"]))
+    room = jnp.array([height - SIDE + 1, width - SIDE + 1])
+    corners = jax.random.randint(
+        named("corner"), (most, _TRIES, 2), 0, room[None, None]
+    )
+    images, classes = digits["image"][which, ..., 0], digits["label"][which]
+
+    def place(index, canvas):
+        ink, mask, objects = canvas
+        digit = images[index]
+
+        def free(corner):
+            return ~(
+                (lax.dynamic_slice(ink, corner, digit.shape) > 0) & (digit > 0)
+            ).any()
+
+        fits = jax.vmap(free)(corners[index]) | kind.overlap
+        corner = corners[index, jnp.argmax(fits)]
+        visible = fits.any() & (index < count)
+        digit = jnp.where(visible, digit, 0)
+        old = lax.dynamic_slice(ink, corner, digit.shape)
+        ink = lax.dynamic_update_slice(ink, jnp.maximum(old, digit), corner)
+        old = lax.dynamic_slice(mask, corner, digit.shape)
+        new = jnp.where(digit > 127, classes[index], old)
+        mask = lax.dynamic_update_slice(mask, new, corner)
+        box = jnp.tile(corner, 2) + _extent(images[index] > 127)
+        found = jnp.append(box, classes[index]).astype(jnp.float32)
+        return ink, mask, objects.at[index].set(jnp.where(visible, found, nothing))
+
+    nothing = jnp.array([0.0, 0.0, 0.0, 0.0, -1.0])
+    empty = (
+        jnp.zeros(kind.size, jnp.uint8),
+        jnp.full(kind.size, BACKGROUND),
+        jnp.tile(nothing, (most, 1)),
+    )
+    ink, mask, objects = lax.fori_loop(0, most, place, empty)
+    noise = jax.random.uniform(named("noise"), kind.size, maxval=100.0)
+    image = jnp.clip(ink + noise, 0, 255).astype(jnp.uint8)
+    return Canvas(image[..., None], mask, objects)
+
+
+def _extent(ink: jax.Array) -> jax.Array:
+    """Return top, left, bottom and right of what is ink."""
+    rows, columns = ink.any(1), ink.any(0)
+    starts = [jnp.argmax(a) for a in (rows, columns)]
+    ends = [SIDE - jnp.argmax(a[::-1]) for a in (rows, columns)]
+    return jnp.stack(starts + ends)
+
+
+def draw_boxes(path: Path, images, labels, boxes, classes) -> None:
+    """Draw each image with its true boxes in white and those found in colour.
+
+    Args:
+        path: Of the PNG file.
+        images: [N, H, W, 1].
+        labels: True boxes and classes side by side, [N, M, 5].
+        boxes, classes: Those found, [N, K, 4] and [N, K]; class -1: none.
+    """
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    for number, axes in enumerate(figure.subplots(2, -(-len(images) // 2)).flat):
+        axes.imshow(images[number, ..., 0], cmap="gray")
+        axes.set(xticks=[], yticks=[])
+        true = [(box[:4], box[4], "white") for box in labels[number]]
+        found = [(b, c, "tab:orange") for b, c in zip(boxes[number], classes[number])]
+        for (top, left, bottom, right), one, colour in true + found:
+            if one >= 0:
+                size = (right - left, bottom - top)
+                axes.add_patch(
+                    Rectangle((left - 0.5, top - 0.5), *size, fill=False, color=colour)
+                )
+                if colour != "white":
+                    axes.text(left, top - 1, f"{one:g}", color=colour, fontsize=9)
+    figure.savefig(path, dpi=150)
