@@ -16,6 +16,7 @@ from PIL import Image
 from .._files import read_object
 from . import tfrecord
 from .dataset import DataError, Dataset, from_arrays
+from .decode_image import eight_bits
 from .example import parse_example
 from .prepared import Prepared, reading
 
@@ -113,6 +114,4 @@ def _pixels(file: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
     # Any PNG may hold an animation besides its image, any JPEG a preview.
     if file.format in ("GIF", "WEBP") and getattr(file, "is_animated", False):
         raise ValueError("an image must have one frame, got several")
-    if file.mode.startswith("I"):  # grey of 16 bits, which `convert` would clip
-        file = Image.fromarray((np.asarray(file) >> 8).astype(np.uint8))
-    return np.asarray(file.convert(_MODES[shape[-1]])).reshape(shape)
+    return np.asarray(eight_bits(file).convert(_MODES[shape[-1]])).reshape(shape)

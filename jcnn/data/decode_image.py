@@ -27,14 +27,20 @@ def read_image(path: Path, *, size: int, channels: int) -> np.ndarray | str:
         return str(error) or type(error).__name__
 
 
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Return the upper 8 of 16 bits of grey, which `convert` would clip."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+
+
 def to_mode(image: Image.Image, channels: int) -> Image.Image:
     """Return the image in grey or colour, on white where it is transparent.
 
     >>> to_mode(Image.new("RGBA", (1, 1), (255, 0, 0, 0)), 3).getpixel((0, 0))
     (255, 255, 255)
     """
-    if image.mode.startswith("I"):  # grey of 16 bits, which `convert` would clip
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = eight_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

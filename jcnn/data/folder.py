@@ -1,12 +1,12 @@
 """Images of one's own: a folder with a subfolder of image files for each class."""
 
+import dataclasses
 import hashlib
 import json
 import os
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,8 +71,7 @@ def load_folder(
     size = integer("size", size, minimum=1)
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels!r}")
-    folder = Path(folder)
-    if not folder.is_dir():
+    if not (folder := Path(folder)).is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
     names = sorted(p.name for p in _visible(folder) if p.is_dir())
     files = [
@@ -147,9 +146,7 @@ def split_folder(found: Folder, test: float = 0.2) -> tuple[Dataset, Dataset]:
         number = min(max(1, round(test * len(members))), len(members) - 1)
         chosen[sorted(members, key=order.__getitem__)[:number]] = True
     train, tested = (
-        from_arrays(
-            data.image[part], data.label[part], data.num_classes, class_names=names
-        )
+        dataclasses.replace(data, image=data.image[part], label=data.label[part])
         for part in (~chosen, chosen)
     )
     return train, tested
@@ -181,22 +178,20 @@ def _decode(folder, files, paths, names, size: int, channels: int) -> Folder:
     except ModuleNotFoundError as error:
         raise missing("data", error) from error
 
-    read = partial(read_image, size=size, channels=channels)
     with ThreadPoolExecutor() as pool:
-        results = list(pool.map(read, (path for path, _ in files)))
-    images, labels, good, broken = [], [], [], {}
-    for name, (_, label), result in zip(paths, files, results, strict=True):
-        if isinstance(result, str):
-            broken[name] = result
-        else:
-            images.append(result)
-            labels.append(label)
-            good.append(name)
-    empty = [name for label, name in enumerate(names) if label not in labels]
-    if empty:
+        found = [
+            pool.submit(read_image, p, size=size, channels=channels) for p, _ in files
+        ]
+        results = [one.result() for one in found]
+    all_read = list(zip(paths, results, (label for _, label in files), strict=True))
+    broken = {path: result for path, result, _ in all_read if isinstance(result, str)}
+    good = [one for one in all_read if one[0] not in broken]
+    labels = [label for *_, label in good]
+    if empty := [name for label, name in enumerate(names) if label not in labels]:
         raise DataError(
             f"each class of {folder} must have an image that can be read, got none of "
             f"{', '.join(empty)}; {len(broken)} files are broken"
         )
-    dataset = from_arrays(np.stack(images), labels, len(names), class_names=names)
-    return Folder(dataset, tuple(good), broken)
+    images = np.stack([image for _, image, _ in good])
+    dataset = from_arrays(images, labels, len(names), class_names=names)
+    return Folder(dataset, tuple(path for path, *_ in good), broken)

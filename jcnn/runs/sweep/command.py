@@ -14,13 +14,12 @@ import jax.numpy as jnp
 
 from ..._files import expand_home, read_object
 from ...compilation import default_options
-from ...inspect.summary import summarize
 from ..compiled import keep_programs
 from ..config import OptionError, check_config, config_to_json, map_paths
 from ..lock import lock
 from ..memory import keep_memory
 from ..progress import open_console, say
-from ..recipe import Recipe, network_inputs
+from ..recipe import Recipe
 from ..store.folder import make_run_dir, write_config, write_json
 from ..threads import use_threads
 from .members import (
@@ -32,7 +31,7 @@ from .members import (
     why_apart,
 )
 from .results import result_of, results_table, summarize_results, write_results
-from .stacked import fit_together
+from .stacked import fit_together, step_work
 
 # Multiply-adds of a step and member, up to which one program for all is faster.
 SMALL = 200_000_000
@@ -65,9 +64,9 @@ def run_sweep(
     config = map_paths(expand_home, members[0].config)
     use_threads(config.threads)
     recipe = make(config)
-    reason = None if sweep.together == "always" else _too_large(config, recipe)
-    if sweep.together == "never":
-        reason = "--together never"
+    reason = "--together never" if sweep.together == "never" else None
+    if sweep.together == "auto":
+        reason = _too_large(config, recipe)
     reason = (
         why_apart([m.config for m in members]) or reason or _untraced(members, make)
     )
@@ -95,8 +94,7 @@ def run_sweep(
 
 
 def _too_large(config: Any, recipe: Recipe) -> str | None:
-    rows = summarize(recipe.layer, network_inputs(recipe))
-    work = sum(row.multiply_adds or 0 for row in rows) * config.batch_size
+    work = step_work(recipe, config.batch_size)
     if work <= SMALL:
         return None
     return f"a step has {work:,} multiply-adds, and together is faster up to {SMALL:,}"

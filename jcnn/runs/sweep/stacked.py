@@ -63,8 +63,8 @@ def fit_together(
     total = min(total, config.max_steps or total)
     data = jax.device_put(arrays(recipe.train))
     first = _first_states(configs, recipes)
-    work = sum(row.multiply_adds or 0 for row in _rows(recipe))
-    limit = suggest_steps_per_call(work * config.batch_size * len(configs))
+    work = step_work(recipe, config.batch_size)
+    limit = suggest_steps_per_call(work * len(configs))
     sizes = split_epoch(per_epoch, limit)
     certificate = data_line(recipe.train, recipe.test, recipe.validation)
     with (
@@ -102,9 +102,11 @@ def fit_together(
             if stop:
                 return stop
     seconds = (time.monotonic() - began) / len(configs)
-    tested = _tested(make, config, values, recipes, state, compiler_options)
+    finals = [evaluated(member(state, index)) for index in range(len(configs))]
+    tested = _tested(make, config, values, recipes, finals, compiler_options)
+    lines = read_lines(run_dir / "metrics.jsonl")
     for index, (folder, metrics) in enumerate(zip(folders, tested, strict=True)):
-        _write_member(folder, index, run_dir, metrics, member(state, index), seconds)
+        _write_member(folder, index, lines, metrics, finals[index], seconds)
     return None
 
 
@@ -127,8 +129,10 @@ def _first_states(configs: Sequence[Any], recipes: Sequence[Recipe]) -> TrainSta
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
 
-def _rows(recipe: Recipe):
-    return summarize(recipe.layer, network_inputs(recipe))
+def step_work(recipe: Recipe, batch_size: int) -> int:
+    """Return the known multiply-adds of a step's forward pass, of one member."""
+    rows = summarize(recipe.layer, network_inputs(recipe))
+    return batch_size * sum(row.multiply_adds or 0 for row in rows)
 
 
 def _steps(make, config, values, num_steps: int, compiler_options: Options | None):
@@ -169,8 +173,7 @@ def _tested(make, config, values, recipes, states, compiler_options):
         compiler_options=compiler_options,
     )
     found = []
-    for index, recipe in enumerate(recipes):
-        state = evaluated(member(states, index))
+    for index, (recipe, state) in enumerate(zip(recipes, states, strict=True)):
         own = {name: numbers[index] for name, numbers in values.items()}
         metrics = evaluate(
             state._replace(params={"params": state.params, "values": own}), data
@@ -181,17 +184,16 @@ def _tested(make, config, values, recipes, states, compiler_options):
     return found
 
 
-def _write_member(folder, index, run_dir, metrics, state, seconds) -> None:
+def _write_member(folder, index, lines, metrics, final, seconds) -> None:
     """Write weights and metrics; the last line says that the member has ended."""
-    final = evaluated(state)
     params, model_state = jax.device_get((final.params, final.model_state))
     write_weights(folder / "params.safetensors", params, model_state)
     journal = Journal(folder / "metrics.jsonl")
     journal.restore(b"")
-    for line in read_lines(run_dir / "metrics.jsonl"):
+    for line in lines:
         journal.append(
             {k: v[index] if isinstance(v, list) else v for k, v in line.items()}
         )
-    last = {"step": line["step"], "epoch": line["epoch"]}
+    last = {key: lines[-1][key] for key in ("step", "epoch")}
     last |= {f"test_{name}": value for name, value in metrics.items()}
     journal.append(last | {"interrupted": False, "seconds": round(seconds, 1)})
