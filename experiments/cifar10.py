@@ -1,7 +1,8 @@
-"""ResNet-20 on CIFAR-10, trained as in He et al. (2015), section 4.2, but in short.
+"""ResNet-20 of He et al. (2015), section 4.2, on CIFAR-10, in a quarter of its steps.
 
-50,000 colour pictures of 32x32 to train on, 10,000 to test on. The data set must be
-prepared: see --data-dir. Made for an accelerator: two cores take minutes per epoch.
+50,000 colour pictures of 32x32 to train on, 10,000 to test on; a picture and its mirror
+image are tested together. The data set must be prepared: see --data-dir. Two cores of a
+CPU take about 90 seconds per epoch.
 """
 
 import sys
@@ -10,24 +11,19 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jcnn.augment import random_crop, random_flip
+from jcnn.augment import average_views, random_crop, random_flip
 from jcnn.data import load
 from jcnn.models import resnet20
-from jcnn.runs import (
-    SGD,
-    Count,
-    Optimizer,
-    Recipe,
-    RunConfig,
-    main,
-)
+from jcnn.runs import Count, Muon, Optimizer, Recipe, RunConfig, main
 from jcnn.train import classification
 
 
 @dataclass(frozen=True)
 class Config(RunConfig):
-    epochs: Count = 60
-    optimizer: Optimizer = SGD(weight_decay=5e-4)
+    epochs: Count = 40
+    rematerialize: bool = False
+    """Compute each block again in the backward pass, to save memory on GPUs."""
+    optimizer: Optimizer = Muon(learning_rate=0.02, weight_decay=0.04)
 
 
 def prepare(images: jax.Array, key: jax.Array | None) -> jax.Array:
@@ -45,8 +41,8 @@ def recipe(config: Config) -> Recipe:
     train, test = (
         load("cifar10", split, data_dir=config.data_dir) for split in ("train", "test")
     )
-    layer = resnet20(impl=config.impl)
-    losses = classification(layer, prepare)
+    layer = resnet20(rematerialize=config.rematerialize, impl=config.impl)
+    losses = classification(layer, prepare, views=average_views)
     return Recipe(layer, config.optimizer, *losses, train, test)
 
 

@@ -3,7 +3,7 @@
 After Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024), and the author's
 later recipe with Muon: a whitening first layer, Dirac initialization, alternating
 flips, smoothed labels and averaged views. A batch of 2,000 images is computed in parts,
-which batch norm takes its statistics of.
+to save memory, and batch norm takes the statistics of a part.
 """
 
 import sys
@@ -21,22 +21,12 @@ from jcnn.augment import alternating_flip, average_views, random_crop
 from jcnn.data import load
 from jcnn.initializers import dirac, whitening
 from jcnn.layers import BatchNorm, Conv, Dense, Initializer, MaxPool, child_key
-from jcnn.runs import (
-    Count,
-    Positive,
-    Rate,
-    Recipe,
-    RunConfig,
-    by_path,
-    keep_norm,
-    main,
-    muon_dimensions,
-)
+from jcnn.runs import Count, Positive, Rate, Recipe, RunConfig, main
+from jcnn.runs.optimizers import by_path, keep_norm, muon_dimensions
 from jcnn.train import batch_at, classification, indices_at
 
-MEAN, DEVIATION = np.array([[125.3, 123, 113.9], [63, 62.1, 66.7]], "f4")[
-    :, None, None, None
-]
+# Of the training images' channels.
+MEAN, DEVIATION = np.array([[[[[125.3, 123, 113.9]]]], [[[[63, 62.1, 66.7]]]]], "f4")
 
 
 @dataclass(frozen=True)
@@ -65,12 +55,12 @@ def augmented(key: jax.Array, step: jax.Array, data, batch_size: int):
     return batch | {"image": random_crop(crop, images, 2, border="reflect")}
 
 
-def model(whiten: Initializer, impl: str) -> Layer:
+def model(whiten: Initializer, momentum: float, impl: str) -> Layer:
     def conv(width: int) -> Layer:
         return Conv(width, 3, use_bias=False, kernel_init=dirac, impl=impl)
 
     def group(width: int) -> Layer:
-        norm = BatchNorm(momentum=0.6, epsilon=1e-12, use_scale=False)
+        norm = BatchNorm(momentum=momentum, epsilon=1e-12, use_scale=False)
         first = serial(conv=conv(width), pool=MaxPool(2), norm=norm, gelu=jax.nn.gelu)
         second = serial(conv=conv(width), norm=norm, gelu=jax.nn.gelu)
         return serial(first=first, second=second)
@@ -117,7 +107,8 @@ def recipe(config: Config) -> Recipe:
         load("cifar10", split, data_dir=config.data_dir) for split in ("train", "test")
     )
     first = prepare(jnp.asarray(train.image[:5000]), None)
-    layer = model(whitening(first), config.impl)
+    momentum = 0.6 ** (1 / config.accumulate)  # each part moves the statistics
+    layer = model(whitening(first), momentum, config.impl)
     views, smoothing = partial(average_views, shift=1), config.label_smoothing
     losses = classification(layer, prepare, label_smoothing=smoothing, views=views)
     how = {"train": train, "test": test, "batch_at": augmented}

@@ -10,7 +10,6 @@ import dataclasses
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +58,7 @@ def losses(outputs: jax.Array, objects: jax.Array) -> jax.Array:
     return grid_loss(outputs[..., :CLASSES], outputs[..., CLASSES:], *true)
 
 
-def detect(layer: Layer, params, model_state, images) -> Any:
+def detect(layer: Layer, params, model_state, images) -> tuple[jax.Array, ...]:
     """Return boxes [N, MOST, 4], scores and classes [N, MOST], the best first."""
     outputs, _ = layer.apply(params, model_state, prepare(images))
     scores = jax.nn.sigmoid(outputs[..., :CLASSES])
@@ -89,11 +88,9 @@ def recipe(config: Config) -> Recipe:
         return {"loss": losses(outputs, batch["label"])}
 
     def precision(state, data):
-        boxes, scores, classes = found(state.params, state.model_state, data["image"])
-        of_class = average_precision(
-            boxes, scores, classes, data["label"], num_classes=CLASSES
-        )
-        return float(np.nanmean(of_class))
+        boxes, scores, which = found(state.params, state.model_state, data["image"])
+        given = boxes, scores, which, data["label"]
+        return float(np.nanmean(average_precision(*given, num_classes=CLASSES)))
 
     return Recipe(
         layer,
@@ -114,11 +111,9 @@ def recipe(config: Config) -> Recipe:
 def draw(found, test: Dataset, folder: Path, state: TrainState) -> None:
     """Draw eight test canvases with the boxes found, and the true ones, in white."""
     images, labels = test.image[:8], test.label[:8]
-    boxes, scores, classes = map(
-        np.asarray, found(state.params, state.model_state, images)
-    )
+    boxes, scores, classes = found(state.params, state.model_state, images)
     named = np.where(scores > 0.4, classes, -1)
-    draw_boxes(folder / "detection.png", images, labels, boxes, named)
+    draw_boxes(folder / "detection.png", images, labels, np.asarray(boxes), named)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class Config(RunConfig):
     batch_size: Count = 64
     m2nist: bool = False
     """Canvases of 64x84 with up to three digits that do not overlap."""
-    widths: tuple[Count, ...] = (16, 32, 64, 128)
+    widths: tuple[Count, ...] = (8, 16, 32, 64)
     """Channels of the U-Net at each size, from the largest to the smallest."""
     optimizer: Optimizer = AdamW(learning_rate=4e-3)
 

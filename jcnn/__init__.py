@@ -14,7 +14,7 @@ from ._conv import conv, conv_transpose, depthwise_conv
 from ._dense import dense, flatten
 from ._dropout import dropout
 from ._im2col import col2im, im2col
-from .combine import parallel, residual, serial
+from .combine import parallel, remat, residual, serial
 from .engine.acceleration import accelerate
 from .engine.general import conv_general_dilated
 from .inspect.explanation import explain
@@ -69,6 +69,7 @@ __all__ = [
     "models",
     "order",
     "parallel",
+    "remat",
     "residual",
     "runs",
     "serial",

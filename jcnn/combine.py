@@ -71,6 +71,25 @@ def residual(body: Part, shortcut: Part = _identity) -> Layer:
     return parallel(_add, body=body, shortcut=shortcut)
 
 
+def remat(layer: Layer) -> Layer:
+    """Return the layer with what is inside it computed again in the backward pass.
+
+    Of the forward pass only its input is kept, by `jax.checkpoint`: Chen et al.,
+    "Training Deep Nets with Sublinear Memory Cost" (2016), section 3. On GPUs and TPUs
+    that saves memory. On CPUs XLA merges most of the second computation with the first:
+    there, `accumulate` of `jcnn.train.make_step` bounds the memory of a step.
+
+    >>> net = serial(body=remat(serial(sin=jax.numpy.sin, cos=jax.numpy.cos)))
+    >>> jax.grad(lambda x: net.apply({}, {}, x)[0])(1.0)
+    Array(-0.4029..., dtype=float32...)
+    """
+    return Layer(layer.init, partial(_apply_again, layer.apply))
+
+
+def _apply_again(apply, params, state, x, *, train=False, key=None):
+    return jax.checkpoint(partial(apply, train=train))(params, state, x, key=key)
+
+
 def as_layers(parts: Mapping[str, Part]) -> dict[str, Layer]:
     """Return the parts, functions of one array too, as layers."""
     layers = {}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ._dense import flatten
 from ._shapes import Padding
-from .combine import Part, parallel, residual, serial
+from .combine import Part, parallel, remat, residual, serial
 from .layers import (
     AvgPool,
     BatchNorm,
@@ -129,27 +129,36 @@ def vgg(
     )
 
 
-def resnet20(num_classes: int = 10, *, impl: str = "auto") -> Layer:
+def resnet20(
+    num_classes: int = 10, *, rematerialize: bool = False, impl: str = "auto"
+) -> Layer:
     """Return ResNet-20 for CIFAR.
 
     He et al., "Deep Residual Learning" (2015), section 4.2. Where a
-    stage begins with half the size, the shortcut is a 1x1 convolution.
+    stage begins with half the size, the shortcut is a 1x1 convolution. With
+    `rematerialize` each block is a `jcnn.remat`.
 
     >>> params, _ = resnet20().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     >>> sum(p.size for p in jax.tree.leaves(params))
     272474
     """
-    return _resnet(num_classes, widths=(16, 32, 64), blocks=3, impl=impl)
+    sizes = {"widths": (16, 32, 64), "blocks": 3}
+    return _resnet(num_classes, **sizes, rematerialize=rematerialize, impl=impl)
 
 
-def resnet18(num_classes: int = 10, *, impl: str = "auto") -> Layer:
+def resnet18(
+    num_classes: int = 10, *, rematerialize: bool = False, impl: str = "auto"
+) -> Layer:
     """Return ResNet-18 (He et al., 2015, table 1) for CIFAR: a 3x3 stem, no pool.
+
+    With `rematerialize` each block is a `jcnn.remat`.
 
     >>> params, _ = resnet18().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     >>> sum(p.size for p in jax.tree.leaves(params))
     11173962
     """
-    return _resnet(num_classes, widths=(64, 128, 256, 512), blocks=2, impl=impl)
+    sizes = {"widths": (64, 128, 256, 512), "blocks": 2}
+    return _resnet(num_classes, **sizes, rematerialize=rematerialize, impl=impl)
 
 
 def unet(
@@ -208,13 +217,19 @@ def _concatenate(skip: jax.Array, below: jax.Array) -> jax.Array:
 
 
 def _resnet(
-    num_classes: int, *, widths: Sequence[int], blocks: int, impl: str
+    num_classes: int,
+    *,
+    widths: Sequence[int],
+    blocks: int,
+    rematerialize: bool,
+    impl: str,
 ) -> Layer:
     inputs, stages = widths[0], {}
     for i, width in enumerate(widths, 1):
         for j in range(1, blocks + 1):
             strides = 2 if i > 1 and j == 1 else 1
-            stages[f"stage{i}_block{j}"] = _basic_block(inputs, width, strides, impl)
+            block = _basic_block(inputs, width, strides, impl)
+            stages[f"stage{i}_block{j}"] = remat(block) if rematerialize else block
             inputs = width
     return _of_images(
         stem=conv_norm_relu(widths[0], impl=impl),

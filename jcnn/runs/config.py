@@ -107,8 +107,8 @@ class RunConfig:
     not_finite: Literal["stop", "skip"] = "stop"
     """Stop, or skip the step, if a loss or gradient is not finite."""
     ema_decay: Annotated[float, Range(0, 1, True, True)] | None = None
-    """Decay per step of the weights' moving average, such as 0.999; the average is
-    evaluated and written."""
+    """Decay per step of the moving averages of weights and of batch norm's statistics,
+    such as 0.999; they are evaluated and written."""
     certify_every: Annotated[int, Range(0)] = 0
     """Write a certificate line every N steps (0: once per epoch)."""
     keep_checkpoints: Count = 2

@@ -28,7 +28,7 @@ class TrainState(NamedTuple):
     params: Params
     model_state: State
     opt_state: Any
-    ema: Params | None = None  # average of the parameters over the steps
+    ema: tuple[Params, State] | None = None  # averages of both over the steps
 
 
 def create(
@@ -49,8 +49,8 @@ def create(
         x: Example input, an array or `jax.ShapeDtypeStruct`.
         weights: Initial parameters and model state, for example of another training;
             by default `layer.init` draws them with `fold_in(key, crc32("init"))`.
-        ema: Keep an average of the parameters in the state, for steps with an
-            `ema_decay`. It is at least float32: in bfloat16 it would not move.
+        ema: Keep averages of parameters and model state, for steps with an `ema_decay`.
+            They are at least float32: in bfloat16 they would not move.
 
     >>> import optax
     >>> from jcnn.layers import Dense
@@ -62,7 +62,7 @@ def create(
         params, model_state = layer.init(child_key(key, "init"), x)
     else:
         params, model_state = jax.tree.map(jnp.array, weights)
-    average = jax.tree.map(_wide_copy, params) if ema else None
+    average = jax.tree.map(_wide_copy, (params, model_state)) if ema else None
     # Copies everywhere, since steps donate the state.
     return TrainState(
         jnp.int32(0), jnp.copy(key), params, model_state, tx.init(params), average
@@ -70,13 +70,12 @@ def create(
 
 
 def averaged(state: TrainState) -> TrainState:
-    """Return the state with its average as parameters, cast to their dtypes.
+    """Return the state with its averages as parameters and model state.
 
     `evaluate(averaged(state), data)` is often better than the last parameters: Polyak
-    and Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992). The
-    model state is unchanged: batch norm keeps the statistics of the trained parameters
-    (Izmailov et al., "Averaging Weights Leads to Wider Optima" (2018), section 3.2,
-    recompute them).
+    and Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992). Batch
+    norm's statistics are averaged as the parameters are, which is close to those of the
+    averaged parameters; those of the last ones are not.
 
     Raises:
         ValueError: If the state has no average.
@@ -90,9 +89,10 @@ def averaged(state: TrainState) -> TrainState:
     """
     if state.ema is None:
         raise ValueError("state.ema must not be None: use create(..., ema=True)")
-    params = jax.tree.map(lambda e, p: e.astype(p.dtype), state.ema, state.params)
-    return state._replace(params=params)
+    last = state.params, state.model_state
+    params, model_state = jax.tree.map(lambda e, p: e.astype(p.dtype), state.ema, last)
+    return state._replace(params=params, model_state=model_state)
 
 
-def _wide_copy(param: jax.Array) -> jax.Array:
-    return jnp.array(param, wide(param.dtype))
+def _wide_copy(x: jax.Array) -> jax.Array:
+    return jnp.array(x, wide(x.dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else None)

@@ -10,7 +10,7 @@ from jax import lax
 
 from .. import compilation
 from .._shapes import integer
-from ..layers import Params, child_key
+from ..layers import child_key
 from .batches import BatchAt, batch_at, num_examples
 from .state import Batch, LossFn, Metrics, TrainState
 
@@ -41,8 +41,8 @@ def make_step(
             `make_scan` repeat this one, so the last good state comes out.
             "skip": only count the step. "ignore": check nothing, without the metric.
             The model state is never checked.
-        ema_decay: The decay d, between 0 and 1, of the average in `state.ema`:
-            parameters n steps back have weights in proportion to d^n, as in Adam and
+        ema_decay: The decay d, between 0 and 1, of the averages in `state.ema`:
+            those n steps back have weights in proportion to d^n, as in Adam and
             `optax.ema` with debiasing. With "skip", the average decays in skipped
             steps too.
         accumulate: In how many equal parts to compute a batch, one after the other, to
@@ -188,7 +188,7 @@ def _step(
             )
             ema = None
             if ema_decay is not None:
-                ema = _averaged(state.ema, params, ema_decay, done)
+                ema = _averaged(state.ema, (params, model_state), ema_decay, done)
             return TrainState(done, state.key, params, model_state, opt_state, ema)
 
         if not_finite == "ignore":
@@ -231,18 +231,21 @@ def _accumulated(loss_fn: LossFn, state: TrainState, batch: Batch, parts: int) -
     return (loss, (model_state, metrics)), grads
 
 
-def _averaged(ema: Any, params: Params, decay: float, count: jax.Array) -> Any:
-    """Return the average including the parameters after step number `count`.
+def _averaged(ema: Any, new: Any, decay: float, count: jax.Array) -> Any:
+    """Return the averages including the arrays after step number `count`.
 
-    Their weight is 1 / (1 + d + … + d^(count - 1)), which is 1 at first.
+    Their weight is 1 / (1 + d + … + d^(count - 1)), which is 1 at first. Integers are
+    not averaged: the last ones are taken.
     """
-    from optax import incremental_update
+    part = (1 - decay) / -jnp.expm1(count * math.log(decay))
+
+    def average(old, new):
+        if not jnp.issubdtype(new.dtype, jnp.inexact):
+            return new
+        return part * new.astype(old.dtype) + (1 - part) * old
 
     # Without the barrier XLA takes narrow parameters as they were before rounding.
-    params = lax.optimization_barrier(params)
-    params = jax.tree.map(lambda p, e: p.astype(e.dtype), params, ema)
-    part = (1 - decay) / -jnp.expm1(count * math.log(decay))
-    return incremental_update(params, ema, part)  # pyright: ignore
+    return jax.tree.map(average, ema, lax.optimization_barrier(new))
 
 
 def _all_finite(tree: Any) -> jax.Array:

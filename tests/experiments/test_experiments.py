@@ -12,16 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import cifar10, digits, fashion_mnist, mnist
+from experiments import cifar10, digits, fashion_mnist, mnist, mnist_small
 from jcnn.data import from_arrays
 from jcnn.runs import AdamW, fit, main, read_config, read_metrics
 from jcnn.runs.stepping import compile_steps
 from jcnn.runs.threads import use_threads
 
-SCRIPTS = [digits, mnist, fashion_mnist, cifar10]
+SCRIPTS = [digits, mnist, mnist_small, fashion_mnist, cifar10]
 IMAGE_SHAPES = {
     digits: (8, 8, 1),
     mnist: (28, 28, 1),
+    mnist_small: (28, 28, 1),
     fashion_mnist: (28, 28, 1),
     cifar10: (32, 32, 3),
 }
@@ -132,7 +133,7 @@ def test_recipe_trains_and_tests_on_the_two_splits(script, monkeypatch, rng):
     loaded = {}
 
     def load(name, split, data_dir=None):
-        assert name == script.__name__.rpartition(".")[-1]
+        assert script.__name__.rpartition(".")[-1].startswith(name)
         pixels = rng.integers(0, 256, (200, *shape)).astype(np.uint8)
         loaded[split] = from_arrays(pixels, rng.integers(0, 10, 200), 10)
         return loaded[split]
@@ -173,6 +174,25 @@ def test_only_training_images_are_augmented_each_step_anew(script, rng):
     )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other) and not np.array_equal(first, plain)
+
+
+def test_the_smallest_model_has_586_parameters_and_shares_its_convolution(rng):
+    layer, x = mnist_small.model(12, "lax"), jnp.zeros((2, 28, 28, 1))
+    params, state = layer.init(jax.random.key(0), x)
+    assert sum(a.size for a in jax.tree.leaves(params)) == 586
+    body = params["body"]
+    # One unit's kernels; a bias for each of the times that it is applied.
+    assert sorted(body) == [*(f"norm{i}" for i in range(7)), "unit"]
+    assert sum(a.size for a in jax.tree.leaves(body["unit"])) == 12 * (9 + 12)
+
+    def one(kernel):
+        kernels = body["unit"] | {"pointwise": {"kernel": kernel}}
+        new = params | {"body": body | {"unit": kernels}}
+        return layer.apply(new, state, images, train=True)[0]
+
+    images = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+    zero = one(jnp.zeros_like(body["unit"]["pointwise"]["kernel"]))
+    assert not np.allclose(zero, one(body["unit"]["pointwise"]["kernel"]))
 
 
 # Runs

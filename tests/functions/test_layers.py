@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jcnn
-from jcnn.combine import parallel, residual, serial
+from jcnn.combine import parallel, remat, residual, serial
 from jcnn.layers import (
     AvgPool,
     BatchNorm,
@@ -581,6 +581,29 @@ def test_parts_of_parallel_are_seeded_by_their_paths(rng):
         expected, _ = Dense(3).init(_named(KEY, name), x)
         assert _equal(params[name], expected)
     assert not np.array_equal(params["left"]["kernel"], params["right"]["kernel"])
+
+
+def test_a_rematerialized_layer_computes_the_same_and_keeps_its_input_alone(rng):
+    net = serial(conv=Conv(4, 3), norm=BatchNorm(), tanh=jnp.tanh, drop=Dropout(0.5))
+    x = jnp.asarray(rng.normal(size=(2, 6, 6, 3)), jnp.float32)
+    params, state = net.init(KEY, x)
+
+    def loss(layer, params, x):
+        y, new = layer.apply(params, state, x, train=True, key=KEY)
+        return jnp.sum(y**2), new
+
+    found = []
+    for layer in (net, remat(net)):
+        of = jax.value_and_grad(partial(loss, layer), (0, 1), has_aux=True)
+        found.append(of(params, x))
+        kept = jax.tree.leaves(
+            jax.vjp(partial(loss, layer), params, x, has_aux=True)[1]
+        )
+        found.append(sum(array.size for array in kept))
+    expected, most, again, least = found
+    for a, b in zip(*map(jax.tree.leaves, (again, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert least < most / 2
 
 
 def test_the_shortcut_of_a_residual_is_the_input_itself(rng):

@@ -122,6 +122,33 @@ def test_results_are_means_over_the_seeds(both):
             assert row["failed"] == 0
 
 
+def test_long_runs_of_large_steps_are_trained_alone(tmp_path, capsys, monkeypatch):
+    def trained(name):
+        sweep(tmp_path / name, "--seeds", "2", "--epochs", "1", "--max-steps", "2")
+        return capsys.readouterr().out
+
+    assert "2 runs are trained together" in trained("small")
+    monkeypatch.setattr("jcnn.runs.sweep.command.TINY_STEP", 100)
+    assert "2 runs are trained together" in trained("short")
+    monkeypatch.setattr("jcnn.runs.sweep.command.SHORT_RUN", 100)
+    work = 8 * (36 * 9 * 3 + 108 * 3)  # a step's: the convolution, and the head
+    words = " ".join(trained("large").split())
+    assert f"one after the other: 2 steps of {work:,} multiply-adds" in words
+
+
+def test_paths_of_all_members_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    seen = set()
+
+    def spy(config):
+        seen.add(config.data_dir)
+        return recipe(config)
+
+    options = ["--data-dir", "~/sets", "--run-dir", "~/s", "--max-steps", "1"]
+    assert main(Config, spy, ["sweep", "--seeds", "2", *options], fit=quick) == 0
+    assert seen == {tmp_path / "sets"} and (tmp_path / "s" / "results.json").exists()
+
+
 def test_a_finished_sweep_is_not_trained_again(both, capsys):
     before = (both["always"] / MEMBERS[0] / "params.safetensors").stat().st_mtime_ns
     sweep(both["always"], *GRID, "--together", "always")

@@ -190,7 +190,7 @@ def try_to_read():
         folder = run.place / source / "experiments"
         folder.mkdir(parents=True)
         (folder / "__init__.py").touch()
-        (folder / "mnist.py").write_text(text)
+        (folder / "lenet.py").write_text(text)
 
 
 DIFFERENCE = "\n".join(SOURCES["other source"])

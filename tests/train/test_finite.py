@@ -209,7 +209,7 @@ def test_batch_norm_keeps_its_statistics(rng):
 def test_narrow_parameters_and_the_average_stay_too(dtype, policy, rng):
     step = make_step(_loss, TX, not_finite=policy, ema_decay=0.5)
     state, metrics = step(_state(ema=True, dtype=dtype), _data(rng))
-    assert metrics["finite"] and state.ema["w"].dtype == jnp.float32
+    assert metrics["finite"] and state.ema[0]["w"].dtype == jnp.float32
     before = _copy(state)
     state, metrics = step(state, _data(rng, [(1, 3)]))
     assert not metrics["finite"]
@@ -333,10 +333,25 @@ def test_the_average_is_that_of_numpy(decay, rng):
         history.append(np.asarray(state.params["w"], np.float64))
         weights = decay ** np.arange(k + 1)[::-1].astype(np.float64)
         expected = (weights[:, None] * history).sum(0) / weights.sum()
-        np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(state.ema[0]["w"], expected, rtol=1e-5, atol=1e-6)
     again = averaged(state)
-    assert _bits(again.params) == _bits(state.ema)
-    assert _bits(again._replace(params={})) == _bits(state._replace(params={}))
+    assert _bits((again.params, again.model_state)) == _bits(state.ema)
+    rest = {"params": {}, "model_state": {}}
+    assert _bits(again._replace(**rest)) == _bits(state._replace(**rest))
+
+
+def test_statistics_are_averaged_too_and_integers_are_the_last_ones(rng):
+    decay, data = 0.8, _data(rng)
+    step = make_step(_loss, TX, ema_decay=decay)
+    state, history = _state(ema=True), []
+    for k in range(5):
+        state, _ = step(state, _batch(data, k))
+        history.append(float(state.model_state["mean"]))
+    weights = decay ** np.arange(5)[::-1]
+    expected = weights @ history / weights.sum()
+    found = averaged(state).model_state
+    assert len(set(history)) > 1 and found["calls"] == state.model_state["calls"] == 5
+    np.testing.assert_allclose(found["mean"], expected, rtol=1e-5)
 
 
 def test_a_scan_averages_as_steps_do_and_goes_on_to_the_bit(rng):
@@ -364,7 +379,7 @@ def test_bfloat16_parameters_are_averaged_in_float32(rng):
         history.append(np.asarray(state.params["w"], np.float64))
     weights = 0.99 ** np.arange(9)[::-1]
     expected = (weights[:, None] * history).sum(0) / weights.sum()
-    np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-5)
+    np.testing.assert_allclose(state.ema[0]["w"], expected, rtol=1e-5)
     assert averaged(state).params["w"].dtype == jnp.bfloat16
 
 

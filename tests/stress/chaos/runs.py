@@ -1,4 +1,4 @@
-"""The runs that are killed: of `experiments.mnist`, on a small data set of their own.
+"""The runs that are killed: of `lenet`, an experiment on a small data set of their own.
 
 They run copies of this library, as they were when chaos began. So nobody edits their
 source but chaos itself.
@@ -18,7 +18,7 @@ PATIENCE = 120.0  # seconds after which a run hangs
 SOURCES = {
     "source": None,
     "other source": (
-        "experiments/mnist.py",
+        "experiments/lenet.py",
         "(jnp.float32) / 255",
         "(jnp.float32) / 256",
     ),
@@ -81,7 +81,7 @@ class Run:
             "GIT_CEILING_DIRECTORIES": str(self.place),
         }
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
-        command = ["-m", "experiments.mnist", "--epochs", str(self.epochs)]
+        command = ["-m", "experiments.lenet", "--epochs", str(self.epochs)]
         command += ["--run-dir", str(self.folder), "--data-dir", str(self.data_dir)]
         first = [] if privileged else ["-c", _WITHOUT_PRIVILEGES]
         with open(self.log, "ab") as log:
@@ -110,8 +110,9 @@ def write_place(place: Path) -> None:
         without = shutil.ignore_patterns("__pycache__")
         shutil.copytree(here / "jcnn", place / name / "jcnn", ignore=without)
         (place / name / "experiments").mkdir()
-        for file in ("experiments/__init__.py", "experiments/mnist.py"):
-            shutil.copy(here / file, place / name / file)
+        (place / name / "experiments" / "__init__.py").touch()
+        lenet = Path(__file__).with_name("lenet.py")
+        shutil.copy(lenet, place / name / "experiments" / "lenet.py")
         if change is not None:
             file, old, new = change
             text = (place / name / file).read_text()
