@@ -79,11 +79,11 @@ def model(whiten: Initializer, momentum: float, impl: str) -> Layer:
 
 
 def optimizer(config: Config, num_steps: int) -> optax.GradientTransformation:
-    """Muon for the 3x3 kernels, whose norm is kept; rates are those of a mean loss."""
+    """Muon for the 3x3 kernels, whose norm is kept; SGD's rates are for sums."""
 
     def nesterov(rate: float, steps: int = num_steps) -> optax.GradientTransformation:
-        falling = optax.linear_schedule(rate, 0.0, steps)
-        decay = optax.add_decayed_weights(2e-6 * config.batch_size / rate)
+        falling = optax.linear_schedule(rate * config.batch_size, 0.0, steps)
+        decay = optax.add_decayed_weights(2e-6 / rate)
         return optax.chain(decay, optax.sgd(falling, 0.85, nesterov=True))
 
     falling = optax.linear_schedule(config.learning_rate, 0.0, num_steps)
@@ -94,9 +94,9 @@ def optimizer(config: Config, num_steps: int) -> optax.GradientTransformation:
     )
     rules = {
         "^whitening/kernel": optax.set_to_zero(),
-        "^whitening/bias": nesterov(106.0, 3 * num_steps // config.epochs),
-        "^head": nesterov(1340.0),
-        "bias$": nesterov(106.0),
+        "^whitening/bias": nesterov(0.053, 3 * num_steps // config.epochs),
+        "^head": nesterov(0.67),
+        "bias$": nesterov(0.053),
         "kernel$": muon,
     }
     return by_path(rules)

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.digit_canvas import Kind, compose, draw_boxes, prepare_test
+from experiments.digit_canvas import Kind, fixed_set, make_batch_at
+from experiments.digit_pictures import draw_boxes
 from jcnn import Layer, serial
 from jcnn.boxes import average_precision, decode_grid, grid_loss, grid_targets
 from jcnn.data import Dataset, load
@@ -24,8 +25,7 @@ from jcnn.models import conv_norm_relu, unet
 from jcnn.runs import AdamW, Count, Optimizer, Recipe, RunConfig, main
 from jcnn.train import TrainState
 
-CLASSES, TEST_CANVASES = 10, 2000
-STRIDE, MOST = 4, 10  # pixels of a cell, detections per image
+CLASSES, STRIDE, MOST = 10, 4, 10  # digits, pixels of a cell, detections per image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,17 +66,13 @@ def detect(layer: Layer, params, model_state, images) -> tuple[jax.Array, ...]:
 
 
 def recipe(config: Config) -> Recipe:
-    digits, test = (
-        load("mnist", split, data_dir=config.data_dir) for split in ("train", "test")
+    digits, held_out, test = (
+        load("mnist", split, data_dir=config.data_dir)
+        for split in ("train[:55000]", "train[55000:]", "test")
     )
     layer, kind = model(config.impl), Kind()
-    canvases = prepare_test(test, TEST_CANVASES, kind)
-    test = dataclasses.replace(test, image=canvases.image, label=canvases.objects)
+    test = fixed_set(test, kind, "objects")
     found = jax.jit(partial(detect, layer))
-
-    def composed(key, step, data, batch_size):
-        canvas = compose(jax.random.fold_in(key, step), data, batch_size, kind)
-        return {"image": canvas.image, "label": canvas.objects}
 
     def loss_fn(params, model_state, batch, key):
         x = prepare(batch["image"])
@@ -100,7 +96,8 @@ def recipe(config: Config) -> Recipe:
         digits,
         test,
         prepare=prepare,
-        batch_at=composed,
+        validation=fixed_set(held_out, kind, "objects"),
+        batch_at=make_batch_at(kind, "objects"),
         split_metrics={"mean_average_precision": precision},
         watch="mean_average_precision",
         higher_is_better=True,

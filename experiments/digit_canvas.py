@@ -1,23 +1,22 @@
 """Canvases of several handwritten digits on a noisy ground, composed on the device.
 
-`compose` makes a batch of them from MNIST; `prepare_test` a fixed set from its test
-images. Later digits lie on earlier ones. With `overlap=False` a digit that finds no
-free place in some tries is left out, as in M2NIST (64x84, up to 3 digits).
+`make_batch_at` makes batches of them from MNIST for each training step, `fixed_set` the
+same set of them always. Later digits lie on earlier ones. With `overlap=False` a digit
+that finds no free place in some tries is left out, as in M2NIST (64x84, 1 to 3 digits).
 """
 
+import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from jcnn.data import Dataset
 from jcnn.layers import child_key
+from jcnn.train import BatchAt
 
 SIDE = 28  # of a digit
 BACKGROUND = 10  # the class of pixels without a digit
@@ -46,11 +45,24 @@ def compose(key: jax.Array, digits, number: int, kind: Kind) -> Canvas:
     return jax.vmap(partial(_compose_one, digits=digits, kind=kind))(keys)
 
 
-def prepare_test(digits: Dataset, number: int, kind: Kind) -> Canvas:
-    """The test canvases, the same ones always, on the host."""
-    make = jax.jit(partial(compose, number=number, kind=kind))
+def make_batch_at(kind: Kind, label: str) -> BatchAt:
+    """Return a recipe's `batch_at` of new canvases; `label` is a field of `Canvas`."""
+
+    def batch_at(key, step, data, batch_size):
+        key = jax.random.fold_in(child_key(key, "canvas"), step)
+        canvas = compose(key, data, batch_size, kind)
+        return {"image": canvas.image, "label": getattr(canvas, label)}
+
+    return batch_at
+
+
+def fixed_set(digits: Dataset, kind: Kind, label: str) -> Dataset:
+    """Return canvases, a fifth as many as there are digits, the same ones always."""
+    make = jax.jit(partial(compose, number=len(digits.label) // 5, kind=kind))
     data = {"image": digits.image, "label": digits.label}
-    return jax.tree.map(np.asarray, make(jax.random.key(0), data))
+    canvases = jax.tree.map(np.asarray, make(jax.random.key(0), data))
+    labels = getattr(canvases, label)
+    return dataclasses.replace(digits, image=canvases.image, label=labels)
 
 
 def _compose_one(key: jax.Array, digits, kind: Kind) -> Canvas:
@@ -104,29 +116,3 @@ def _extent(ink: jax.Array) -> jax.Array:
     starts = [jnp.argmax(a) for a in (rows, columns)]
     ends = [SIDE - jnp.argmax(a[::-1]) for a in (rows, columns)]
     return jnp.stack(starts + ends)
-
-
-def draw_boxes(path: Path, images, labels, boxes, classes) -> None:
-    """Draw each image with its true boxes in white and those found in colour.
-
-    Args:
-        path: Of the PNG file.
-        images: [N, H, W, 1].
-        labels: True boxes and classes side by side, [N, M, 5].
-        boxes, classes: Those found, [N, K, 4] and [N, K]; class -1: none.
-    """
-    figure = Figure(figsize=(12, 6.4), layout="constrained")
-    for number, axes in enumerate(figure.subplots(2, -(-len(images) // 2)).flat):
-        axes.imshow(images[number, ..., 0], cmap="gray")
-        axes.set(xticks=[], yticks=[])
-        true = [(box[:4], box[4], "white") for box in labels[number]]
-        found = [(b, c, "tab:orange") for b, c in zip(boxes[number], classes[number])]
-        for (top, left, bottom, right), one, colour in true + found:
-            if one >= 0:
-                size = (right - left, bottom - top)
-                axes.add_patch(
-                    Rectangle((left - 0.5, top - 0.5), *size, fill=False, color=colour)
-                )
-                if colour != "white":
-                    axes.text(left, top - 1, f"{one:g}", color=colour, fontsize=9)
-    figure.savefig(path, dpi=150)

@@ -17,7 +17,7 @@ from jcnn.augment import average_views, random_crop, random_erase, random_flip
 from jcnn.data import load
 from jcnn.layers import BatchNorm, Conv, Dense, Dropout, MaxPool
 from jcnn.models import conv_norm_relu
-from jcnn.runs import Count, Muon, Optimizer, Rate, Recipe, RunConfig, main
+from jcnn.runs import Count, Decay, Muon, Optimizer, Rate, Recipe, RunConfig, main
 from jcnn.train import classification
 
 
@@ -25,7 +25,7 @@ from jcnn.train import classification
 class Config(RunConfig):
     epochs: Count = 20
     batch_size: Count = 256
-    ema_decay: Rate | None = 0.999
+    ema_decay: Decay | None = 0.999
     dropout: Rate = 0.3
     """Dropout rate."""
     label_smoothing: Rate = 0.1

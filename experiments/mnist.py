@@ -17,14 +17,14 @@ from jcnn.augment import random_affine
 from jcnn.data import load
 from jcnn.layers import Dense, Dropout, MaxPool
 from jcnn.models import conv_norm_relu
-from jcnn.runs import Count, Muon, Optimizer, Rate, Recipe, RunConfig, main
+from jcnn.runs import Count, Decay, Muon, Optimizer, Rate, Recipe, RunConfig, main
 from jcnn.train import classification
 
 
 @dataclass(frozen=True)
 class Config(RunConfig):
     epochs: Count = 15
-    ema_decay: Rate | None = 0.999
+    ema_decay: Decay | None = 0.999
     dropout: Rate = 0.3
     """Dropout rate."""
     optimizer: Optimizer = Muon(learning_rate=4e-3, weight_decay=0.05)

@@ -22,16 +22,8 @@ from jcnn.data import Dataset, load_folder, split_folder
 from jcnn.layers import Dense, MaxPool
 from jcnn.metrics import confusion_matrix, f1, make_sums, precision, recall
 from jcnn.models import conv_norm_relu
-from jcnn.runs import (
-    AdamW,
-    Count,
-    Optimizer,
-    OptionError,
-    Range,
-    Recipe,
-    RunConfig,
-    main,
-)
+from jcnn.runs import AdamW, Count, Optimizer, OptionError, Recipe, RunConfig, main
+from jcnn.runs.config import Range
 from jcnn.train import TrainState, classification
 
 
@@ -86,17 +78,23 @@ def recipe(config: Config) -> Recipe:
     layer = model(train.num_classes, config.impl)
     weights = len(train.label) / np.bincount(train.label) / train.num_classes
     losses = classification(layer, prepare, class_weights=weights)
-    report = partial(write_report, layer, test, broken=len(found.broken))
+    report = partial(write_report, layer, test, config.dtype, len(found.broken))
     return Recipe(layer, config.optimizer, *losses, train, test, draw=report)
 
 
 def write_report(
-    layer: Layer, test: Dataset, folder: Path, state: TrainState, *, broken: int
+    layer: Layer,
+    test: Dataset,
+    dtype: str,
+    broken: int,
+    folder: Path,
+    state: TrainState,
 ) -> None:
     """Print what was reached for each class, and write it to classes.txt."""
 
     def counts(params, model_state, batch):
-        logits, _ = layer.apply(params, model_state, prepare(batch["image"], None))
+        x = prepare(batch["image"], None).astype(dtype)
+        logits, _ = layer.apply(params, model_state, x)
         found = logits.argmax(-1)
         return {"counts": confusion_matrix(batch["label"], found, test.num_classes)}
 

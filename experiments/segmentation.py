@@ -2,7 +2,8 @@
 
 Canvases of 64x64 with up to five MNIST digits that may overlap, or with --m2nist of
 64x84 with up to three that do not. Each training canvas is composed anew, on the
-device; 2,000 test canvases of the test digits are the same ones always.
+device; 2,000 test canvases of the test digits, and 1,000 of training digits that are
+held out for validation, are the same ones always.
 """
 
 import dataclasses
@@ -13,17 +14,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
-from experiments.digit_canvas import BACKGROUND, Kind, compose, prepare_test
-from jcnn import Layer
+from experiments.digit_canvas import BACKGROUND, Kind, fixed_set, make_batch_at
+from experiments.digit_pictures import draw_masks
 from jcnn.data import Dataset, load
 from jcnn.metrics import confusion_matrix, make_sums, mean_iou
 from jcnn.models import unet
 from jcnn.runs import AdamW, Count, Optimizer, Recipe, RunConfig, main
 from jcnn.train import TrainState, classification
 
-CLASSES, TEST_CANVASES = BACKGROUND + 1, 2000
+CLASSES = BACKGROUND + 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Config(RunConfig):
     batch_size: Count = 64
     m2nist: bool = False
     """Canvases of 64x84 with up to three digits that do not overlap."""
-    widths: tuple[Count, ...] = (8, 16, 32, 64)
+    widths: tuple[Count, ...] = (12, 24, 48)
     """Channels of the U-Net at each size, from the largest to the smallest."""
     optimizer: Optimizer = AdamW(learning_rate=4e-3)
 
@@ -42,25 +42,21 @@ def prepare(images: jax.Array, key: jax.Array | None) -> jax.Array:
     return jnp.asarray(images, jnp.float32) / 255
 
 
-def predict(layer: Layer, params, model_state, images) -> jax.Array:
-    return layer.apply(params, model_state, prepare(images, None))[0].argmax(-1)
-
-
 def recipe(config: Config) -> Recipe:
-    digits, test = (
-        load("mnist", split, data_dir=config.data_dir) for split in ("train", "test")
+    digits, held_out, test = (
+        load("mnist", split, data_dir=config.data_dir)
+        for split in ("train[:55000]", "train[55000:]", "test")
     )
     kind = Kind((64, 84), 3, overlap=False) if config.m2nist else Kind()
     layer = unet(CLASSES, widths=config.widths, impl=config.impl)
-    canvases = prepare_test(test, TEST_CANVASES, kind)
-    test = dataclasses.replace(test, image=canvases.image, label=canvases.mask)
+    test = fixed_set(test, kind, "mask")
 
-    def composed(key, step, data, batch_size):
-        canvas = compose(jax.random.fold_in(key, step), data, batch_size, kind)
-        return {"image": canvas.image, "label": canvas.mask}
+    def predict(params, model_state, images):
+        x = prepare(images, None).astype(config.dtype)
+        return layer.apply(params, model_state, x)[0].argmax(-1)
 
     def counts(params, model_state, batch):
-        predicted = predict(layer, params, model_state, batch["image"])
+        predicted = predict(params, model_state, batch["image"])
         return {"counts": confusion_matrix(batch["label"], predicted, CLASSES)}
 
     sums = make_sums(counts, batch_size=100)
@@ -70,31 +66,21 @@ def recipe(config: Config) -> Recipe:
         *classification(layer, prepare),
         digits,
         test,
-        batch_at=composed,
+        validation=fixed_set(held_out, kind, "mask"),
+        batch_at=make_batch_at(kind, "mask"),
         split_metrics={"mean_iou": lambda *given: mean_iou(sums(*given)["counts"])},
         watch="mean_iou",
         higher_is_better=True,
-        draw=partial(draw, layer, test),
+        draw=partial(draw, predict, test),
     )
 
 
-def draw(layer: Layer, test: Dataset, folder: Path, state: TrainState) -> None:
+def draw(predict, test: Dataset, folder: Path, state: TrainState) -> None:
     """Draw inputs, true masks and predicted ones into segmentation.png."""
     images, masks = test.image[:8], test.label[:8]
-    rows = {
-        "input": (images[..., 0], {"cmap": "gray"}),
-        "truth": (masks, {"cmap": "tab20", "vmin": 0, "vmax": BACKGROUND}),
-    }
-    predicted = np.asarray(predict(layer, state.params, state.model_state, images))
-    rows["prediction"] = (predicted, rows["truth"][1])
-    figure = Figure(figsize=(1.6 * len(images), 5), layout="constrained")
-    axes = figure.subplots(3, len(images), squeeze=False)
-    for row, (name, (arrays, style)) in zip(axes, rows.items(), strict=True):
-        row[0].set_ylabel(name)
-        for one, array in zip(row, arrays, strict=True):
-            one.imshow(array, **style)
-            one.set(xticks=[], yticks=[])
-    figure.savefig(folder / "segmentation.png", dpi=150)
+    predicted = np.asarray(predict(state.params, state.model_state, images))
+    path = folder / "segmentation.png"
+    draw_masks(path, images, masks, predicted, classes=CLASSES)
 
 
 if __name__ == "__main__":

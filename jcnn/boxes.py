@@ -45,7 +45,8 @@ def grid_targets(
     def of_image(objects):
         boxes, classes = objects[:, :4], objects[:, 4].astype(int)
         row, column = ((boxes[:, :2] + boxes[:, 2:]) // (2 * stride)).T.astype(int)
-        row = jnp.where(classes < 0, height, row)  # outside: dropped
+        row = jnp.where((classes < 0) | (row < 0), height, row)  # outside: dropped
+        column = jnp.where(column < 0, width, column)
         middles = jnp.stack([row, column], -1) + 0.5
         corners = boxes / stride
         sides = jnp.concatenate([middles - corners[:, :2], corners[:, 2:] - middles], 1)
@@ -102,7 +103,8 @@ def decode_grid(
         most: Number of detections for each image.
 
     Returns:
-        Boxes [N, most, 4], scores and classes [N, most], the best first.
+        Boxes [N, most, 4], scores and classes [N, most], the best first; class -1 with
+        a score of 0 where there are fewer.
 
     >>> objects = jnp.array([[[0.0, 4.0, 8.0, 8.0, 1.0]]])
     >>> targets = grid_targets(objects, size=(2, 2), stride=4, num_classes=3)
@@ -119,6 +121,7 @@ def decode_grid(
     middles = jnp.stack(jnp.divmod(cell, width), -1) + 0.5
     sides = jnp.take_along_axis(sides.reshape(n, -1, 4), cell[..., None], 1)
     corners = [middles - sides[..., :2], middles + sides[..., 2:]]
+    classes = jnp.where(best > 0, classes, -1)
     return jnp.concatenate(corners, -1) * stride, best, classes
 
 

@@ -44,7 +44,13 @@ class NotFinite(FloatingPointError):
 
 
 def require_finite(
-    finite: Any, loss_fn: LossFn, state: TrainState, data: Batch, *, batch_size: int
+    finite: Any,
+    loss_fn: LossFn,
+    state: TrainState,
+    data: Batch,
+    *,
+    batch_size: int,
+    accumulate: int = 1,
 ) -> None:
     """Raise `NotFinite` unless all of a call's steps were finite.
 
@@ -54,6 +60,7 @@ def require_finite(
         state: The resulting state, which is the last good one.
         data: The whole set, as for `make_scan`.
         batch_size: Examples a step.
+        accumulate: As for `make_step`.
 
     Raises:
         NotFinite: Naming the step, the arrays and the examples.
@@ -69,7 +76,10 @@ def require_finite(
         its batch is examples [1]
     """
     if not np.all(finite):
-        raise NotFinite(find_fault(loss_fn, state, data, batch_size=batch_size))
+        fault = find_fault(
+            loss_fn, state, data, batch_size=batch_size, accumulate=accumulate
+        )
+        raise NotFinite(fault)
 
 
 def find_fault(
@@ -79,6 +89,7 @@ def find_fault(
     *,
     batch_size: int | None = None,
     batch_at: BatchAt = batch_at,
+    accumulate: int = 1,
 ) -> Fault:
     """Repeat the step after `state` and count NaNs and infinities.
 
@@ -89,6 +100,7 @@ def find_fault(
         data: The whole set, as for `make_scan`.
         batch_size: Examples a step, or None if `data` is the step's batch itself.
         batch_at: As for `make_scan`; with another one the examples are not known.
+        accumulate: As for `make_step`.
 
     Returns:
         The counts of every array of floats: the loss, its gradients, the parameters and
@@ -112,7 +124,8 @@ def find_fault(
             )
             examples = indices.tolist()
 
-    repeated = jax.jit(partial(gradients, loss_fn))(state, batch)
+    again = partial(gradients, loss_fn, accumulate=accumulate)
+    repeated = jax.jit(again)(state, batch)
     (loss, (model_state, _)), grads = repeated
     looked_at = {
         "loss": loss,

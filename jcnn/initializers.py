@@ -1,5 +1,6 @@
 """Initializers beside those of `jax.nn`: functions (key, shape, dtype) -> kernel."""
 
+from functools import cache
 from math import prod
 
 import jax
@@ -59,7 +60,7 @@ def dirac(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
 def whitening(images: ArrayLike, *, epsilon: float = 5e-4) -> Initializer:
     """Return an initializer of filters that decorrelate patches of these images.
 
-    They are the eigenvectors of the patches' covariance, each divided by
+    They are the eigenvectors of the mean of p pᵀ over all patches p, each divided by
     sqrt(eigenvalue + epsilon), and their negatives: Jordan, "94% on CIFAR-10 in 3.29
     Seconds on a Single GPU" (2024), section 3.2. The kernel is for as many filters,
     2 * H * W * C.
@@ -79,21 +80,27 @@ def whitening(images: ArrayLike, *, epsilon: float = 5e-4) -> Initializer:
     images = np.asarray(images, np.float32)
     if images.ndim != 4:
         raise ValueError(f"images must be [N, H, W, C], got shape {images.shape}")
+    channels = images.shape[-1]
+
+    @cache
+    def filters(height: int, width: int) -> np.ndarray:
+        windows = np.lib.stride_tricks.sliding_window_view(
+            images, (height, width), axis=(1, 2)
+        )
+        patches = np.moveaxis(windows, 3, -1).reshape(-1, height * width * channels)
+        moments = (patches.T @ patches).astype(np.float64) / len(patches)
+        values, vectors = np.linalg.eigh(moments)
+        found = vectors / np.sqrt(values + epsilon)
+        return np.concatenate([found, -found], axis=1)
 
     def initializer(key, shape, dtype=jnp.float32):
         *size, inputs, outputs = shape
         inside = prod(shape[:-1])
         if len(size) != 2 or inputs != images.shape[-1] or outputs != 2 * inside:
-            channels = images.shape[-1]
             raise ValueError(
                 f"kernel must be [H, W, {channels}, 2 * H * W * {channels}] for the "
                 f"whitening of images {images.shape}, got {tuple(shape)}"
             )
-        windows = np.lib.stride_tricks.sliding_window_view(images, size, axis=(1, 2))
-        patches = np.moveaxis(windows, 3, -1).reshape(-1, inside)
-        values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
-        filters = vectors / np.sqrt(values + epsilon)
-        kernel = np.concatenate([filters, -filters], axis=1)
-        return jnp.asarray(kernel.reshape(shape), dtype)
+        return jnp.asarray(filters(*size).reshape(shape), dtype)
 
     return initializer

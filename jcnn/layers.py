@@ -187,7 +187,7 @@ def BatchNorm(
     epsilon: ArrayLike = 1e-5,
     axis_name: str | Sequence[str] | None = None,
     use_scale: bool = True,
-    scale_init: Initializer | None = ones,
+    scale_init: Initializer = ones,
     bias_init: Initializer = zeros,
     param_dtype: DTypeLike = jnp.float32,
 ) -> Layer:
@@ -197,8 +197,8 @@ def BatchNorm(
     >>> state
     {'mean': Array([0., 0.], dtype=float32), 'var': Array([1., 1.], dtype=float32)}
     """
-    scale_init = scale_init if flag("use_scale", use_scale) else None
-    parameters = partial(_scale_and_bias, scale_init=scale_init, bias_init=bias_init)
+    init = scale_init if flag("use_scale", use_scale) else None
+    parameters = partial(_scale_and_bias, scale_init=init, bias_init=bias_init)
     function = partial(
         batch_norm,
         scale=None,

@@ -99,12 +99,13 @@ def cutmix(
 ) -> tuple[jax.Array, jax.Array]:
     """Put a rectangle of another image into each: Yun et al., "CutMix" (2019).
 
-    Targets are blended by the number of pixels that came from either image.
+    Targets are blended by the number of pixels that came from either image; those of
+    pixels are cut and put as the image is.
 
     Args:
         key: PRNG key; one key draws partners and rectangles of the whole batch.
         images: Batch of images [N, H, W, C], of any dtype.
-        targets: Probabilities of the classes [N, …], such as `jax.nn.one_hot` gives.
+        targets: Probabilities [N, classes] or, of each pixel, [N, H, W, classes].
         alpha: The part of an image that is kept is drawn from Beta(alpha, alpha),
             before the rectangle is cut at the border; more than 0.
 
@@ -129,6 +130,8 @@ def cutmix(
     sizes = side * jnp.array([[height, width]])
     inside = _rectangles(of_place, sizes, height, width)
     mixed = jnp.where(inside[..., None], images[partner], images)
+    if targets.shape[1:-1] == (height, width):  # of pixels
+        return mixed, jnp.where(inside[..., None], targets[partner], targets)
     return mixed, _blend(1 - inside.mean((1, 2)), targets, partner)
 
 

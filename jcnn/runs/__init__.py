@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .command import main as main
     from .command import refuses as refuses
     from .config import Count as Count
+    from .config import Decay as Decay
     from .config import NonNegative as NonNegative
     from .config import OptionError as OptionError
     from .config import Positive as Positive
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from .optimizers import muon_dimensions as muon_dimensions
     from .recipe import Recipe as Recipe
     from .schedule import make_schedule as make_schedule
-    from .schedule import warmup_cosine as warmup_cosine
     from .stepping import count_steps as count_steps
     from .store.folder import read_config as read_config
     from .store.folder import read_metrics as read_metrics
@@ -44,12 +44,13 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     **dict.fromkeys(("main", "refuses"), "command"),
-    **dict.fromkeys(("Count", "NonNegative", "OptionError", "Positive"), "config"),
+    **dict.fromkeys(("Count", "Decay", "NonNegative", "OptionError"), "config"),
+    "Positive": "config",
     **dict.fromkeys(("Range", "Rate", "RunConfig", "check_config"), "config"),
     "hold_out": "evaluation",
     "fit": "loop",
     "Result": "training",
-    **dict.fromkeys(("make_schedule", "warmup_cosine"), "schedule"),
+    "make_schedule": "schedule",
     **dict.fromkeys(("by_path", "keep_norm", "muon_dimensions"), "optimizers"),
     **dict.fromkeys(("AdamW", "Muon", "Optimizer", "SGD"), "optimizers"),
     "keep_memory": "memory",

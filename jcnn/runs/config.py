@@ -64,6 +64,7 @@ Count = Annotated[int, Range(1)]
 Positive = Annotated[float, Range(0, open_low=True)]
 NonNegative = Annotated[float, Range(0)]
 Rate = Annotated[float, Range(0, 1, open_high=True)]
+Decay = Annotated[float, Range(0, 1, True, True)]
 # A PRNG key keeps 32 bits of its seed: 2**32 would silently be the run of seed 0.
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 
@@ -106,7 +107,7 @@ class RunConfig:
     """Use only deterministic operations on GPUs, which is slower; on CPUs all are."""
     not_finite: Literal["stop", "skip"] = "stop"
     """Stop, or skip the step, if a loss or gradient is not finite."""
-    ema_decay: Annotated[float, Range(0, 1, True, True)] | None = None
+    ema_decay: Decay | None = None
     """Decay per step of the moving averages of weights and of batch norm's statistics,
     such as 0.999; they are evaluated and written."""
     certify_every: Annotated[int, Range(0)] = 0

@@ -143,6 +143,7 @@ def fit(
             per_epoch=num_steps // epochs,
             total=total,
             batch_size=batch_size,
+            accumulate=accumulate,
             certify_every=certify_every,
             patience=patience,
             test_each_epoch=test_each_epoch,

@@ -10,8 +10,10 @@ the number of steps, an optimizer gives optax's transformation, so it is the `tx
 True
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import jax
@@ -107,7 +109,7 @@ class Muon(_Common):
     """Momentum, after Nesterov."""
     iterations: Annotated[int, Range(1, 20)] = 5
     """Newton-Schulz iterations."""
-    orthogonalized: str = "^(?!head/).*kernel$"
+    orthogonalized: str = r"(?<!\bhead/)kernel$"
     """Regular expression for the paths of parameters that Muon updates."""
 
     def _rule(self, rate, mask):
@@ -194,11 +196,17 @@ def by_path(
     >>> jax.tree.map(float, jax.tree.map(jnp.sum, updates))
     {'bias': 0.0, 'kernel': -1.0}
     """
-    masks = {pattern: _mask("rules", pattern) for pattern in rules}
 
-    def labels(params: Any) -> Any:
-        fits = [mask(params) for mask in masks.values()]
-        return jax.tree.map(lambda *fit: list(masks)[fit.index(True)], *fits)
+    def label(path, _):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        fits = [pattern for pattern in rules if re.search(pattern, name)]
+        if not fits:
+            raise ValueError(
+                f"rules must fit every parameter, got none for {name!r}: {list(rules)}"
+            )
+        return fits[0]
+
+    labels = partial(jax.tree.map_with_path, label)
 
     return optax.partition(dict(rules), labels)  # pyright: ignore
 
@@ -227,7 +235,8 @@ def with_lookahead(
     inner: Any = optax.lookahead(tx, period, step_size)
 
     def init(params):
-        return inner.init(optax.LookaheadParams(params, params)), params
+        slow = jax.tree.map(jnp.copy, params)  # steps donate both
+        return inner.init(optax.LookaheadParams(params, slow)), slow
 
     def update(updates, state, params: Any = None):
         state, slow = state

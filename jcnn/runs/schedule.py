@@ -49,13 +49,3 @@ def make_schedule(
     return optax.join_schedules(
         [optax.linear_schedule(0.0, peak, rising), rate], [rising]
     )
-
-
-def warmup_cosine(peak: float, num_steps: int) -> optax.Schedule:
-    """Rise from 0 to `peak` in a tenth of the steps, then fall to 0 along a cosine.
-
-    >>> rate = warmup_cosine(0.5, 100)
-    >>> [round(float(rate(step)), 3) for step in (0, 10, 55, 100)]
-    [0.0, 0.5, 0.25, 0.0]
-    """
-    return make_schedule("cosine", peak, num_steps, warmup=0.1)

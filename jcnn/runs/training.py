@@ -69,6 +69,7 @@ class Training:
     per_epoch: int
     total: int
     batch_size: int
+    accumulate: int
     certify_every: int
     patience: int | None
     test_each_epoch: bool
@@ -230,6 +231,7 @@ class Training:
                 self.train,
                 batch_size=self.batch_size,
                 batch_at=self.recipe.batch_at,
+                accumulate=self.accumulate,
             )
         )
         reason = str(error)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .. import compilation
+from .._dtypes import wide
 from .._shapes import integer
 from ..layers import child_key
 from .batches import BatchAt, batch_at, num_examples
@@ -46,8 +47,9 @@ def make_step(
             `optax.ema` with debiasing. With "skip", the average decays in skipped
             steps too.
         accumulate: In how many equal parts to compute a batch, one after the other, to
-            save memory. Gradients and metrics are the parts' means, so those of the
-            whole batch if the loss is a mean over examples. What is random is drawn for
+            save memory. Gradients and metrics are the parts' means (of integers in
+            float32), so those of the whole batch if the loss is a mean over examples.
+            What is random is drawn for
             each part anew. Batch norm takes the statistics of each part: ghost batch
             norm of Hoffer et al., "Train longer, generalize better" (2017), section 4.
         compiler_options: XLA's options, by default those of `jcnn.compilation`, which
@@ -135,8 +137,12 @@ def make_scan(
     return compilation.jit(steps, donate_argnums=0, compiler_options=compiler_options)
 
 
-def gradients(loss_fn: LossFn, state: TrainState, batch: Batch) -> Any:
+def gradients(
+    loss_fn: LossFn, state: TrainState, batch: Batch, *, accumulate: int = 1
+) -> Any:
     """Return ((loss, (model_state, metrics)), grads) of the next step.
+
+    `accumulate` is that of `make_step`.
 
     >>> def loss_fn(params, model_state, batch, key):
     ...     return jnp.sum(params**2), (model_state, {})
@@ -144,6 +150,8 @@ def gradients(loss_fn: LossFn, state: TrainState, batch: Batch) -> Any:
     >>> gradients(loss_fn, state, None)
     ((Array(9., dtype=float32), ({}, {})), Array([6.], dtype=float32))
     """
+    if accumulate > 1:
+        return _accumulated(loss_fn, state, batch, accumulate)
     key = jax.random.fold_in(state.key, state.step)
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     return grad_fn(state.params, state.model_state, batch, key)
@@ -174,11 +182,8 @@ def _step(
                 "state.ema goes with an ema_decay: "
                 f"state.ema {there}, ema_decay is {ema_decay!r}"
             )
-        (loss, (model_state, metrics)), grads = (
-            gradients(loss_fn, state, batch)
-            if accumulate == 1
-            else _accumulated(loss_fn, state, batch, accumulate)
-        )
+        result = gradients(loss_fn, state, batch, accumulate=accumulate)
+        (loss, (model_state, metrics)), grads = result
         done = state.step + 1
 
         def update() -> TrainState:
@@ -222,13 +227,26 @@ def _accumulated(loss_fn: LossFn, state: TrainState, batch: Batch, parts: int) -
 
     def body(index, carried):
         model_state, new = of_part(index, carried[0])
-        return model_state, jax.tree.map(jnp.add, carried[1], new)
+        return model_state, jax.tree.map(
+            lambda total, a: total + a.astype(total.dtype), carried[1], new
+        )
+
+    def zero(a):
+        return jnp.zeros(a.shape, wide(a.dtype) if _is_float(a) else jnp.float32)
 
     shapes = jax.eval_shape(of_part, 0, state.model_state)[1]
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    zeros = jax.tree.map(zero, shapes)
     model_state, sums = lax.fori_loop(0, parts, body, (state.model_state, zeros))
-    (loss, metrics), grads = jax.tree.map(lambda a: a / parts, sums)
+    (loss, metrics), grads = jax.tree.map(
+        lambda a, total: (total / parts).astype(a.dtype if _is_float(a) else None),
+        shapes,
+        sums,
+    )
     return (loss, (model_state, metrics)), grads
+
+
+def _is_float(a: Any) -> bool:
+    return jnp.issubdtype(a.dtype, jnp.inexact)
 
 
 def _averaged(ema: Any, new: Any, decay: float, count: jax.Array) -> Any:
@@ -240,7 +258,7 @@ def _averaged(ema: Any, new: Any, decay: float, count: jax.Array) -> Any:
     part = (1 - decay) / -jnp.expm1(count * math.log(decay))
 
     def average(old, new):
-        if not jnp.issubdtype(new.dtype, jnp.inexact):
+        if not _is_float(new):
             return new
         return part * new.astype(old.dtype) + (1 - part) * old
 

@@ -65,7 +65,8 @@ class Classification:
         """Return the logits [N, …, classes], in evaluation."""
 
         def predict(x: jax.Array) -> jax.Array:
-            return self.layer.apply(params, model_state, x)[0]
+            logits, _ = self.layer.apply(params, model_state, x)
+            return logits.astype(wide(logits.dtype))
 
         x = self.prepare(batch["image"], None)
         return predict(x) if self.views is None else self.views(predict, x)

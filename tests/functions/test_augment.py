@@ -294,6 +294,14 @@ def test_cutmix_puts_a_rectangle_of_another_image_into_each(rng):
     assert np.diag(blended).min() < 0.3
 
 
+def test_cutmix_cuts_the_targets_of_pixels_as_it_cuts_images(rng):
+    labels = rng.integers(0, 3, (20, 8, 6))
+    images = jnp.asarray(labels[..., None], jnp.float32)
+    mixed, targets = cutmix(jax.random.key(2), images, jax.nn.one_hot(labels, 3))
+    np.testing.assert_array_equal(targets.argmax(-1), mixed[..., 0])
+    assert set(np.unique(targets)) == {0, 1} and (mixed != images).any()
+
+
 def test_views_are_averaged(rng):
     images = rng.normal(size=(3, 6, 7, 2)).astype(np.float32)
     weights = rng.normal(size=(6, 7, 2)).astype(np.float32)

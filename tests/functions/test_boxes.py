@@ -154,7 +154,14 @@ def test_only_peaks_are_detected(rng):
     number = len(peaks)
     found = list(zip(best[0, :number].tolist(), classes[0, :number].tolist()))
     assert found == sorted(peaks, reverse=True)
-    assert (best[0, number:] == 0).all()
+    assert (best[0, number:] == 0).all() and (classes[0, number:] == -1).all()
+
+
+def test_objects_whose_middle_is_outside_have_no_cell():
+    boxes = [[-9.0, 0, 1, 8, 0], [0, -9, 8, 1, 1], [9, 0, 19, 8, 2], [0, 6, 8, 14, 0]]
+    scores, sides = grid_targets([boxes], size=(2, 3), stride=4, num_classes=CLASSES)
+    assert scores.sum() == scores[0, 1, 2, 0] == 1
+    assert np.argwhere(np.asarray(sides).any(-1)).tolist() == [[0, 1, 2]]
 
 
 def test_the_loss_is_focal_and_counts_distances_at_centres_only(rng):

@@ -1,18 +1,21 @@
 """Optimizers of the command line, against NumPy loops from their definitions."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tyro
 
+from jcnn.layers import Dense
 from jcnn.runs import SGD, AdamW, Muon, OptionError, RunConfig, make_schedule
 from jcnn.runs.config import config_from_json, config_to_json
-from jcnn.runs.optimizers import Optimizer, with_lookahead
-from jcnn.train import mask_by_path
+from jcnn.runs.optimizers import Optimizer, by_path
+from jcnn.train import classification, create, make_step, mask_by_path
 
 STEPS = 5
 
@@ -217,10 +220,38 @@ def test_bad_options_are_named(optimizer, named):
         optimizer(STEPS)
 
 
-def test_lookahead_needs_no_parameters_of_its_own(params, grads):
-    """The state of `with_lookahead` is a pytree that a checkpoint can hold."""
-    state = with_lookahead(SGD()(STEPS), 3).init(params)
-    assert all(hasattr(leaf, "shape") for leaf in jax.tree.leaves(state))
+@pytest.mark.parametrize("optimizer", [SGD(), AdamW(), Muon()])
+def test_steps_with_lookahead_can_donate_their_state(optimizer, rng):
+    chosen = dataclasses.replace(optimizer, lookahead=2)
+    x = jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)
+    batch = {"image": x, "label": jnp.array([0, 1, 1, 0])}
+    loss_fn, _ = classification(Dense(2), lambda images, key: images)
+    state = create(Dense(2), chosen(STEPS), jax.random.key(0), x)
+    step = make_step(loss_fn, chosen(STEPS))
+    for _ in range(3):
+        state, metrics = step(state, batch)
+    assert metrics["finite"] and int(state.step) == 3
+
+
+def test_the_first_rule_that_fits_is_taken_and_none_is_an_error(params, grads):
+    rules = {"^conv/bias": optax.sgd(1.0), "bias$": optax.sgd(2.0), "^": optax.sgd(3.0)}
+    tx = by_path(rules)
+    updates, _ = tx.update(grads[0], tx.init(params), params)
+    rates = {"conv": {"bias": 1.0, "kernel": 3.0}, "head": {"bias": 2.0, "kernel": 3.0}}
+    for rate, grad, update in zip(*map(jax.tree.leaves, (rates, grads[0], updates))):
+        np.testing.assert_allclose(update, -rate * grad, rtol=1e-6)
+    with pytest.raises(ValueError, match="rules must fit every parameter.*head/kernel"):
+        by_path({"bias$": optax.sgd(1.0), "conv": optax.sgd(1.0)}).init(params)
+
+
+@pytest.mark.parametrize("path", ["head", "body/head", "overhead"])
+def test_muon_leaves_heads_to_adam_wherever_they_are(path, rng):
+    kernel = {"kernel": jnp.asarray(rng.normal(size=(6, 5)), jnp.float32)}
+    params = functools.reduce(lambda p, n: {n: p}, path.split("/")[::-1], kernel)
+    tx = Muon(1.0, weight_decay=0.0, schedule="constant", warmup=0.0)(STEPS)
+    update = jax.tree.leaves(tx.update(params, tx.init(params), params)[0])[0]
+    signs = np.abs(np.abs(update) - np.abs(update).mean()).max() < 1e-3
+    assert signs == (path != "overhead")  # Adam's first update is a sign
 
 
 @dataclass(frozen=True)

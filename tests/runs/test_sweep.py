@@ -1,6 +1,7 @@
 """Sweeps: members, training together against one by one, resuming, results."""
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import partial
@@ -194,7 +195,7 @@ def test_a_sweep_that_was_stopped_goes_on(both, tmp_path, monkeypatch):
 def test_a_member_that_is_not_finite_harms_no_other(both, tmp_path):
     folder = tmp_path / "sweep"
     rates = "optimizer.learning-rate=0.01,1e38"
-    sweep(folder, "--seeds", "2", "--grid", rates, "--together", "always")
+    sweep(folder, "--seeds", "2", "--grid", rates, "--together", "always", status=1)
     rows = json.loads((folder / "results.json").read_text())
     assert [row["failed"] for row in rows] == [0, 2]
     found = read_weights(folder / MEMBERS[0] / "params.safetensors")
@@ -209,6 +210,10 @@ def test_a_member_that_is_not_finite_harms_no_other(both, tmp_path):
         (["--grid", "width=2,3"], "they differ in width"),
         (["--grid", "optimizer.warmup=0.1,0.5"], "optimizer.warmup"),
         (["--validation", "0.25"], "its own validation split"),
+        (["--grid", "ema-decay=0.5,0.9"], "they differ in ema_decay"),
+        (["--not-finite", "skip"], "each skips its own steps"),
+        (["--certify-every", "2"], "each has its own certificate"),
+        (["--test-each-epoch"], "each is tested after each epoch"),
     ],
 )
 def test_what_cannot_be_stacked_is_trained_apart(options, reason, tmp_path, capsys):
@@ -220,9 +225,51 @@ def test_what_cannot_be_stacked_is_trained_apart(options, reason, tmp_path, caps
     assert not (tmp_path / "b").exists()
 
 
+def _shuffled_by_seed(config):
+    made = recipe(config)
+    order = np.random.default_rng(config.seed).permutation(24)
+    data = from_arrays(made.train.image[order], made.train.label[order], 3)
+    return made._replace(train=data)
+
+
+@pytest.mark.parametrize(
+    "make, reason",
+    [
+        (_shuffled_by_seed, "their data differ"),
+        (lambda c: recipe(c)._replace(validation=recipe(c).test), "validated"),
+        (lambda c: recipe(c)._replace(draw=lambda *_: None), "draws pictures"),
+    ],
+)
+def test_recipes_that_cannot_be_stacked_are_trained_apart(
+    make, reason, tmp_path, capsys
+):
+    options = ["sweep", "--seeds", "2", "--max-steps", "1", "--run-dir", str(tmp_path)]
+    assert main(Config, make, [*options, "--together", "always"], fit=quick) == 2
+    assert reason in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_sweep_resumes_with_its_own_source_only(tmp_path, capsys, monkeypatch):
+    sweep(tmp_path / "s", "--seeds", "2", "--max-steps", "1")
+    path = tmp_path / "s" / "source.json"
+    source = json.loads(path.read_text())
+    file = next(f for f in source["files"].values() if f["text"])
+    file["text"] += "# another line\n"
+    file["sha256"] = hashlib.sha256(file["text"].encode()).hexdigest()
+    path.write_text(json.dumps(source))
+    sweep(tmp_path / "s", "--seeds", "2", "--max-steps", "1")  # it has ended
+    (tmp_path / "s" / "seed=1" / "metrics.jsonl").unlink()
+    options = ["--seeds", "2", "--max-steps", "1"]
+    sweep(tmp_path / "s", *options, status=2)
+    error = capsys.readouterr().err
+    assert "the source is not that" in error and "# another line" in error
+    sweep(tmp_path / "s", *options, "--accept-source")
+    assert (tmp_path / "s" / "seed=1" / "metrics.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
+        (["--begin-anew"], "--begin-anew is for single runs only"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--grid", "dropout"], "--grid must be OPTION=VALUE,VALUE"),
         (["--grid", "dropout=0.1,0.1"], "--grid must give each value once"),
@@ -280,8 +327,7 @@ def test_the_rest_of_the_command_line_is_the_experiments():
         parse(["--grid", "a=1,,2"], "digits")
 
 
-def test_fit_together_needs_one_device_call_per_size(tmp_path):
-    """Two members of one config and seed are the same to the last bit."""
+def test_two_members_of_one_seed_are_the_same_to_the_bit(tmp_path):
     configs = [Config(seed=3), Config(seed=3)]
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in (*folders, tmp_path / "all"):
@@ -293,6 +339,7 @@ def test_fit_together_needs_one_device_call_per_size(tmp_path):
 
         return check_recipe(with_num_steps(recipe(config), 6), batch_size=8)
 
-    assert fit_together(configs, make, tmp_path / "all", folders) is None
+    recipes = [make(config) for config in configs]
+    assert fit_together(configs, recipes, make, tmp_path / "all", folders) is None
     a, b = ((f / "params.safetensors").read_bytes() for f in folders)
     assert a == b

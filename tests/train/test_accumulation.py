@@ -9,7 +9,15 @@ import pytest
 from jcnn import flatten, serial
 from jcnn.finite import find_fault
 from jcnn.layers import BatchNorm, Conv, Dense, Dropout
-from jcnn.train import batch_at, classification, create, make_scan, make_step
+from jcnn.train import (
+    TrainState,
+    batch_at,
+    classification,
+    create,
+    gradients,
+    make_scan,
+    make_step,
+)
 
 
 def _scaled(images, key):
@@ -55,6 +63,33 @@ def test_batch_norm_takes_statistics_part_by_part(rng):
     for part in np.split(np.asarray(data["image"], np.float64), 3):
         mean = 0.8 * mean + 0.2 * part.mean((0, 1, 2))
     np.testing.assert_allclose(state.model_state["norm"]["mean"], mean, rtol=1e-5)
+
+
+def test_metrics_and_gradients_of_any_dtype_are_means(rng):
+    def loss_fn(params, model_state, batch, key):
+        loss = jnp.sum(params.astype(jnp.float32) * batch.mean())
+        seen = {"above": (batch > 0).any(), "count": (batch > 0).sum()}
+        return loss, (model_state, seen)
+
+    batch = jnp.array([1.0, 257.0, 3.0, 1.0, -1.0, -5.0])
+    params = jnp.ones(2, jnp.bfloat16)
+    state = TrainState(jnp.int32(0), jax.random.key(0), params, {}, ())
+    (_, (_, metrics)), grads = gradients(loss_fn, state, batch, accumulate=3)
+    assert metrics["above"] == pytest.approx(2 / 3) and metrics["count"] == 4 / 3
+    assert grads.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(grads, jnp.full(2, 256 / 6, jnp.bfloat16))
+
+
+def test_a_fault_is_looked_for_in_the_parts(rng):
+    """Here the mean of a part is 0, and that of the batch is not."""
+
+    def loss_fn(params, model_state, batch, key):
+        return jnp.sum(params) / batch["x"].mean(), (model_state, {})
+
+    data = {"x": jnp.array([1.0, 1.0, 0.0, 0.0])}
+    state = TrainState(jnp.int32(0), jax.random.key(0), jnp.ones(2), {}, ())
+    plain, parts = (find_fault(loss_fn, state, data, accumulate=n) for n in (1, 2))
+    assert plain.counts["loss"].inf == 0 and parts.counts["loss"].inf == 1
 
 
 def test_each_part_draws_its_own_dropout(rng):

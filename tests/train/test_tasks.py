@@ -7,7 +7,7 @@ import pytest
 
 from jcnn import flatten, serial
 from jcnn.augment import average_views, mixup
-from jcnn.layers import Dense
+from jcnn.layers import Dense, child_key
 from jcnn.train import classification
 
 CLASSES = 3
@@ -81,10 +81,29 @@ def test_images_and_targets_are_mixed_in_training(params, batch):
 
 
 def test_mixup_gives_the_loss_of_blended_targets(params, batch):
-    """In expectation over weights near 0 or 1 mixing changes nothing; here it does."""
-    plain = _trained(params, batch)
-    mixed = _trained(params, batch, mix=lambda *a: mixup(*a, alpha=5.0))
-    assert np.isfinite(mixed) and mixed != plain
+    key = child_key(jax.random.key(2), "mix")
+    targets = jax.nn.one_hot(batch["label"], CLASSES)
+    images, targets = mixup(key, batch["image"], targets, alpha=5.0)
+    assert 0.01 < np.asarray(targets).max(-1).min() < 0.99
+    expected = _cross_entropy(_logits(params, images), np.asarray(targets)).mean()
+    found = _trained(params, batch, mix=lambda *a: mixup(*a, alpha=5.0))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_views_are_averaged_in_float32(params, batch):
+    _, metrics = classification(
+        LAYER, lambda images, key: images.astype(jnp.bfloat16), views=average_views
+    )
+    seen = metrics(params, {}, batch)["loss"]
+    narrow = batch["image"].astype(jnp.bfloat16)
+    logits = [
+        np.asarray(LAYER.apply(params, {}, x)[0], np.float64)
+        for x in (narrow, narrow[:, :, ::-1])
+    ]
+    targets = np.eye(CLASSES)[batch["label"]]
+    np.testing.assert_allclose(
+        seen, _cross_entropy(np.mean(logits, 0), targets), rtol=1e-5
+    )
 
 
 def test_evaluation_neither_mixes_nor_smooths(params, batch):

@@ -23,6 +23,9 @@ from ..recipe import Recipe
 from ..stepping import count_steps
 from ..store.folder import make_run_dir, write_config, write_json
 from ..threads import use_threads
+from ..verify.certificate import data_line
+from ..verify.resume import check_source
+from ..verify.source import read_source
 from .members import Member, make_members, parse, replace, varied, why_apart
 from .results import result_of, results_table, summarize_results, write_results
 from .stacked import fit_together, step_work
@@ -57,22 +60,20 @@ def run_sweep(
     for member in members:
         check_config(member.config)
     config = members[0].config
+    for option in ("as_recorded", "begin_anew"):
+        if getattr(config, option):
+            raise OptionError(f"--{option.replace('_', '-')} is for single runs only")
     use_threads(config.threads)
-    recipe = make(config)
-    reason = "--together never" if sweep.together == "never" else None
-    if sweep.together == "auto":
-        reason = _too_large(config, recipe)
-    reason = (
-        why_apart([m.config for m in members]) or reason or _untraced(members, make)
-    )
+    recipes = [make(member.config) for member in members]
+    reason = _why_apart(sweep.together, members, recipes, make)
     if reason and sweep.together == "always":
         raise OptionError(f"--together: always is not possible, since {reason}")
-    folder = _open(config.run_dir, members, program)
+    folder = _open(config, members, program)
     console, folders = open_console(), [folder / member.name for member in members]
     with lock(folder):
         if reason is None:
             say(console, f"{len(members)} runs are trained together")
-            status = _together(members, make, folder, folders, program)
+            status = _together(members, recipes, make, folder, folders, program)
         else:
             say(
                 console,
@@ -81,11 +82,33 @@ def run_sweep(
             status = _apart(members, folders, run)
         if status > 1:
             return status
-        rows = summarize_results(folder, members, recipe.watch or "")
+        watch = recipes[0].watch or ""
+        rows = summarize_results(folder, members, watch)
         write_results(folder / "results.json", rows)
-    console.print(results_table(rows, recipe.watch or ""))
+    console.print(results_table(rows, watch))
     say(console, f"everything is in {folder}")
-    return status
+    return status or int(any(row["failed"] for row in rows))
+
+
+def _why_apart(
+    together: str, members: Sequence[Member], recipes: Sequence[Recipe], make
+) -> str | None:
+    """Return why the members are not trained by one program, None if they are."""
+    config, recipe = members[0].config, recipes[0]
+    if reason := why_apart([member.config for member in members]):
+        return reason
+    if recipe.validation is not None:
+        return "each is validated after each epoch"
+    if recipe.draw is not None:
+        return "each draws pictures of its own"
+    if together == "never":
+        return "--together never"
+    if together == "auto" and (reason := _too_large(config, recipe)):
+        return reason
+    data = [data_line(each.train, each.test, None) for each in recipes]
+    if any(line != data[0] for line in data):
+        return "their data differ"
+    return _untraced(members, make)
 
 
 def _too_large(config: Any, recipe: Recipe) -> str | None:
@@ -105,40 +128,48 @@ def _too_large(config: Any, recipe: Recipe) -> str | None:
 def _untraced(members: Sequence[Member], make: Callable[[Any], Recipe]) -> str | None:
     """Return why the numbers that vary cannot be arrays, None if they can."""
     configs = [member.config for member in members]
+    numbers = varied(configs)
+    if not numbers:
+        return None
 
     def traced(values):
         make(replace(configs[0], values))
         return 0
 
     try:
-        jax.eval_shape(
-            traced, {k: jnp.float32(v[0]) for k, v in varied(configs).items()}
-        )
+        jax.eval_shape(traced, {k: jnp.float32(v[0]) for k, v in numbers.items()})
     except (TypeError, ValueError) as error:
-        return f"{', '.join(varied(configs))}: {str(error).splitlines()[0]}"
+        return f"{', '.join(numbers)}: {str(error).splitlines()[0]}"
     return None
 
 
-def _open(run_dir: Path | None, members: Sequence[Member], program: Any) -> Path:
+def _open(config: Any, members: Sequence[Member], program: Any) -> Path:
     """Make the folder of the sweep, or find that of the same one."""
+    run_dir: Path | None = config.run_dir
     content = {
         "experiment": program.name,
         "members": {m.name: config_to_json(m.config) for m in members},
     }
-    for config in content["members"].values():
-        config.pop("run_dir")
+    for options in content["members"].values():
+        del options["run_dir"], options["accept_source"]
     if run_dir is not None and (run_dir / "sweep.json").exists():
         if read_object(run_dir / "sweep.json") != content:
             raise OptionError(
                 f"--run-dir: {run_dir} holds a sweep with other members or options"
             )
+        ended = all(result_of(run_dir / member.name) for member in members)
+        if not (ended or config.accept_source):
+            check_source(run_dir, program)
         return run_dir
     folder = make_run_dir(run_dir, name=f"{program.short_name}-sweep")
+    write_json(folder / "source.json", read_source(program))
     write_json(folder / "sweep.json", content)
     return folder
 
 
-def _together(members, make, folder: Path, folders: Sequence[Path], program) -> int:
+def _together(
+    members, recipes, make, folder: Path, folders: Sequence[Path], program
+) -> int:
     config = members[0].config
     if all(result_of(path) for path in folders):
         return 0
@@ -151,6 +182,7 @@ def _together(members, make, folder: Path, folders: Sequence[Path], program) -> 
         write_config(path, own, experiment=program.name)
     stopped = fit_together(
         [member.config for member in members],
+        recipes,
         make,
         folder,
         folders,

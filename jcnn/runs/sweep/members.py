@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ..config import OptionError
+from ..config import OptionError, RunConfig
 
 
 class Member(NamedTuple):
@@ -109,17 +109,25 @@ def why_apart(configs: Sequence[Any]) -> str | None:
     >>> why_apart([RunConfig(epochs=1), RunConfig(epochs=2)])
     'they differ in epochs'
     """
-    if configs[0].validation:
-        return "each holds out its own validation split"
-    if configs[0].init_from is not None:
-        return "they start from given weights"
+    config = configs[0]
+    for wanted, reason in (
+        (config.validation, "each holds out its own validation split"),
+        (config.init_from is not None, "they start from given weights"),
+        (config.not_finite == "skip", "each skips its own steps"),
+        (config.test_each_epoch, "each is tested after each epoch"),
+        (config.certify_every, "each has its own certificate"),
+    ):
+        if wanted:
+            return reason
     flat = [flatten(config) for config in configs]
+    of_training = {field.name for field in dataclasses.fields(RunConfig)}
     for name, value in flat[0].items():
         if name in ("seed", "run_dir"):
             continue
         values = [one.get(name, dataclasses.MISSING) for one in flat]
         if any(other != value for other in values):
-            if not all(isinstance(other, float) for other in values):
+            numbers = all(isinstance(other, float) for other in values)
+            if name in of_training or not numbers:
                 return f"they differ in {name}"
     return None
 

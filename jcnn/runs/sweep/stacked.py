@@ -34,6 +34,7 @@ from .members import replace, varied
 
 def fit_together(
     configs: Sequence[Any],
+    recipes: Sequence[Recipe],
     make: Callable[[Any], Recipe],
     run_dir: Path,
     folders: Sequence[Path],
@@ -44,6 +45,7 @@ def fit_together(
 
     Args:
         configs: Options of the members, which differ in seed and numbers only.
+        recipes: The checked recipe of each.
         make: Function from options, whose numbers may be traced, to the checked recipe.
         run_dir: Folder of what belongs to all: metrics, certificate, checkpoints. If
             it has a checkpoint, training resumes.
@@ -54,7 +56,6 @@ def fit_together(
         The number of the signal that stopped the training, None if it has ended.
     """
     began, console, config = time.monotonic(), open_console(), configs[0]
-    recipes = [make(config) for config in configs]
     recipe, values = recipes[0], {k: jnp.array(v) for k, v in varied(configs).items()}
     total = count_steps(
         len(recipe.train.label), batch_size=config.batch_size, epochs=config.epochs
