@@ -3,7 +3,7 @@
 After Zhou et al., "Objects as Points" (2019): on a grid of a quarter of the size the
 network gives for each cell a score of each class, which is high at centres, and the
 distances from the cell to the four sides of the box. Canvases of 64x64 with up to five
-MNIST digits that may overlap are composed anew for each step, on the device.
+MNIST digits that overlap a little are composed anew for each step, on the device.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """A small U-Net that labels every pixel of canvases of handwritten digits.
 
-Canvases of 64x64 with up to five MNIST digits that may overlap, or with --m2nist of
-64x84 with up to three that do not. Each training canvas is composed anew, on the
+Canvases of 64x64 with up to five MNIST digits that overlap a little, or with --m2nist
+of 64x84 with up to three that do not. Each training canvas is composed anew, on the
 device; 2,000 test canvases of the test digits, and 1,000 of training digits that are
 held out for validation, are the same ones always.
 """
@@ -28,7 +28,7 @@ CLASSES = BACKGROUND + 1
 
 @dataclasses.dataclass(frozen=True)
 class Config(RunConfig):
-    epochs: Count = 4
+    epochs: Count = 2
     batch_size: Count = 64
     m2nist: bool = False
     """Canvases of 64x84 with up to three digits that do not overlap."""
@@ -47,7 +47,7 @@ def recipe(config: Config) -> Recipe:
         load("mnist", split, data_dir=config.data_dir)
         for split in ("train[:55000]", "train[55000:]", "test")
     )
-    kind = Kind((64, 84), 3, overlap=False) if config.m2nist else Kind()
+    kind = Kind((64, 84), 3, overlap=0) if config.m2nist else Kind()
     layer = unet(CLASSES, widths=config.widths, impl=config.impl)
     test = fixed_set(test, kind, "mask")
 

@@ -7,12 +7,12 @@ _APART = {"__main__.py", "_files.py", "experiment.py"}
 
 # The aims are 3,300, 2,600, 550, 2,600, below 9,000, and 340.
 BUDGETS = {
-    "library": 5_109,
+    "library": 5_189,
     "engine": 4_273,
     "data": 1_117,
-    "runs": 6_323,
-    "all": 17_983,
-    "a file": 339,
+    "runs": 6_370,
+    "all": 18_113,
+    "a file": 340,
 }
 
 

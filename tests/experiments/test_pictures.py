@@ -41,7 +41,7 @@ def _canvases(number, kind, rng):
     return Canvas(*map(np.asarray, made))
 
 
-KINDS = [Kind(), Kind((64, 84), 3, overlap=False)]
+KINDS = [Kind(), Kind((64, 84), 3, overlap=0)]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=["overlapping", "apart"])
@@ -54,7 +54,9 @@ def test_canvases_are_what_their_labels_say(kind, rng):
         expected = np.full(kind.size, BACKGROUND)
         for top, left, bottom, right, one in objects[objects[:, 4] >= 0].astype(int):
             assert (bottom - top, right - left) == (6 + one, 16 - one)
-            expected[top:bottom, left:right] = one  # later ones lie on earlier ones
+            place = expected[top:bottom, left:right]
+            assert (place != BACKGROUND).mean() <= kind.overlap
+            place[:] = one  # later ones lie on earlier ones
         np.testing.assert_array_equal(mask, expected)
         ink = image[..., 0] == 255
         np.testing.assert_array_equal(ink, mask != BACKGROUND)

@@ -190,7 +190,8 @@ def _support(layer, x, shift):
             y, _ = layer.apply(params, state, values)
             for index in place:
                 y = jax.lax.dynamic_index_in_dim(y, index, 1, keepdims=False)
-            return y.sum()
+            # Not a plain sum, which is 0 behind a layer norm.
+            return jnp.vdot(y, jax.random.normal(jax.random.key(3), y.shape))
 
         return jax.grad(one)(values)
 
