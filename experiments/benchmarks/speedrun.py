@@ -83,9 +83,7 @@ def jcnn_step(images, labels, parts: int, dtype: Dtype) -> Callable[[], float]:
 def torch_step(images, labels, parts: int, dtype: Dtype) -> Callable[[], float]:
     torch.set_num_threads(processors())
     torch.manual_seed(0)
-    x = torch.from_numpy(
-        np.asarray(cifar10_speedrun.prepare(jnp.asarray(images), None))
-    )
+    x = torch.tensor(np.asarray(cifar10_speedrun.prepare(jnp.asarray(images), None)))
     x = x.permute(0, 3, 1, 2)  # of NHWC: channels last already
     y = torch.from_numpy(labels).long()
     net = network().to(memory_format=torch.channels_last).train()  # pyright: ignore
