@@ -56,18 +56,18 @@ def augmented(key: jax.Array, step: jax.Array, data, batch_size: int):
 
 
 def model(whiten: Initializer, momentum: float, impl: str) -> Layer:
-    def conv(width: int) -> Layer:
-        return Conv(width, 3, use_bias=False, kernel_init=dirac, impl=impl)
+    def gelu(x):  # in bfloat16 XLA would round after each of its operations
+        return jax.nn.gelu(x.astype(jnp.float32)).astype(x.dtype)
 
     def group(width: int) -> Layer:
+        conv = Conv(width, 3, use_bias=False, kernel_init=dirac, impl=impl)
         norm = BatchNorm(momentum=momentum, epsilon=1e-12, use_scale=False)
-        first = serial(conv=conv(width), pool=MaxPool(2), norm=norm, gelu=jax.nn.gelu)
-        second = serial(conv=conv(width), norm=norm, gelu=jax.nn.gelu)
-        return serial(first=first, second=second)
+        first = serial(conv=conv, pool=MaxPool(2), norm=norm, gelu=gelu)
+        return serial(first=first, second=serial(conv=conv, norm=norm, gelu=gelu))
 
     return serial(
         whitening=Conv(24, 2, padding="VALID", kernel_init=whiten, impl=impl),
-        gelu=jax.nn.gelu,
+        gelu=gelu,
         group1=group(64),
         group2=group(256),
         group3=group(256),
