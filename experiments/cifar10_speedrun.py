@@ -55,13 +55,14 @@ def augmented(key: jax.Array, step: jax.Array, data, batch_size: int):
     return batch | {"image": random_crop(crop, images, 2, border="reflect")}
 
 
-def model(whiten: Initializer, momentum: float, impl: str) -> Layer:
+def model(whiten: Initializer, parts: int, impl: str) -> Layer:
     def gelu(x):  # in bfloat16 XLA would round after each of its operations
         return jax.nn.gelu(x.astype(jnp.float32)).astype(x.dtype)
 
     def group(width: int) -> Layer:
         conv = Conv(width, 3, use_bias=False, kernel_init=dirac, impl=impl)
-        norm = BatchNorm(momentum=momentum, epsilon=1e-12, use_scale=False)
+        # Each part of a batch moves the statistics.
+        norm = BatchNorm(momentum=0.6 ** (1 / parts), epsilon=1e-12, use_scale=False)
         first = serial(conv=conv, pool=MaxPool(2), norm=norm, gelu=gelu)
         return serial(first=first, second=serial(conv=conv, norm=norm, gelu=gelu))
 
@@ -107,8 +108,7 @@ def recipe(config: Config) -> Recipe:
         load("cifar10", split, data_dir=config.data_dir) for split in ("train", "test")
     )
     first = prepare(jnp.asarray(train.image[:5000]), None)
-    momentum = 0.6 ** (1 / config.accumulate)  # each part moves the statistics
-    layer = model(whitening(first), momentum, config.impl)
+    layer = model(whitening(first), config.accumulate, config.impl)
     views, smoothing = partial(average_views, shift=1), config.label_smoothing
     losses = classification(layer, prepare, label_smoothing=smoothing, views=views)
     how = {"train": train, "test": test, "batch_at": augmented}

@@ -96,7 +96,7 @@ def whitening(images: ArrayLike, *, epsilon: float = 5e-4) -> Initializer:
     def initializer(key, shape, dtype=jnp.float32):
         *size, inputs, outputs = shape
         inside = prod(shape[:-1])
-        if len(size) != 2 or inputs != images.shape[-1] or outputs != 2 * inside:
+        if len(size) != 2 or inputs != channels or outputs != 2 * inside:
             raise ValueError(
                 f"kernel must be [H, W, {channels}, 2 * H * W * {channels}] for the "
                 f"whitening of images {images.shape}, got {tuple(shape)}"

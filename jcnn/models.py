@@ -142,8 +142,7 @@ def resnet20(
     >>> sum(p.size for p in jax.tree.leaves(params))
     272474
     """
-    sizes = {"widths": (16, 32, 64), "blocks": 3}
-    return _resnet(num_classes, **sizes, rematerialize=rematerialize, impl=impl)
+    return _resnet(num_classes, (16, 32, 64), 3, rematerialize, impl)
 
 
 def resnet18(
@@ -157,8 +156,7 @@ def resnet18(
     >>> sum(p.size for p in jax.tree.leaves(params))
     11173962
     """
-    sizes = {"widths": (64, 128, 256, 512), "blocks": 2}
-    return _resnet(num_classes, **sizes, rematerialize=rematerialize, impl=impl)
+    return _resnet(num_classes, (64, 128, 256, 512), 2, rematerialize, impl)
 
 
 def unet(
@@ -218,7 +216,6 @@ def _concatenate(skip: jax.Array, below: jax.Array) -> jax.Array:
 
 def _resnet(
     num_classes: int,
-    *,
     widths: Sequence[int],
     blocks: int,
     rematerialize: bool,

@@ -22,10 +22,11 @@ from jcnn.runs import keep_memory
 from jcnn.train import classification, create, make_step
 
 from .peers.workload import Dtype
-from .report import environment, processors, table
+from .report import environment, processors, ratio, table
 from .timing import interleaved
 
-SMOOTHING, GROUPS = 0.2, ((24, 64), (64, 256), (256, 256))
+SMOOTHING = cifar10_speedrun.Config.label_smoothing
+GROUPS = (24, 64), (64, 256), (256, 256)
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,14 @@ def main(config: Config) -> None:
         texts = [
             f"{t.minimum / 1e3:.2f} / {t.median / 1e3:.2f}" for t in times.values()
         ]
-        ratio = times["PyTorch"].median / times["jcnn"].median
-        rows.append([dtype, *texts, f"{ratio:.2f}"])
+        ours, theirs = (times[name].median for name in functions)
+        rows.append([dtype, *texts, ratio(theirs, ours)])
     print(table(["step", *functions, "PyTorch / jcnn"], rows))
 
 
 def jcnn_step(images, labels, parts: int, dtype: Dtype) -> Callable[[], float]:
     first = cifar10_speedrun.prepare(jnp.asarray(images), None)
-    layer = cifar10_speedrun.model(whitening(first), 0.6 ** (1 / parts), "auto")
+    layer = cifar10_speedrun.model(whitening(first), parts, "auto")
 
     def prepare(images, key):
         return cifar10_speedrun.prepare(images, key).astype(dtype)

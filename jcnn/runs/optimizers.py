@@ -10,10 +10,8 @@ the number of steps, an optimizer gives optax's transformation, so it is the `tx
 True
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any
 
 import jax
@@ -25,6 +23,7 @@ from ..layers import Params
 from ..train import mask_by_path
 from .config import Count, NonNegative, OptionError, Positive, Range, Rate
 from .schedule import Schedule, make_schedule
+from .store.digests import leaf_name
 
 
 @dataclass(frozen=True)
@@ -196,17 +195,19 @@ def by_path(
     >>> jax.tree.map(float, jax.tree.map(jnp.sum, updates))
     {'bias': 0.0, 'kernel': -1.0}
     """
+    masks = {pattern: _mask("rules", pattern) for pattern in rules}
 
-    def label(path, _):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        fits = [pattern for pattern in rules if re.search(pattern, name)]
-        if not fits:
+    def label(path, _, *fits):
+        if True not in fits:
             raise ValueError(
-                f"rules must fit every parameter, got none for {name!r}: {list(rules)}"
+                f"rules must fit every parameter, got none for {leaf_name(path)!r}: "
+                f"{list(rules)}"
             )
-        return fits[0]
+        return list(masks)[fits.index(True)]
 
-    labels = partial(jax.tree.map_with_path, label)
+    def labels(params: Any) -> Any:
+        fits = [mask(params) for mask in masks.values()]
+        return jax.tree.map_with_path(label, params, *fits)
 
     return optax.partition(dict(rules), labels)  # pyright: ignore
 

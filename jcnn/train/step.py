@@ -44,14 +44,14 @@ def make_step(
             The model state is never checked.
         ema_decay: The decay d, between 0 and 1, of the averages in `state.ema`:
             those n steps back have weights in proportion to d^n, as in Adam and
-            `optax.ema` with debiasing. With "skip", the average decays in skipped
+            `optax.ema` with debiasing. With "skip", the averages decay in skipped
             steps too.
         accumulate: In how many equal parts to compute a batch, one after the other, to
             save memory. Gradients and metrics are the parts' means (of integers in
             float32), so those of the whole batch if the loss is a mean over examples.
-            What is random is drawn for
-            each part anew. Batch norm takes the statistics of each part: ghost batch
-            norm of Hoffer et al., "Train longer, generalize better" (2017), section 4.
+            What is random is drawn for each part anew. Batch norm takes the statistics
+            of each part: ghost batch norm of Hoffer et al., "Train longer, generalize
+            better" (2017), section 4.
         compiler_options: XLA's options, by default those of `jcnn.compilation`, which
             make lax's own convolutions faster on a CPU.
 

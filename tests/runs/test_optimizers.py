@@ -242,6 +242,8 @@ def test_the_first_rule_that_fits_is_taken_and_none_is_an_error(params, grads):
         np.testing.assert_allclose(update, -rate * grad, rtol=1e-6)
     with pytest.raises(ValueError, match="rules must fit every parameter.*head/kernel"):
         by_path({"bias$": optax.sgd(1.0), "conv": optax.sgd(1.0)}).init(params)
+    with pytest.raises(ValueError, match=r"rules: pattern must be a regular.*'\('"):
+        by_path({"(": optax.sgd(1.0)})
 
 
 @pytest.mark.parametrize("path", ["head", "body/head", "overhead"])

@@ -248,7 +248,7 @@ def test_recipes_that_cannot_be_stacked_are_trained_apart(
     assert reason in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_a_sweep_resumes_with_its_own_source_only(tmp_path, capsys, monkeypatch):
+def test_a_sweep_resumes_with_its_own_source_only(tmp_path, capsys):
     sweep(tmp_path / "s", "--seeds", "2", "--max-steps", "1")
     path = tmp_path / "s" / "source.json"
     source = json.loads(path.read_text())

@@ -65,7 +65,7 @@ def test_batch_norm_takes_statistics_part_by_part(rng):
     np.testing.assert_allclose(state.model_state["norm"]["mean"], mean, rtol=1e-5)
 
 
-def test_metrics_and_gradients_of_any_dtype_are_means(rng):
+def test_metrics_and_gradients_of_any_dtype_are_means():
     def loss_fn(params, model_state, batch, key):
         loss = jnp.sum(params.astype(jnp.float32) * batch.mean())
         seen = {"above": (batch > 0).any(), "count": (batch > 0).sum()}
@@ -80,7 +80,7 @@ def test_metrics_and_gradients_of_any_dtype_are_means(rng):
     np.testing.assert_array_equal(grads, jnp.full(2, 256 / 6, jnp.bfloat16))
 
 
-def test_a_fault_is_looked_for_in_the_parts(rng):
+def test_a_fault_is_looked_for_in_the_parts():
     """Here the mean of a part is 0, and that of the batch is not."""
 
     def loss_fn(params, model_state, batch, key):

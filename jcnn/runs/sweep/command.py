@@ -65,24 +65,22 @@ def run_sweep(
             raise OptionError(f"--{option.replace('_', '-')} is for single runs only")
     use_threads(config.threads)
     recipes = [make(member.config) for member in members]
+    watch = recipes[0].watch or ""
     reason = _why_apart(sweep.together, members, recipes, make)
     if reason and sweep.together == "always":
         raise OptionError(f"--together: always is not possible, since {reason}")
     folder = _open(config, members, program)
     console, folders = open_console(), [folder / member.name for member in members]
+    how = f"one after the other: {reason}" if reason else "together"
     with lock(folder):
+        say(console, f"{len(members)} runs are trained {how}")
         if reason is None:
-            say(console, f"{len(members)} runs are trained together")
             status = _together(members, recipes, make, folder, folders, program)
         else:
-            say(
-                console,
-                f"{len(members)} runs are trained one after the other: {reason}",
-            )
+            recipes.clear()  # the data of all are not held while each is trained
             status = _apart(members, folders, run)
         if status > 1:
             return status
-        watch = recipes[0].watch or ""
         rows = summarize_results(folder, members, watch)
         write_results(folder / "results.json", rows)
     console.print(results_table(rows, watch))
