@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from optax.contrib import scale_by_muon
 
-from jcnn import Layer, flatten, serial
+from jcnn import Layer, flatten, frozen, serial
 from jcnn.augment import alternating_flip, average_views, random_crop
 from jcnn.data import load
 from jcnn.initializers import dirac, whitening
@@ -66,8 +66,9 @@ def model(whiten: Initializer, parts: int, impl: str) -> Layer:
         first = serial(conv=conv, pool=MaxPool(2), norm=norm, gelu=gelu)
         return serial(first=first, second=serial(conv=conv, norm=norm, gelu=gelu))
 
+    first = Conv(24, 2, padding="VALID", kernel_init=whiten, impl=impl)
     return serial(
-        whitening=Conv(24, 2, padding="VALID", kernel_init=whiten, impl=impl),
+        whitening=frozen(first, "kernel"),
         gelu=gelu,
         group1=group(64),
         group2=group(256),

@@ -14,7 +14,7 @@ from ._conv import conv, conv_transpose, depthwise_conv
 from ._dense import dense, flatten
 from ._dropout import dropout
 from ._im2col import col2im, im2col
-from .combine import parallel, remat, residual, serial
+from .combine import frozen, parallel, remat, residual, serial
 from .engine.acceleration import accelerate
 from .engine.general import conv_general_dilated
 from .inspect.explanation import explain
@@ -57,6 +57,7 @@ __all__ = [
     "explain",
     "finite",
     "flatten",
+    "frozen",
     "global_avg_pool",
     "global_max_pool",
     "group_norm",

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import jax
+from jax import lax
 
 from ._layer import Function, Layer, child_key, stateless
 
@@ -88,6 +89,38 @@ def remat(layer: Layer) -> Layer:
 
 def _apply_again(apply, params, state, x, *, train=False, key=None):
     return jax.checkpoint(partial(apply, train=train))(params, state, x, key=key)
+
+
+def frozen(layer: Layer, *names: str) -> Layer:
+    """Return the layer with parameters that get no gradient, nor computation for it.
+
+    What an optimizer does without gradients, such as weight decay, it still does.
+
+    Args:
+        layer: Any layer.
+        names: Keys of its parameters, such as "kernel"; by default all of them.
+
+    Raises:
+        ValueError: If the layer has no parameter of such a name.
+
+    >>> from jcnn.layers import Dense
+    >>> import jax.numpy as jnp
+    >>> layer = frozen(Dense(1), "kernel")
+    >>> params = {"kernel": jnp.ones((2, 1)), "bias": jnp.zeros(1)}
+    >>> jax.grad(lambda params: layer.apply(params, {}, jnp.ones(2))[0].sum())(params)
+    {'bias': Array([1.], dtype=float32), 'kernel': Array([[0.],
+           [0.]], dtype=float32)}
+    """
+    return Layer(layer.init, partial(_apply_frozen, layer.apply, names))
+
+
+def _apply_frozen(apply, names, params, state, x, *, train=False, key=None):
+    if unknown := set(names) - set(params):
+        raise ValueError(
+            f"names must be of {list(params)}, the parameters, got {sorted(unknown)}"
+        )
+    constant = {name: lax.stop_gradient(params[name]) for name in names or params}
+    return apply({**params, **constant}, state, x, train=train, key=key)
 
 
 def as_layers(parts: Mapping[str, Part]) -> dict[str, Layer]:

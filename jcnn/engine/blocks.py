@@ -108,6 +108,7 @@ class Blocks:
 
     def _output_block(self, y, index):
         """Return a block of y, zero where the block before has been already."""
+        dtype, y = y.dtype, bits(y)
         image, row = self._start(index)
         size = (self.images, self.rows, *y.shape[2:])
         block = lax.dynamic_slice(y, _corner(y, image, row), size)
@@ -118,14 +119,15 @@ class Blocks:
             if total % length:
                 place = start + lax.broadcasted_iota(jnp.int32, block.shape, axis)
                 block = jnp.where(place >= number * length, block, 0)
-        return block
+        return of_bits(block, dtype)
 
     def _input_block(self, x, index, padded: bool = True):
         """Return a padded block of x: what the windows of a block of y see."""
+        dtype, x = x.dtype, bits(x)
         image, row = self._start(index)
         if self.row_blocks == 1:
             x = lax.dynamic_slice_in_dim(x, image, self.images, axis=0)
-            return pad(x, self.pads) if padded else x
+            return of_bits(pad(x, self.pads) if padded else x, dtype)
         p = self.problem
         (low, high), *others = self.pads
         needed = (self.rows - 1) * p.strides[0] + p.window[0]
@@ -137,7 +139,22 @@ class Blocks:
         rows = pad(rows, [(low, max(high, 0) + needed - length)])
         start = _corner(x, jnp.int32(0), row * p.strides[0] - top)
         rows = lax.dynamic_slice(rows, start, (self.images, needed, *x.shape[2:]))
-        return pad(rows, [(0, 0), *others]) if padded else rows
+        return of_bits(pad(rows, [(0, 0), *others]) if padded else rows, dtype)
+
+
+def bits(a: jax.Array) -> jax.Array:
+    """Return short floats as integers, which XLA moves as they are.
+
+    Floats it would take to float32 first, all of them ahead of a loop over blocks.
+    """
+    if jnp.issubdtype(a.dtype, jnp.floating) and a.dtype.itemsize == 2:
+        return lax.bitcast_convert_type(a, jnp.uint16)
+    return a
+
+
+def of_bits(a: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Return what `bits` made integers as floats of that dtype."""
+    return a if a.dtype == dtype else lax.bitcast_convert_type(a, dtype)
 
 
 def _within(number, length: int, total: int):
@@ -162,10 +179,13 @@ def blocks_of(problem: Problem, positions: int) -> Blocks:
     return Blocks(problem, 1, even(height, max(positions // columns, 1)))
 
 
-def even(total: int, most: int) -> int:
-    """Return the size of equal parts of `total`, at most `most`."""
-    for size in range(min(most, total), most * 5 // 8, -1):
+def even(total: int, most: int, multiple: int = 1) -> int:
+    """Return the size of equal parts of `total`, at most `most`: a multiple, or all."""
+    most = max(most // multiple, 1) * multiple
+    if total <= most:
+        return total
+    for size in range(most, most * 5 // 8, -multiple):
         if total % size == 0:
             return size
     parts = -(-total // most)
-    return -(-total // parts)
+    return -(-total // parts // multiple) * multiple

@@ -30,6 +30,7 @@ ALGORITHMS = {algorithm.name: algorithm for algorithm in _ALL}
 MOST_OPERATIONS = 64
 MOST_BYTES = 64 << 20
 LEAST_POSITIONS = 1024  # fewer do not pay for Winograd's transformed kernel
+MOST_LANES = 8  # in wider vectors oneDNN's products take less than half of XLA's
 LONG_FILTER = 16  # taps a channel, from which on lax's filters of signals are faster
 FEW_PAIRS = {1: 512, 2: 8}  # of an input and an output channel, by dimensions
 ENOUGH_CHANNELS = 24  # to sum over: from there on Winograd's gains on lax's
@@ -128,7 +129,8 @@ def _many_channels(problem: Problem) -> bool:
     vectors = 2 if problem.op == "kernel_gradient" else 5
     products = problem.in_channels * problem.out_channels
     values = problem.in_channels + problem.out_channels
-    return products >= vectors * lanes() * values and _large(problem)
+    enough = products >= vectors * lanes() * values
+    return enough and lanes() <= MOST_LANES and _large(problem)
 
 
 def _large(problem: Problem) -> bool:

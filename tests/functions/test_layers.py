@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jcnn
-from jcnn.combine import parallel, remat, residual, serial
+from jcnn.combine import frozen, parallel, remat, residual, serial
 from jcnn.layers import (
     AvgPool,
     BatchNorm,
@@ -604,6 +604,37 @@ def test_a_rematerialized_layer_computes_the_same_and_keeps_its_input_alone(rng)
     for a, b in zip(*map(jax.tree.leaves, (again, expected)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     assert least < most / 2
+
+
+def test_what_is_frozen_gets_no_gradient_and_changes_no_result(rng):
+    x = _normal(rng)
+    conv, rest = Conv(4, 3), {"tanh": jnp.tanh, "head": Conv(2, 1)}
+    net = serial(conv=conv, **rest)
+    params, _ = net.init(KEY, x)
+
+    def of(layer):
+        return jax.value_and_grad(lambda p: jnp.sum(layer.apply(p, {}, x)[0] ** 2))
+
+    value, gradients = of(net)(params)
+    layers = {
+        "conv/kernel": serial(conv=frozen(conv, "kernel"), **rest),
+        "conv": serial(conv=frozen(conv), **rest),
+        "": frozen(net),
+    }
+    for path, layer in layers.items():
+        assert _equal(layer.init(KEY, x), (params, {}))
+        found, partly = of(layer)(params)
+        np.testing.assert_allclose(found, value, rtol=1e-6)
+
+        def check(keys, gradient, free, path=path):
+            name = jax.tree_util.keystr(keys, simple=True, separator="/")
+            assert np.abs(free).max() > 0.1
+            expected = 0 * free if name.startswith(path) else free
+            np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-5)
+
+        jax.tree.map_with_path(check, partly, gradients)
+    with pytest.raises(ValueError, match="names must be of .*kernel.*'weight'"):
+        frozen(conv, "weight").apply(params["conv"], {}, x)
 
 
 def test_the_shortcut_of_a_residual_is_the_input_itself(rng):

@@ -19,6 +19,7 @@ from . import matmul
 
 BLOCK_BYTES = 3 << 19  # of x and y: what stays in a core's cache while it is summed
 LEAST_TERMS = 64  # bytes, a line of the cache, of what a product sums over
+PAIR_BYTES = 4  # oneDNN multiplies short floats by pairs of images
 MOST_IMAGES = 4096  # of a block: over them it sums
 FULL_ROWS = 8  # of a product's left side: fewer channels are joined by taps
 
@@ -184,9 +185,10 @@ def _blocks(problem: Problem) -> Blocks:
     left = BLOCK_BYTES // images - (problem.window[0] - 1) * x_row
     rows = max(left // (problem.strides[0] * x_row + y_row), problem.window[0])
     height = problem.output_size[0]
-    if rows > height // 2:  # what a cut saves of the cache it costs in rows seen twice
+    if rows > height // 6:  # what a cut saves of the cache it costs in rows seen twice
         rows = height
-    return Blocks(problem, even(problem.batch, images), even(height, rows))
+    pair = max(PAIR_BYTES // _itemsize(problem), 1)
+    return Blocks(problem, even(problem.batch, images, pair), even(height, rows))
 
 
 def _product(problem: Problem, terms: int) -> Problem:

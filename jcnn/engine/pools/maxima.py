@@ -5,7 +5,7 @@ Pixels add what the windows they won hand back in the order of XLA's
 `select_and_scatter`: the result is the same to the bit.
 """
 
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,10 @@ def _reduced(x, *, windows: Windows):
     _, shape, strides, padding = windows
     lowest = np.asarray(-np.inf, x.dtype)
     return lax.reduce_window(x, lowest, lax.max, shape, strides, padding)
+
+
+def _maxima_on_cpu(x, *, windows: Windows):
+    return reduce(lax.max, taps(x, windows, -np.inf))
 
 
 def pick_on_cpu(a: jax.Array, x: jax.Array, *, windows: Windows) -> jax.Array:
@@ -107,6 +111,8 @@ def _taylor(operands, series, *, windows: Windows):
 
 pick, put = linear_pair("max_windows", 1, pick_on_cpu, put_on_cpu, _pick_by_lax)
 # Not a `custom_jvp`: Taylor mode ends in an error there, or takes no notice of it.
-max_windows_p = define("jcnn_window_maxima", lambda w: w.outputs, _reduced, _reduced)
+max_windows_p = define(
+    "jcnn_window_maxima", lambda w: w.outputs, _maxima_on_cpu, _reduced
+)
 ad.defjvp(max_windows_p, pick)
 define_taylor(max_windows_p, _taylor)
