@@ -58,8 +58,9 @@ def test_ours_and_laxs_own_have_the_same_parts():
     assert (by["convolution"], by["kernel gradient"]) == expected
 
 
-def test_models_of_a_vmap_are_planned_one_by_one():
+def test_models_of_a_vmap_are_planned_one_by_one(monkeypatch):
     """As they are computed: 16 of them together would be work enough for Winograd."""
+    monkeypatch.setattr("jcnn.engine.planner.lanes", lambda: 8)  # as with AVX2
     x = jax.ShapeDtypeStruct((16, 2, 16, 16, 256), jnp.float32)
     w = jax.ShapeDtypeStruct((16, 3, 3, 256, 256), jnp.float32)
     conv = jcnn.conv
