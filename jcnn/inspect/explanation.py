@@ -13,7 +13,6 @@ from ..engine.canonical import canonicalize
 from ..engine.lax_arguments import Convolution
 from ..engine.onednn.support import keeps_programs
 from ..engine.planner import plan
-from ..engine.pools.maxima import max_windows_p
 from ..engine.primitive import convolution_p
 from ..engine.problem import Problem
 from ..engine.sharding import sharded_by_type
@@ -99,10 +98,8 @@ def _operation(eqn: JaxprEqn, accelerated: bool) -> Operation | None:
     if what is None:
         return None
     windows = eqn.params.get("windows")
-    if windows and (eqn.primitive is max_windows_p or not windows.by_taps):
-        return _named(eqn, what, *_BY_LAX)
-    if "windows" in eqn.params:
-        return _named(eqn, what, *_BY_TAPS)
+    if windows:
+        return _named(eqn, what, *(_BY_TAPS if windows.by_taps else _BY_LAX))
     for replacement in acceleration.replacements() if accelerated else ():
         if replacement.primitive is eqn.primitive:
             supported = replacement.faster(*_types(eqn), **eqn.params) is not None

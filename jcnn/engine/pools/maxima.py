@@ -20,7 +20,7 @@ from .windows import Windows, scatter, taps
 
 
 def max_windows(x: jax.Array, windows: Windows) -> jax.Array:
-    """Return the maximum of each window, by `lax.reduce_window`.
+    """Return the maximum of each window; `lax.reduce_window` gives the same bits.
 
     The first maximum of a window, in row-major order, gets its gradient. NaN wins, and
     padding counts as minus infinity.
