@@ -1,9 +1,9 @@
 """Convolutional networks as pure JAX functions.
 
 `__all__` lists the public functions and modules; modules are imported on first use.
-Within them every name without an underscore is public. `jcnn.engine`, `jcnn.inspect`
-and `jcnn.doctor` are semi-private: importable, but their names may change in any
-release. Modules with an underscore are private.
+Within them every name without an underscore is public; of `jcnn.inspect`, those that it
+imports. `jcnn.engine` and `jcnn.doctor` are semi-private: importable, but their names
+may change in any release. Modules with an underscore are private.
 """
 
 from importlib import import_module as _import_module
@@ -29,6 +29,7 @@ if _TYPE_CHECKING:
         compilation,
         data,
         finite,
+        inspect,
         layers,
         metrics,
         models,
@@ -62,6 +63,7 @@ __all__ = [
     "global_max_pool",
     "group_norm",
     "im2col",
+    "inspect",
     "layer_norm",
     "layers",
     "max_pool",

@@ -52,6 +52,17 @@ def shapes(variables: Iterable[Any]) -> list[tuple[int, ...]]:
     return [v.aval.shape for v in variables]
 
 
+def scope_of(eqn: JaxprEqn, outside: str = "") -> str:
+    """Return the path of the part that an equation is in, such as "stage2/conv1".
+
+    Without the transformations around it, but with the scope that is outside.
+    """
+    stack = eqn.source_info.name_stack.stack
+    names = [entry.name for entry in stack if type(entry).__name__ == "Scope"]
+    # An einsum names its operations by its formula.
+    return "/".join(n for n in [outside, *names] if n and "->" not in n)
+
+
 def multiply_adds(eqn: JaxprEqn) -> int | None:
     """Return the products that an equation sums; None if its primitive is unknown."""
     name, params = eqn.primitive.name, eqn.params

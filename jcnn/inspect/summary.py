@@ -11,7 +11,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal, jaxprs_in_params
 
 from ..combine import Part, as_layers
 from .fields import View, image_view, num_pixels, propagate, to_rank, union
-from .jaxprs import multiply_adds, shapes
+from .jaxprs import multiply_adds, scope_of, shapes
 
 
 class Row(NamedTuple):
@@ -57,6 +57,71 @@ def summarize(layer: Part, x: Any) -> list[Row]:
     pool1 (14, 14, 6) 0 0
     conv2 (10, 10, 16) 2416 240000
     """
+    params, parts = _read(layer, x)
+    counts = _parameter_counts(params, {part.name for part in parts})
+    rows: list[Row] = []
+    shape = x.shape[1:]
+    for part in parts:
+        count = counts.pop(part.name, 0)
+        if count or part.multiply_adds != 0 or part.shape[1:] != shape:
+            field = tuple(map(num_pixels, part.views))
+            shape = part.shape[1:]
+            first = part.shape[:1] == (1,)  # else the examples are along another axis
+            output = shape if first else None
+            rows.append(Row(part.name, output, count, part.multiply_adds, field))
+    unknown = (None,) * (len(x.shape) - 2)
+    rows += [Row(name, None, count, 0, unknown) for name, count in counts.items()]
+    return rows
+
+
+def receptive_field(
+    layer: Part, x: Any, part: str, position: Sequence[int]
+) -> tuple[slice, ...]:
+    """Return the pixels that one position of a part's output depends on.
+
+    Args:
+        layer, x: As for `summarize`.
+        part: Path of the part, such as "stage2/conv1".
+        position: Of its output, an index for each spatial dimension; none if the output
+            has no such dimensions.
+
+    Returns:
+        A slice for each spatial dimension of x, from the first to the last of them.
+
+    Raises:
+        TypeError: As `summarize`.
+        ValueError: If there is no such part or position, or what it depends on is not
+            known.
+
+    >>> import jax.numpy as jnp
+    >>> from jcnn.models import lenet5
+    >>> receptive_field(lenet5(), jnp.zeros((1, 28, 28, 1)), "conv2", (0, 9))
+    (slice(0, 12, None), slice(16, 28, None))
+    """
+    _, parts = _read(layer, x)
+    found = {p.name: p for p in parts}
+    if part not in found:
+        raise ValueError(f"part must be one of {', '.join(found)}, got {part!r}")
+    _, shape, _, views = found[part]
+    size, position = shape[1 : 1 + len(position)], tuple(position)
+    inside = all(0 <= i < n for i, n in zip(position, size))
+    if len(position) not in (0, len(shape) - 2) or not inside:
+        raise ValueError(
+            f"position must be within {shape[1:-1]}, the positions of {part}, "
+            f"got {position}"
+        )
+    slices = []
+    for view in views:
+        if view is None:
+            raise ValueError(f"part must see pixels that are known, {part} does not")
+        at = [0 if n == 1 else i for i, n in zip(position, view.shape[1:])]
+        bounds = view[(slice(None), *at)].reshape(-1, 2).min(0)
+        slices.append(slice(int(bounds[0]), int(1 - bounds[1])))
+    return tuple(slices)
+
+
+def _read(layer: Part, x: Any) -> tuple[Any, "list[_Part]"]:
+    """Return the shapes of the parameters, and the parts."""
     layer = as_layers({"layer": layer})["layer"]
     if not getattr(x, "shape", ()):
         raise TypeError(f"x must be an array or ShapeDtypeStruct [N, …], got {x!r}")
@@ -67,21 +132,7 @@ def summarize(layer: Part, x: Any) -> list[Row]:
     parameters = [_Source.PARAMETERS] * (len(program.jaxpr.invars) - 1)
     reader = _Reader(len(views))
     reader.read(program.jaxpr, [*parameters, views], "")
-
-    counts = _parameter_counts(params, {part.name for part in reader.parts})
-    rows: list[Row] = []
-    shape = x.shape[1:]
-    for part in reader.parts:
-        count = counts.pop(part.name, 0)
-        if count or part.multiply_adds != 0 or part.shape[1:] != shape:
-            field = tuple(map(num_pixels, part.views))
-            shape = part.shape[1:]
-            first = part.shape[:1] == (1,)  # else the examples are along another axis
-            output = shape if first else None
-            rows.append(Row(part.name, output, count, part.multiply_adds, field))
-    unknown = (None,) * len(views)
-    rows += [Row(name, None, count, 0, unknown) for name, count in counts.items()]
-    return rows
+    return params, reader.parts
 
 
 class _Source(Enum):
@@ -121,7 +172,7 @@ class _Reader:
 
         for eqn in jaxpr.eqns:
             operands = [value(v) for v in eqn.invars]
-            name = _joined(scope, eqn.source_info.name_stack.stack)
+            name = scope_of(eqn, scope)
             if any(isinstance(operand, tuple) for operand in operands):
                 known |= zip(eqn.outvars, self._results(eqn, operands, name, border))
             elif _Source.PARAMETERS in operands:
@@ -258,13 +309,6 @@ def _equal(values: Sequence[_Value], others: Sequence[_Value]) -> bool:
         return [None if view is None else view.tolist() for view in value]
 
     return list(map(keys, values)) == list(map(keys, others))
-
-
-def _joined(scope: str, stack: Sequence[Any]) -> str:
-    """Return the path of a part, without the transformations around it."""
-    names = [entry.name for entry in stack if type(entry).__name__ == "Scope"]
-    # An einsum names its operations by its formula.
-    return "/".join(n for n in [scope, *names] if n and "->" not in n)
 
 
 def _sum(counts: Sequence[int | None]) -> int | None:

@@ -7,6 +7,8 @@ import pytest
 
 import jcnn
 from jcnn import flatten, global_avg_pool, parallel, residual, serial, summarize
+from jcnn.inspect.parts import part_outputs
+from jcnn.inspect.summary import receptive_field
 from jcnn.layers import (
     AvgPool,
     BatchNorm,
@@ -543,3 +545,37 @@ def test_networks_without_spatial_axes_have_no_field():
 def test_images_of_integers_are_refused():
     with pytest.raises(TypeError, match="x must be floating point, got uint8"):
         summarize(serial(conv=Conv(2, 3)), _image(4, 4, 1, dtype="uint8"))
+
+
+@pytest.mark.parametrize("position", ((0, 0), (2, 1), (3, 2)))
+def test_the_receptive_field_of_a_position_is_where_its_gradient_is(position, rng):
+    net = serial(
+        conv=Conv(3, (3, 5), padding="SAME"),
+        pool=AvgPool(2),
+        block=residual(Conv(3, 3)),
+        last=Conv(2, 2, padding="VALID"),
+        head=lambda x: x.mean((1, 2)),
+    )
+    x = jnp.asarray(rng.normal(size=(1, 11, 9, 2)), jnp.float32)
+    params, state = net.init(jax.random.key(0), x)
+
+    def value(x, name, where):
+        outputs = part_outputs(lambda x: net.apply(params, state, x)[0], x)
+        return outputs[name][(0, *where)].sum()
+
+    for name, where in (("conv", position), ("last", position), ("head", ())):
+        seen = np.argwhere(np.any(jax.grad(value)(x, name, where)[0], -1))
+        expected = tuple(map(slice, seen.min(0), seen.max(0) + 1))
+        assert receptive_field(net, x, name, where) == expected
+
+
+def test_receptive_fields_of_what_is_not_there():
+    net, x = serial(conv=Conv(3, 3)), jnp.zeros((1, 4, 5, 2))
+    with pytest.raises(ValueError, match="part must be one of conv, got 'con'"):
+        receptive_field(net, x, "con", (0, 0))
+    for position in ((4, 0), (0, -1), (0, 0, 0), (0,)):
+        with pytest.raises(ValueError, match=r"within \(4, 5\), the positions of conv"):
+            receptive_field(net, x, "conv", position)
+    square = serial(sort=lambda x: x[:, jnp.argsort(x[0, :, 0, 0])])
+    with pytest.raises(ValueError, match="must see pixels that are known"):
+        receptive_field(square, x, "sort", (0, 0))
