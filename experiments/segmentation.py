@@ -20,7 +20,7 @@ from experiments.digit_pictures import draw_masks
 from jcnn.data import Dataset, load
 from jcnn.metrics import confusion_matrix, make_sums, mean_iou
 from jcnn.models import unet
-from jcnn.runs import AdamW, Count, Optimizer, Recipe, RunConfig, main
+from jcnn.runs import Count, Muon, Optimizer, Recipe, RunConfig, main
 from jcnn.train import TrainState, classification
 
 CLASSES = BACKGROUND + 1
@@ -28,13 +28,13 @@ CLASSES = BACKGROUND + 1
 
 @dataclasses.dataclass(frozen=True)
 class Config(RunConfig):
-    epochs: Count = 2
+    epochs: Count = 3
     batch_size: Count = 64
     m2nist: bool = False
     """Canvases of 64x84 with up to three digits that do not overlap."""
-    widths: tuple[Count, ...] = (12, 24, 48)
+    widths: tuple[Count, ...] = (12, 24, 48, 96)
     """Channels of the U-Net at each size, from the largest to the smallest."""
-    optimizer: Optimizer = AdamW(learning_rate=4e-3)
+    optimizer: Optimizer = Muon(learning_rate=0.01)
 
 
 def prepare(images: jax.Array, key: jax.Array | None) -> jax.Array:
