@@ -168,7 +168,7 @@ def unet(
     """Return a U-Net, which gives logits for each pixel, [N, H, W, num_classes].
 
     Ronneberger et al., "U-Net" (2015), section 2, with what has become usual: "SAME"
-    padding and batch norm. H and W are multiples of 2 ** (len(widths) - 1).
+    padding and batch norm. Where H or W is odd, a pool rounds up.
 
     >>> layer = unet(3, widths=(4, 8))
     >>> params, state = layer.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
@@ -189,7 +189,7 @@ def _unet_level(widths: Sequence[int], impl: str) -> Layer:
     if not below:
         return serial(**twice)
     inside = serial(
-        pool=MaxPool(2),
+        pool=MaxPool(2, padding="SAME"),
         level=_unet_level(below, impl),
         up=ConvTranspose(width, 2, strides=2, impl=impl),
     )
@@ -206,11 +206,8 @@ def _same(x: jax.Array) -> jax.Array:
 
 
 def _concatenate(skip: jax.Array, below: jax.Array) -> jax.Array:
-    if skip.shape[:-1] != below.shape[:-1]:
-        raise ValueError(
-            "x must have an even height and width at each pool of a U-Net, got "
-            f"{skip.shape[1:3]}"
-        )
+    # One row more than an odd number, since the pool had rounded up.
+    below = below[:, : skip.shape[1], : skip.shape[2]]
     return jnp.concatenate([skip, below], -1)
 
 

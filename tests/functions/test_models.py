@@ -11,7 +11,7 @@ import pytest
 from jax import export
 
 from jcnn import train
-from jcnn.models import lenet5, resnet18, resnet20, small_cnn, vgg
+from jcnn.models import lenet5, resnet18, resnet20, small_cnn, unet, vgg
 from tests.helpers.stress import few_of
 
 pytestmark = [
@@ -374,3 +374,14 @@ def test_the_training_step_is_exported_for_all_platforms(name):
         assert (out.shape, out.dtype) == (old.shape, old.dtype)
     assert sorted(metrics) == ["accuracy", "finite", "loss"]
     assert exported.nr_devices == 1 and "@main" in exported.mlir_module()
+
+
+@pytest.mark.parametrize("size", ((13, 10), (7, 21), (1, 3)))
+def test_a_unet_takes_any_size(size, rng):
+    net = unet(3, widths=(4, 6, 8))
+    x = jnp.asarray(rng.normal(size=(2, *size, 2)), jnp.float32)
+    params, state = net.init(jax.random.key(0), x)
+    y, _ = net.apply(params, state, x)
+    assert y.shape == (2, *size, 3)
+    gradient = jax.grad(lambda x: net.apply(params, state, x)[0][:, -1, -1].sum())(x)
+    assert np.any(gradient[:, -1, -1])
