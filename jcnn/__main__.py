@@ -20,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status. Of `reproduce`: 0 if the run is identical, 1 if it is not, 2 if
-        that cannot be found out. Of `doctor`: 0. After Ctrl-C: 130.
+        that cannot be found out. Of `predict`: 0, or 1 if no image could be read. Of
+        `doctor`: 0. After Ctrl-C: 130.
 
     Raises:
         SystemExit: With 0 after `--help`; with 2 if the command line is wrong; with 143
@@ -44,18 +45,18 @@ def _status(
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-
-
-def _reproduce(options: argparse.Namespace) -> int:
-    try:
-        from .runs.verify.reproduce import reproduce
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "jcnn":
             raise
         print(f"error: {missing('experiments', error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from .runs.verify.reproduce import reproduce
+
     start, stop = options.steps
     return reproduce(
         options.run,
@@ -64,6 +65,12 @@ def _reproduce(options: argparse.Namespace) -> int:
         data_dir=options.data_dir,
         use_recorded_source=options.recorded_source,
     )
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from .runs.predict import predict
+
+    return predict(options.run, options.image, options.output or options.run)
 
 
 def _doctor(_: argparse.Namespace) -> int:
@@ -76,7 +83,8 @@ def _doctor(_: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="jcnn", description="Check runs of experiments, and the machine."
+        prog="jcnn",
+        description="Use and check runs of experiments, and check the machine.",
     )
     parser.add_argument("--version", action="version", version=f"jcnn {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -117,6 +125,25 @@ def _parser() -> argparse.ArgumentParser:
         "--recorded-source",
         action="store_true",
         help="execute the source that RUN holds, not that in the current folder",
+    )
+    command = commands.add_parser(
+        "predict",
+        help="classify image files with the network of a run",
+        description="Print the five most probable classes of each image, and write "
+        "predictions.json and predictions.png. Neither the run's program nor its data "
+        "are needed.",
+    )
+    command.set_defaults(do=_predict)
+    command.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    command.add_argument(
+        "image",
+        type=Path,
+        nargs="+",
+        metavar="IMAGE",
+        help="PNG or JPEG file, or a folder of them, of any size and colour",
+    )
+    command.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder to write to, if not RUN"
     )
     return parser
 

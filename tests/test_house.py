@@ -7,11 +7,11 @@ _APART = {"__main__.py", "_files.py", "experiment.py"}
 
 # The aims are 3,300, 2,600, 550, 2,600, below 9,000, and 340.
 BUDGETS = {
-    "library": 5_527,
+    "library": 5_524,
     "engine": 4_303,
-    "data": 1_117,
-    "runs": 6_370,
-    "all": 18_480,
+    "data": 1_118,
+    "runs": 6_655,
+    "all": 18_791,
     "a file": 340,
 }
 

@@ -1,5 +1,6 @@
 """One image file, of any size and kind of colour, as an array of a given size."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,19 +9,20 @@ from PIL import Image, ImageOps
 _FORMATS = ("PNG", "JPEG")
 
 
-def read_image(path: Path, *, size: int, channels: int) -> np.ndarray | str:
-    """Return uint8 [size, size, channels]; what is wrong with the file if it is broken.
+def read_image(path: Path, shape: Sequence[int]) -> np.ndarray | str:
+    """Return uint8 of a shape [H, W, C]; what is wrong with the file if it is broken.
 
-    The shorter side is scaled to `size`, and of the longer one the middle is taken.
+    The image is scaled until it covers H by W, and its middle is taken.
 
-    >>> read_image(Path("nowhere.png"), size=8, channels=3)
+    >>> read_image(Path("nowhere.png"), (8, 8, 3))
     'No such file or directory'
     """
+    height, width, channels = shape
     try:
         with Image.open(path, formats=_FORMATS) as file:
             image = to_mode(ImageOps.exif_transpose(file), channels)
-            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-            return np.asarray(image).reshape(size, size, channels)
+            image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+            return np.asarray(image).reshape(shape)
     except OSError as error:
         return error.strerror or str(error).partition(" '")[0]
     except Exception as error:  # damage causes almost any error in Pillow's decoders

@@ -77,7 +77,7 @@ def load_folder(
     files = [
         (path, label)
         for label, name in enumerate(names)
-        for path in _files(folder / name)
+        for path in image_files(folder / name)
     ]
     if len(names) < 2 or not files:
         raise DataError(
@@ -156,10 +156,11 @@ def _visible(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def image_files(folder: Path) -> Iterator[Path]:
+    """Yield the PNG and JPEG files below a folder, in the order of their names."""
     for path in sorted(_visible(folder)):
         if path.is_dir():
-            yield from _files(path)
+            yield from image_files(path)
         elif path.suffix.lower() in _SUFFIXES:
             yield path
 
@@ -179,9 +180,7 @@ def _decode(folder, files, paths, names, size: int, channels: int) -> Folder:
         raise missing("data", error) from error
 
     with ThreadPoolExecutor() as pool:
-        found = [
-            pool.submit(read_image, p, size=size, channels=channels) for p, _ in files
-        ]
+        found = [pool.submit(read_image, p, (size, size, channels)) for p, _ in files]
         results = [one.result() for one in found]
     all_read = list(zip(paths, results, (label for _, label in files), strict=True))
     broken = {path: result for path, result, _ in all_read if isinstance(result, str)}

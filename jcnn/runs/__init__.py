@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .stepping import count_steps as count_steps
     from .store.folder import read_config as read_config
     from .store.folder import read_metrics as read_metrics
+    from .store.network import load as load
     from .store.weights import read_weights as read_weights
     from .store.weights import write_weights as write_weights
     from .training import Result as Result
@@ -58,6 +59,7 @@ _MODULE_OF = {
     "check_recipe": "check",
     **dict.fromkeys(("read_config", "read_metrics"), "store.folder"),
     "count_steps": "stepping",
+    "load": "store.network",
     **dict.fromkeys(("read_weights", "write_weights"), "store.weights"),
 }
 

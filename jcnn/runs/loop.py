@@ -105,7 +105,7 @@ def fit(
     ...     int(fit(recipe, Path(folder), seed=0, **how).state.step)
     ...     print(*sorted(file.stem for file in Path(folder).iterdir()))
     6
-    certificate checkpoints curves filters metrics params
+    certificate checkpoints curves filters metrics network network params
     """
     began = time.monotonic()
     console = console or open_console()

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from ..data import Dataset
-from ..layers import Layer
+from ..layers import Layer, Params, State
 from ..train import (
     Batch,
     BatchAt,
@@ -147,6 +147,20 @@ def cast_inputs(recipe: Recipe, dtype: str) -> Recipe:
 def arrays(dataset: Dataset) -> dict[str, np.ndarray]:
     """Return the batch that loss and metrics get: all of a data set."""
     return {"image": dataset.image, "label": dataset.label}
+
+
+def network_logits(
+    recipe: Recipe,
+) -> Callable[[Params, State, jax.Array], jax.Array]:
+    """Return the function (params, model state, images) -> the network's output."""
+    if task := task_of(recipe.example_metrics):
+        return lambda *state: task.logits(*state[:2], {"image": state[2]})
+    prepare = recipe.prepare or (lambda images, key: images)
+
+    def output(params, model_state, images):
+        return recipe.layer.apply(params, model_state, prepare(images, None))[0]
+
+    return output
 
 
 def batch_shapes(recipe: Recipe, batch_size: int) -> Batch:

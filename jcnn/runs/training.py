@@ -33,9 +33,10 @@ from .evaluation import Epochs, evaluated, make_evaluator
 from .interrupt import Interrupts
 from .pictures import draw_run
 from .progress import describe_metrics, format_metric, say
-from .recipe import Recipe, arrays
+from .recipe import Recipe, arrays, network_logits
 from .store.digests import take_snapshot
 from .store.folder import read_metrics
+from .store.network import write_network
 from .store.record import Progress, Record
 from .store.weights import write_weights
 
@@ -186,6 +187,7 @@ class Training:
         final = evaluated(self.state)
         params, model_state = jax.device_get((final.params, final.model_state))
         write_weights(self.run_dir / "params.safetensors", params, model_state)
+        self._write_network(params, model_state)
         value = format_metric(self.watch, tested[f"test_{self.watch}"])
         reached = f"test {self.watch} {value}"
         if rows:
@@ -217,6 +219,14 @@ class Training:
 
     def progress(self) -> Progress:
         return Progress(self.done, self.sums, self.seconds)
+
+    def _write_network(self, params: Any, model_state: Any) -> None:
+        logits = network_logits(self.recipe)
+        try:
+            write_network(self.run_dir, logits, params, model_state, self.recipe.train)
+        except Exception as error:  # that of a custom layer can be any
+            reason = [*str(error).splitlines(), type(error).__name__][0]
+            say(self.console, f"the network cannot be exported: {reason}")
 
     def _fail(self) -> NoReturn:
         """Save the last good state, then raise `NotFinite` for the step after it."""

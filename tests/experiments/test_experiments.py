@@ -213,6 +213,8 @@ def test_a_short_run_on_digits_learns_and_repeats_to_the_bit(tmp_path, capfd):
         "config.json",
         "environment.json",
         "metrics.jsonl",
+        "network.json",
+        "network.jaxexport",
         "params.safetensors",
         "source.json",
         "curves.png",

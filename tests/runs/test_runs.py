@@ -494,6 +494,8 @@ def test_fit_fills_the_folder_with_what_it_reached(tmp_path):
         "metrics.jsonl",
         "certificate.jsonl",
         "checkpoints",
+        "network.json",
+        "network.jaxexport",
         "params.safetensors",
         "curves.png",
         "filters.png",

@@ -1,0 +1,113 @@
+"""The trained network in the folder of a run, used without its program and its data."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import export
+from jax.typing import ArrayLike
+
+from ..._files import open_file, read_object, write_file
+from ...data import Dataset
+from .folder import write_json
+from .weights import read_weights
+
+_PROGRAM, _FACTS = "network.jaxexport", "network.json"
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+_MOST_BYTES = 1 << 30
+
+
+class Network(NamedTuple):
+    """A trained network.
+
+    Attributes:
+        logits: The function from images [N, H, W, C], as the run's data had them, to
+            the network's output, mostly logits [N, classes]. It prepares the images.
+        image_shape: (H, W, C).
+        image_dtype: Of the images, mostly uint8.
+        class_names: Names of the classes; their numbers if they have none.
+    """
+
+    logits: Callable[[ArrayLike], jax.Array]
+    image_shape: tuple[int, ...]
+    image_dtype: jnp.dtype
+    class_names: tuple[str, ...]
+
+
+def write_network(
+    run_dir: Path,
+    logits: Callable[[Any, Any, jax.Array], jax.Array],
+    params: Any,
+    model_state: Any,
+    data: Dataset,
+) -> None:
+    """Write `network.jaxexport`, for any number of images, and `network.json`.
+
+    Args:
+        run_dir: Folder of the run.
+        logits: (params, model state, images [N, H, W, C]) -> the network's output.
+        params, model_state: Nested dicts of arrays; they are not written.
+        data: Images and classes.
+
+    Raises:
+        Exception: Whatever tracing or export raises.
+    """
+    (number,) = export.symbolic_shape("N")
+    images = jax.ShapeDtypeStruct((number, *data.image.shape[1:]), data.image.dtype)
+    weights = jax.tree.map(jax.typeof, (params, model_state))
+    program = export.export(jax.jit(logits), platforms=_PLATFORMS)(*weights, images)
+    names = data.class_names or tuple(map(str, range(data.num_classes)))
+    content = bytes(program.serialize())
+    write_file(run_dir / _PROGRAM, content)
+    write_json(run_dir / _FACTS, {"class_names": names, "sha256": _digest(content)})
+
+
+def load(run: str | Path) -> Network:
+    """Load the network that a run has trained, by its averaged parameters if any.
+
+    Neither the run's program nor its data are needed. What the file of the network
+    contains is executed, so load only runs that you trust.
+
+    Raises:
+        FileNotFoundError: If the run has not ended, or is of a version of jcnn that did
+            not write its network.
+        ModuleNotFoundError: If flatbuffers or safetensors is not installed.
+        ValueError: If a file is damaged.
+    """
+    run_dir = Path(run)
+    try:
+        facts = read_object(run_dir / _FACTS)
+        names = tuple(map(str, facts["class_names"]))
+        with open_file(run_dir / _PROGRAM, _MOST_BYTES) as file:
+            content = file.read()
+        params, model_state = read_weights(run_dir / "params.safetensors")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{run_dir} must be the folder of a run that has ended and wrote its "
+            f"network, there is no {Path(str(error.filename)).name}"
+        ) from error
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{run_dir / _FACTS} is damaged: {error}") from error
+    if facts.get("sha256") != _digest(content):
+        raise ValueError(f"{run_dir / _PROGRAM} is damaged, or of another run")
+    program = export.deserialize(bytearray(content))
+    *_, images = program.in_avals
+    apply, shape = jax.jit(program.call), images.shape[1:]
+
+    def logits(x: ArrayLike) -> jax.Array:
+        x = jnp.asarray(x)
+        if x.shape[1:] != shape or x.dtype != images.dtype:
+            raise ValueError(
+                f"images must be {images.dtype} [N, {', '.join(map(str, shape))}], got "
+                f"{x.dtype} {list(x.shape)}"
+            )
+        return apply(params, model_state, x)
+
+    return Network(logits, shape, images.dtype, names)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
