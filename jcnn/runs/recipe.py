@@ -153,11 +153,12 @@ def network_logits(
     recipe: Recipe,
 ) -> Callable[[Params, State, jax.Array], jax.Array]:
     """Return the function (params, model state, images) -> the network's output."""
-    if task := task_of(recipe.example_metrics):
-        return lambda *state: task.logits(*state[:2], {"image": state[2]})
+    task = task_of(recipe.example_metrics)
     prepare = recipe.prepare or (lambda images, key: images)
 
     def output(params, model_state, images):
+        if task:
+            return task.logits(params, model_state, {"image": images})
         return recipe.layer.apply(params, model_state, prepare(images, None))[0]
 
     return output
