@@ -12,7 +12,7 @@ True
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -175,6 +175,70 @@ def keep_norm() -> optax.GradientTransformation:
     return optax.stateless(
         lambda updates, params: jax.tree.map(rescale, updates, params)
     )
+
+
+class FullMatrixState(NamedTuple):
+    step: jax.Array
+    mean: jax.Array  # [N], of gradients
+    square: jax.Array  # [N], of gradients in the basis
+    covariance: jax.Array  # [N, N], of gradients
+    basis: jax.Array  # [N, N], eigenvectors of the covariance as columns
+
+
+def full_matrix_adam(
+    rate: optax.Schedule,
+    *,
+    every: int = 50,
+    b1: float = 0.9,
+    b2: float = 0.99,
+    covariance_decay: float = 0.995,
+) -> optax.GradientTransformation:
+    """Return Adam in the eigenbasis of the covariance of all gradients together.
+
+    SOAP (Vyas et al., 2024, section 4) with all parameters as one vector, for networks
+    of at most a few thousand: memory grows with the square of their number N, the time
+    to renew the basis with its cube.
+
+    Args:
+        rate: Learning rate of each step.
+        every: Steps between two bases; the first one is that of the parameters.
+        b1: Decay of the mean of gradients.
+        b2: Decay of the mean of their squares in the basis.
+        covariance_decay: Decay of the covariance.
+
+    >>> tx, params = full_matrix_adam(optax.constant_schedule(0.1)), {"x": jnp.ones(2)}
+    >>> updates, _ = tx.update({"x": jnp.array([3.0, -2.0])}, tx.init(params), params)
+    >>> updates["x"].round(3)  # as Adam's first one
+    Array([-0.1,  0.1], dtype=float32)
+    """
+
+    def init(params: Any) -> FullMatrixState:
+        n = params.size
+        return FullMatrixState(
+            jnp.int32(0), jnp.zeros(n), jnp.zeros(n), jnp.zeros((n, n)), jnp.eye(n)
+        )
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        step, mean, square, covariance, basis = state
+        step = step + 1
+        mean = b1 * mean + (1 - b1) * updates
+        outer = jnp.outer(updates, updates)
+        covariance = covariance_decay * covariance + (1 - covariance_decay) * outer
+
+        def renewed(square: jax.Array, basis: jax.Array) -> tuple[jax.Array, jax.Array]:
+            new = jnp.linalg.eigh(covariance)[1]
+            return (new.T @ basis) ** 2 @ square, new
+
+        square, basis = jax.lax.cond(
+            step % every == 0, renewed, lambda *same: same, square, basis
+        )
+        square = b2 * square + (1 - b2) * (updates @ basis) ** 2
+        scale = jnp.sqrt(square / (1 - b2**step)) + 1e-8
+        direction = basis @ (mean @ basis / (1 - b1**step) / scale)
+        new = FullMatrixState(step, mean, square, covariance, basis)
+        return -jnp.asarray(rate(step - 1)) * direction, new
+
+    return optax.flatten(optax.GradientTransformation(init, update))
 
 
 def by_path(
