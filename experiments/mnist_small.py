@@ -26,7 +26,6 @@ from jcnn.train import classification
 @dataclass(frozen=True)
 class Config(RunConfig):
     epochs: Count = 40
-    batch_size: Count = 128
     width: Count = 10
     """Channels, of which the first ten become the classes."""
     learning_rate: Positive = 0.1
