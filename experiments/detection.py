@@ -46,21 +46,22 @@ def model(impl: str) -> Layer:
     )
 
 
-def prepare(images, key: jax.Array | None = None) -> jax.Array:
+def prepare(dtype: str, images, key: jax.Array | None = None) -> jax.Array:
     """Pixels from 0 to 1."""
-    return jnp.asarray(images, jnp.float32) / 255
+    return (jnp.asarray(images, jnp.float32) / 255).astype(dtype)
 
 
 def losses(outputs: jax.Array, objects: jax.Array) -> jax.Array:
     """The loss of each image."""
-    size = outputs.shape[1:3]
+    size, outputs = outputs.shape[1:3], outputs.astype("float32")
     true = grid_targets(objects, size=size, stride=STRIDE, num_classes=CLASSES)
     return grid_loss(outputs[..., :CLASSES], outputs[..., CLASSES:], *true)
 
 
-def detect(layer: Layer, params, model_state, images) -> tuple[jax.Array, ...]:
+def detect(layer: Layer, params, model_state, x) -> tuple[jax.Array, ...]:
     """Return boxes [N, MOST, 4], scores and classes [N, MOST], the best first."""
-    outputs, _ = layer.apply(params, model_state, prepare(images))
+    outputs, _ = layer.apply(params, model_state, x)
+    outputs = outputs.astype("float32")
     scores = jax.nn.sigmoid(outputs[..., :CLASSES])
     return decode_grid(scores, outputs[..., CLASSES:], stride=STRIDE, most=MOST)
 
@@ -72,15 +73,16 @@ def recipe(config: Config) -> Recipe:
     )
     layer, kind = model(config.impl), Kind()
     test = fixed_set(test, kind, "objects")
-    found = jax.jit(partial(detect, layer))
+    inputs = partial(prepare, config.dtype)
+    found = jax.jit(lambda p, s, images: detect(layer, p, s, inputs(images)))
 
     def loss_fn(params, model_state, batch, key):
-        x = prepare(batch["image"])
+        x = inputs(batch["image"])
         outputs, model_state = layer.apply(params, model_state, x, train=True, key=key)
         return losses(outputs, batch["label"]).mean(), (model_state, {})
 
     def example_metrics(params, model_state, batch):
-        outputs, _ = layer.apply(params, model_state, prepare(batch["image"]))
+        outputs, _ = layer.apply(params, model_state, inputs(batch["image"]))
         return {"loss": losses(outputs, batch["label"])}
 
     def precision(state, data):
@@ -95,7 +97,7 @@ def recipe(config: Config) -> Recipe:
         example_metrics,
         digits,
         test,
-        prepare=prepare,
+        prepare=inputs,
         validation=fixed_set(held_out, kind, "objects"),
         batch_at=make_batch_at(kind, "objects"),
         split_metrics={"mean_average_precision": precision},

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import __version__
 from ._extras import missing
-from .runs.output import lasting_output
+from .runs.output import lasting_output, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,6 +71,31 @@ def _predict(options: argparse.Namespace) -> int:
     from .runs.predict import predict
 
     return predict(options.run, options.image, options.output or options.run)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from .runs.report.page import write_page
+    from .runs.report.run import find_runs, read_run
+
+    runs = [read_run(folder) for folder in find_runs(options.run)]
+    one = runs[0].folder / "report.html" if len(runs) == 1 else None
+    path = options.output or one or Path("comparison.html")
+    write_page(path, runs)
+    print(printable(f"the page is {path}"))
+    for run in runs:
+        for text in run.missing:
+            print(f"missing of {run.name}: {text}", file=sys.stderr)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from .runs.progress import open_console
+    from .runs.report.comparison import tables
+    from .runs.report.run import find_runs, read_run
+
+    runs = [read_run(folder) for folder in find_runs(options.run)]
+    open_console().print(tables(runs))
+    return 0
 
 
 def _doctor(_: argparse.Namespace) -> int:
@@ -145,7 +170,41 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--output", type=Path, metavar="DIR", help="folder to write to, if not RUN"
     )
+    command = commands.add_parser(
+        "report",
+        help="write the page of a run, or of the comparison of several",
+        description="Write one HTML file that needs no other and no network: curves, "
+        "results by class, mistakes, feature maps, the model, and how to reproduce it. "
+        "Of several runs it compares options, results and curves.",
+    )
+    command.set_defaults(do=_report)
+    _add_runs(command)
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="file to write, if not RUN/report.html, or comparison.html of several",
+    )
+    command = commands.add_parser(
+        "compare",
+        help="print what differs between runs, and what they reached",
+        description="Print a table of runs: the options that are not the same in all, "
+        "the test metrics, and mean and standard deviation of those that differ by "
+        "their seeds alone.",
+    )
+    command.set_defaults(do=_compare)
+    _add_runs(command)
     return parser
+
+
+def _add_runs(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "run",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="folder of a run, finished or not, or of a sweep",
+    )
 
 
 def _steps(text: str) -> tuple[int, int | None]:

@@ -14,7 +14,8 @@ from .._files import expand_home
 from ..data import DataError
 from ..finite import NotFinite
 from .compiled import keep_programs
-from .config import OptionError, RunConfig, check_config, config_from_json
+from .config import OptionError, RunConfig, check_config
+from .config_json import config_from_json
 from .loop import fit
 from .memory import keep_memory
 from .output import lasting_output
@@ -112,6 +113,7 @@ def _run(
                 keep_checkpoints=config.keep_checkpoints,
                 weights=prepared.weights,
                 first_step=prepared.first_step,
+                report=config.report,
                 compiler_options=prepared.compiler_options,
                 on_resume=prepared.on_start,
             )

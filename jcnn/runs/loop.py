@@ -47,7 +47,7 @@ def fit(
     first_step: int = 0,
     compiler_options: Options | None = None,
     steps_per_call: int | None = None,
-    pictures: bool = True,
+    report: bool = True,
     on_resume: Callable[[int], None] = lambda step: None,
     on_metrics: Callable[[dict[str, Any]], None] = lambda line: None,
     compile_steps: Callable[..., dict[int, Any]] = compile_steps,
@@ -74,7 +74,7 @@ def fit(
         compiler_options: As for `jcnn.train.make_step`.
         steps_per_call: Steps between two lines of metrics, at most; None: what takes
             about a second.
-        pictures: Whether to draw `curves.png` and `filters.png`.
+        report: Whether to draw pictures and to write `report.html`.
         on_resume: Called with the number of steps done when training begins or resumes.
         on_metrics: Called with each line of `metrics.jsonl` once it is written.
         compile_steps: As `jcnn.runs.stepping.compile_steps`.
@@ -106,6 +106,7 @@ def fit(
     ...     print(*sorted(file.stem for file in Path(folder).iterdir()))
     6
     certificate checkpoints curves filters metrics network network params
+    report report
     """
     began = time.monotonic()
     console = console or open_console()
@@ -177,4 +178,4 @@ def fit(
             run.save(line, stop)
             if stop or run.over:
                 break
-        return run.end(rows if pictures else [])
+        return run.end(rows, report)

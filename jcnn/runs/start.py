@@ -11,7 +11,8 @@ from .._files import expand_home, unused
 from ..compilation import Options, default_options
 from ..layers import Params, State
 from .check import check_recipe
-from .config import RunConfig, check_config, config_to_json, map_paths
+from .config import RunConfig, check_config
+from .config_json import config_to_json, map_paths
 from .evaluation import hold_out
 from .initial import KEPT, read_initial
 from .lock import Locked, lock

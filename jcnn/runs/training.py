@@ -8,7 +8,8 @@ A call to the device does one or more steps. Then the run folder gets, in this o
 4. if the run is interrupted within an epoch, a last line of `certificate.jsonl`, which
    is not in the checkpoint and so is removed when the run resumes.
 
-Last come `params.safetensors`, the pictures, and the final line of `metrics.jsonl`.
+Last come `params.safetensors`, the pictures, the final line of `metrics.jsonl`, and
+the page.
 """
 
 import math
@@ -34,6 +35,8 @@ from .interrupt import Interrupts
 from .pictures import draw_run
 from .progress import describe_metrics, format_metric, say
 from .recipe import Recipe, arrays, network_logits
+from .report.contents import collect, write_contents
+from .report.page import try_page
 from .store.digests import take_snapshot
 from .store.folder import read_metrics
 from .store.network import write_network
@@ -175,8 +178,13 @@ class Training:
         if stop and not certify:
             write()  # after the checkpoint: resuming removes it
 
-    def end(self, rows: list[Row]) -> Result:
-        """Evaluate, and write weights, pictures (with these rows) and the last line."""
+    def end(self, rows: list[Row], report: bool) -> Result:
+        """Evaluate, and write weights, pictures, the last line, and the page.
+
+        Args:
+            rows: What `jcnn.summarize` returns of the layer.
+            report: Whether to draw pictures and to write the page.
+        """
         self.record.wait()
         tested = self.test(self.state)
         stopped_by = None if self.over else self.interrupts()
@@ -190,12 +198,15 @@ class Training:
         self._write_network(params, model_state)
         value = format_metric(self.watch, tested[f"test_{self.watch}"])
         reached = f"test {self.watch} {value}"
-        if rows:
+        if report:
             lines = [*read_metrics(self.run_dir), last]
             draw_run(self.run_dir, lines, params, rows, reached, watch=self.watch)
             if self.recipe.draw:
                 self.recipe.draw(self.run_dir, final)
+            write_contents(self.run_dir, collect(self.recipe, final, rows))
         self.record.add_metrics(last)
+        if report:
+            try_page(self.run_dir / "report.html", [self.run_dir])
         how = "done"
         if self.done < self.total:
             how = "interrupted" if stopped_by else "stopped early"

@@ -79,7 +79,7 @@ def test_each_key_has_its_own_canvases(rng):
 def test_canvases_are_learnt_evaluated_and_drawn(script, tmp_path, monkeypatch, rng):
     monkeypatch.setattr(script, "load", lambda *_, **__: _digits(24, rng))
     options = ["--epochs", "1", "--batch-size", "8", "--run-dir", str(tmp_path / "run")]
-    options += ["--m2nist"] if script is segmentation else []
+    options += ["--m2nist"] if script is segmentation else ["--dtype", "bfloat16"]
     assert main(script.Config, script.recipe, options) == 0
     *_, validated, last = read_metrics(tmp_path / "run")
     name = {segmentation: "mean_iou", detection: "mean_average_precision"}[script]

@@ -41,7 +41,7 @@ def stop(line):
         signal.raise_signal(signal.SIGTERM)
 
 if __name__ == "__main__":
-    quick = partial(fit, steps_per_call=1, pictures=False, on_metrics=stop)
+    quick = partial(fit, steps_per_call=1, report=False, on_metrics=stop)
     sys.exit(main(Config, recipe, fit=quick))
 '''
 

@@ -32,7 +32,7 @@ from jcnn.runs import (
     read_weights,
     write_weights,
 )
-from jcnn.runs.config import config_from_json, config_to_json, map_paths
+from jcnn.runs.config_json import config_from_json, config_to_json, map_paths
 from jcnn.runs.store.folder import read_record
 from jcnn.runs.verify.resume import lengthen
 from jcnn.train import classification
@@ -74,7 +74,7 @@ def here(tmp_path, monkeypatch):
 
 def _run(run_dir, *options, **how):
     arguments = [f"--run-dir={run_dir}", *map(str, options)]
-    return main(Config, recipe, arguments, fit=partial(fit, pictures=False, **how))
+    return main(Config, recipe, arguments, fit=partial(fit, report=False, **how))
 
 
 def _result(run_dir):

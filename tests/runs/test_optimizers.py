@@ -13,7 +13,7 @@ import tyro
 
 from jcnn.layers import Dense
 from jcnn.runs import SGD, AdamW, Muon, OptionError, RunConfig, make_schedule
-from jcnn.runs.config import config_from_json, config_to_json
+from jcnn.runs.config_json import config_from_json, config_to_json
 from jcnn.runs.optimizers import Optimizer, by_path, full_matrix_adam
 from jcnn.train import classification, create, make_step, mask_by_path
 

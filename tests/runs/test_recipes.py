@@ -92,7 +92,7 @@ def _regression(layer, prepare=_scaled, *, with_loss=True):
 def test_a_regression_is_trained_told_and_drawn(watch, tmp_path):
     layer = _flat(1)
     recipe = _recipe(layer, losses=_regression(layer), watch=watch)
-    result, lines = _fit(recipe, tmp_path, pictures=True)
+    result, lines = _fit(recipe, tmp_path, report=True)
     params, state = read_weights(tmp_path / "params.safetensors")
     y, _ = layer.apply(params, state, _scaled(jnp.asarray(recipe.test.image), None))
     error = np.asarray(y, np.float64)[:, 0] - recipe.test.label

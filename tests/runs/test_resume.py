@@ -134,7 +134,7 @@ def _run(run_dir, *options, make_recipe=recipe):
 
 def _fit():
     """Training in calls of 2, 2 and 1 steps."""
-    return partial(fit, steps_per_call=2, pictures=False, compile_steps=CALLS.compile)
+    return partial(fit, steps_per_call=2, report=False, compile_steps=CALLS.compile)
 
 
 def _result(run_dir):

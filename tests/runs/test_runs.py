@@ -41,7 +41,8 @@ from jcnn.runs import (
     read_weights,
     write_weights,
 )
-from jcnn.runs.config import check_config, config_from_json, config_to_json
+from jcnn.runs.config import check_config
+from jcnn.runs.config_json import config_from_json, config_to_json
 from jcnn.runs.interrupt import catch_interrupt
 from jcnn.runs.pictures import draw_curves, draw_filters, write_picture
 from jcnn.runs.progress import describe_metrics, model_table, progress_bar
@@ -531,7 +532,7 @@ def test_the_same_run_twice_gives_the_same_bytes_and_another_seed_others(tmp_pat
     runs = {"a": 0, "b": 0, "c": 1}
     files = {}
     for name, seed in runs.items():
-        _fit(tmp_path / name, seed=seed, epochs=1, pictures=False)
+        _fit(tmp_path / name, seed=seed, epochs=1, report=False)
         files[name] = (tmp_path / name / "params.safetensors").read_bytes()
     assert files["a"] == files["b"] != files["c"]
 

@@ -30,7 +30,7 @@ from jcnn.runs.sweep.members import Sweep, make_members, parse, varied, why_apar
 from jcnn.runs.sweep.stacked import fit_together
 from jcnn.train import classification
 
-quick = partial(fit, pictures=False)
+quick = partial(fit, report=False)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..._files import read_object, write_file
-from ..config import (
-    ConfigT,
-    OptionError,
-    check_config,
-    config_from_json,
-    config_to_json,
-)
+from ..config import OptionError, check_config
+from ..config_json import ConfigT, config_from_json, config_to_json
 from .journal import read_lines
 
 # Written before `config.json`, which makes the folder that of a run.

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from ..._files import expand_home, read_object
 from ...compilation import default_options
 from ..compiled import keep_programs
-from ..config import OptionError, check_config, config_to_json, map_paths
+from ..config import OptionError, check_config
+from ..config_json import config_to_json, map_paths
 from ..lock import lock
 from ..memory import keep_memory
 from ..progress import open_console, say

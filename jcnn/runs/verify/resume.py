@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..._files import expand_home
-from ..config import OptionError, config_from_json, config_to_json, map_paths
+from ..config import OptionError
+from ..config_json import config_from_json, config_to_json, map_paths
 from ..output import in_line
 from ..program import Program, same_program
 from ..store.checkpoints import saved_steps
@@ -15,12 +16,13 @@ from .environment import differences
 from .source import compare_source, recorded_source, write_source
 
 # Another value of these gives the same bytes; the certificate checks the data.
-_FREE = (
+FREE = (
     "run_dir",
     "data_dir",
     "as_recorded",
     "accept_source",
     "begin_anew",
+    "report",
     "keep_memory",
     "keep_checkpoints",
 )
@@ -54,7 +56,7 @@ def check_unchanged(
     except (OSError, ValueError):
         recorded = record["config"]
     changed = differences(recorded, _resolved(config))
-    for name in (*_FREE, *_ENDS) if finished else _FREE:
+    for name in (*FREE, *_ENDS) if finished else FREE:
         changed.pop(name, None)
     lines = [
         f"--{in_line(name.replace('_', '-'))}: {in_line(before)} -> {in_line(after)}"

@@ -1,0 +1,150 @@
+"""What differs between runs, and what they have reached, with the spread over seeds."""
+
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from ..output import in_line
+from ..progress import format_metric
+from ..verify.resume import FREE
+from .run import Run
+
+
+def options(run: Run) -> dict[str, str]:
+    """Return a run's options by name, nested ones as "optimizer.learning-rate"."""
+    return dict(_flat(run.config))
+
+
+def differing_options(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Return each option that is not the same in all runs; "" where a run has none.
+
+    Those that change no result are left out, such as the folders.
+    """
+    all_options = [{"experiment": run.experiment} | options(run) for run in runs]
+    names = dict.fromkeys(name for one in all_options for name in one)
+    values = {name: [one.get(name, "") for one in all_options] for name in names}
+    return {name: row for name, row in values.items() if len(set(row)) > 1}
+
+
+def final_metrics(run: Run) -> dict[str, dict[str, float | None]]:
+    """Return the last number of each metric by split: train, validation and test."""
+    found: dict[str, dict[str, float | None]] = {}
+    for line in run.metrics:
+        for key, value in line.items():
+            split, _, name = key.partition("_")
+            if name and split in ("epoch", "validation", "test"):
+                split = "train" if split == "epoch" else split
+                found.setdefault(name, {})[split] = value
+    return found
+
+
+def tested(run: Run) -> dict[str, float]:
+    """Return the test metrics of the end that are finite numbers."""
+    return {
+        key.removeprefix("test_"): value
+        for key, value in run.last.items()
+        if key.startswith("test_") and isinstance(value, int | float)
+    }
+
+
+class Spread:
+    """Runs that differ by their seeds alone, and the mean of what they reached."""
+
+    def __init__(self, runs: Sequence[Run]):
+        self.runs = runs
+        values: dict[str, list[float]] = {}
+        for run in runs:
+            for name, value in tested(run).items():
+                values.setdefault(name, []).append(value)
+        self.means = {
+            name: (fmean(v), stdev(v) if len(v) > 1 else None)
+            for name, v in values.items()
+        }
+
+    def described(self, name: str) -> str:
+        """Return mean and standard deviation, such as "99.14% ± 0.09%"."""
+        if name not in self.means:
+            return ""
+        mean, deviation = self.means[name]
+        text = format_metric(name, mean)
+        if deviation is None:
+            return text
+        return f"{text} ± {format_metric(name, deviation)}"
+
+
+def spreads(runs: Sequence[Run]) -> list[Spread]:
+    """Return the runs in groups that differ by their seeds alone."""
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        others = {k: v for k, v in options(run).items() if k != "seed"}
+        groups.setdefault((run.experiment, *sorted(others.items())), []).append(run)
+    return [Spread(group) for group in groups.values()]
+
+
+def metric_names(runs: Sequence[Run]) -> list[str]:
+    """Return the names of the test metrics that any run has."""
+    return list(dict.fromkeys(name for run in runs for name in tested(run)))
+
+
+def results(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """Return options that differ and test metrics as lines of cells, headings first.
+
+    Each run is a line, or a column where there are more options than runs.
+    """
+    columns = {"run": [run.name for run in runs], **differing_options(runs)}
+    for name in metric_names(runs):
+        reached = [tested(run).get(name) for run in runs]
+        columns[f"test {name.replace('_', ' ')}"] = [
+            "" if value is None else format_metric(name, value) for value in reached
+        ]
+    columns["seconds"] = [run.seconds or run.state for run in runs]
+    rows = [(name, *values) for name, values in columns.items()]
+    return [*zip(*rows)] if len(rows) <= max(len(runs), 7) else rows
+
+
+def tables(runs: Sequence[Run]) -> Group:
+    """Return the comparison for a terminal."""
+    names, (headings, *rows) = metric_names(runs), results(runs)
+    every = _table(*headings)
+    for row in rows:
+        every.add_row(*map(Text, row))
+    groups = [group for group in spreads(runs) if len(group.runs) > 1]
+    parts = [every]
+    if groups:
+        tests = (f"test {name}" for name in names)
+        means = _table("runs that differ by their seeds", "seeds", *tests)
+        for group in groups:
+            first, *_ = group.runs
+            means.add_row(
+                Text(f"{first.name} …"),
+                str(len(group.runs)),
+                *(group.described(name) for name in names),
+            )
+        parts += [Text(), means]
+    missing = [Text(f"{run.name}: {text}") for run in runs for text in run.missing]
+    return Group(*parts, *[Text(), Text("Missing:"), *missing] * bool(missing))
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for name in names:
+        numbers = name.startswith("test ") or name in ("seconds", "seeds")
+        justify = "right" if numbers else "left"
+        table.add_column(Text(name), justify=justify, overflow="fold")
+    return table
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found = []
+    for name, value in values.items():
+        option = f"{prefix}{name.replace('_', '-')}"
+        if isinstance(value, dict) and value:
+            found += _flat(value, f"{option}.")
+        elif prefix or name not in FREE:
+            found.append((in_line(option), in_line(value)))
+    return found

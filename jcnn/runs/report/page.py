@@ -1,0 +1,253 @@
+"""The page of a run, or of the comparison of several: one HTML file without links.
+
+The template escapes every text. A content security policy allows the page's own scripts
+alone, and no request to a network.
+"""
+
+import base64
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from ..._files import write_file
+from ...metrics import accuracy, f1, iou, precision, recall
+from ..progress import format_metric
+from . import images
+from .comparison import (
+    Spread,
+    final_metrics,
+    metric_names,
+    options,
+    results,
+    spreads,
+)
+from .contents import BINS
+from .curves import charts
+from .run import Run, read_run
+
+_HERE = Path(__file__).parent
+_SCRIPTS = ("uPlot.iife.min.js", "page.js")
+_STYLES = ("uPlot.min.css", "page.css")
+_MOST_CLASSES, _MOST_FILTERS, _MOST_CONFUSED = 25, 64, 30
+
+
+def write_page(path: Path, runs: Sequence[Run]) -> None:
+    """Write the page of one run, or of several compared.
+
+    Raises:
+        OSError: If it cannot be written; an old one stays.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    scripts = [(_HERE / name).read_text() for name in _SCRIPTS]
+    content = environment.get_template("page.html").render(
+        title=runs[0].name if len(runs) == 1 else f"Comparison of {len(runs)} runs",
+        styles=[(_HERE / name).read_text() for name in _STYLES],
+        scripts=scripts,
+        policy=_policy(scripts),
+        charts=_script_json(charts(runs)),
+        runs=runs,
+        metric=format_metric,
+        **(_one(runs[0]) if len(runs) == 1 else _several(runs)),
+    )
+    write_file(path, content.encode())
+
+
+def try_page(path: Path, folders: Sequence[Path]) -> None:
+    """Write the page of runs; one that cannot be made is told of on stderr.
+
+    Nothing that was computed is in a page alone, so none may end a run.
+
+    Raises:
+        OSError: If the file cannot be written, with its name.
+    """
+    try:
+        write_page(path, [read_run(folder) for folder in folders])
+    except OSError:
+        raise
+    except Exception as error:
+        print(f"{path} could not be written: {error}", file=sys.stderr)
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
+    allowed = " ".join(f"'sha256-{base64.b64encode(d).decode()}'" for d in digests)
+    return (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src {allowed}"
+    )
+
+
+def _script_json(value: Any) -> str:
+    """Return JSON that ends no script element, whatever is in its texts."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+def _one(run: Run) -> dict[str, Any]:
+    facts, arrays = run.contents
+    names = list(map(str, facts.get("class_names", [])))
+    return {
+        "run": run,
+        "finals": final_metrics(run),
+        "classes": _classes(arrays, names),
+        "calibration": _calibration(arrays.get("calibration")),
+        "mistakes": _mistakes(arrays, names),
+        "examples": _examples(arrays, names),
+        "cam": facts.get("cam"),
+        "filters": _filters(run),
+        "maps": _maps(arrays),
+        "table": facts.get("table", []),
+        "pictures": [(path.stem, _file(path)) for path in run.pictures],
+        "options": options(run),
+        "environment": _environment(run.environment),
+        "certificate": run.certificate[-1] if len(run.certificate) > 1 else {},
+        "data": (run.certificate or [{}])[0].get("data", {}),
+    }
+
+
+def _several(runs: Sequence[Run]) -> dict[str, Any]:
+    groups: list[Spread] = [group for group in spreads(runs) if len(group.runs) > 1]
+    return {
+        "run": None,
+        "results": results(runs),
+        "metric_names": metric_names(runs),
+        "groups": groups,
+    }
+
+
+def _classes(arrays: dict[str, np.ndarray], names: list[str]) -> dict[str, Any] | None:
+    """Return the rows of the confusion matrix, or of a large one the largest errors."""
+    matrix = arrays.get("matrix")
+    if matrix is None:
+        return None
+    names += [str(i) for i in range(len(names), len(matrix))]
+    ratios = {"precision": precision, "recall": recall, "F1": f1}
+    if "mistakes/images" not in arrays:  # of pixels
+        ratios["IoU"] = iou
+    columns = {name: ratio(matrix) for name, ratio in ratios.items()}
+    errors = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
+    worst = np.argsort(-errors, axis=None, kind="stable")[:_MOST_CONFUSED]
+    pairs = [divmod(int(i), len(matrix)) for i in worst if errors.flat[i]]
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    return {
+        "names": names,
+        "of": "pixels" if "IoU" in ratios else "images",
+        "accuracy": accuracy(matrix),
+        "matrix": matrix.tolist() if len(matrix) <= _MOST_CLASSES else None,
+        "shares": np.sqrt(shares).tolist(),  # small ones are to be seen
+        "confused": [(names[i], names[j], int(matrix[i, j])) for i, j in pairs],
+        "ratios": list(columns),
+        "rows": [
+            (name, int(count), ["–" if np.isnan(v) else f"{v:.1%}" for v in values])
+            for name, count, *values in zip(names, matrix.sum(1), *columns.values())
+        ],
+    }
+
+
+def _calibration(bins: np.ndarray | None) -> dict[str, Any] | None:
+    if bins is None or bins.shape != (BINS, 3) or not bins[:, 0].sum():
+        return None
+    counts, probabilities, right = bins.T
+    gaps = np.abs(probabilities - right)
+    return {
+        "error": gaps.sum() / counts.sum(),
+        "bins": [
+            (i / BINS, int(n), p / n, r / n)
+            for i, (n, p, r) in enumerate(zip(counts, probabilities, right))
+            if n
+        ],
+        "width": 1 / BINS,
+    }
+
+
+def _labelled(
+    arrays: dict[str, np.ndarray], names: list[str], kind: str
+) -> list[dict[str, Any]]:
+    try:
+        columns = [
+            arrays[f"{kind}/{name}"]
+            for name in ("images", "labels", "predictions", "probabilities")
+        ]
+    except KeyError:
+        return []
+    return [
+        {
+            "image": images.picture(image),
+            "label": names[label],
+            "prediction": names[prediction],
+            "probability": f"{probability:.1%}",
+            "right": bool(label == prediction),
+        }
+        for image, label, prediction, probability in zip(*columns)
+    ]
+
+
+def _mistakes(arrays: dict[str, np.ndarray], names: list[str]) -> list[dict[str, Any]]:
+    return _labelled(arrays, names, "mistakes")
+
+
+def _examples(arrays: dict[str, np.ndarray], names: list[str]) -> list[dict[str, Any]]:
+    examples = _labelled(arrays, names, "examples")
+    gradients = arrays.get("examples/input_gradient")
+    cams = arrays.get("examples/grad_cam")
+    for i, example in enumerate(examples):
+        if gradients is not None:
+            strongest = np.abs(gradients[i]).argmax(-1)[..., None]
+            values = np.take_along_axis(gradients[i], strongest, -1)[..., 0]
+            example["gradient"] = images.signed(values)
+        if cams is not None:
+            image = arrays["examples/images"][i]
+            example["cam"] = images.overlaid(image, cams[i])
+    return examples
+
+
+def _maps(arrays: dict[str, np.ndarray]) -> list[tuple[str, str, str]]:
+    return [
+        (name.partition(" ")[2], "×".join(map(str, array.shape)), images.tiles(array))
+        for name, array in sorted(arrays.items())
+        if name.startswith("maps/") and array.ndim == 3 and array.size
+    ]
+
+
+def _filters(run: Run) -> tuple[str, list[str]] | None:
+    """Return the first convolution's name and filters."""
+    rows = [str(row.get("name")) for row in run.contents.facts.get("table", [])]
+    name = next((n for n in rows if n in run.kernels), None)
+    if name is None:
+        return None
+    return name, images.filters(run.kernels[name][..., :_MOST_FILTERS])
+
+
+def _environment(environment: dict[str, Any]) -> dict[str, str]:
+    device, cpus = environment.get("device", {}), environment.get("cpus", {})
+    versions = environment.get("distributions", {})
+    names = ("jax", "jaxlib", "optax", "numpy")
+    commit = environment.get("commit")
+    if commit and environment.get("dirty"):
+        commit += ", with changes: see source.json"
+    found = {
+        "device": " ".join(str(device.get(k, "")) for k in ("count", "kind")),
+        "cores": cpus.get("usable"),
+        "platform": environment.get("platform"),
+        "Python": environment.get("python"),
+        "jcnn": environment.get("jcnn"),
+        **{name: versions.get(name) for name in names},
+        "XLA_FLAGS": environment.get("XLA_FLAGS"),
+        "commit": commit,
+    }
+    return {name: str(value) for name, value in found.items() if value}
+
+
+def _file(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
