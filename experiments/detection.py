@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.digit_canvas import Kind, fixed_set, make_batch_at
-from experiments.digit_pictures import draw_boxes
+from experiments.digit_pictures import draw_boxes, draw_precisions
 from jcnn import Layer, serial
 from jcnn.boxes import average_precision, decode_grid, grid_loss, grid_targets
 from jcnn.data import Dataset, load
@@ -26,6 +26,7 @@ from jcnn.runs import AdamW, Count, Optimizer, Recipe, RunConfig, main
 from jcnn.train import TrainState
 
 CLASSES, STRIDE, MOST = 10, 4, 10  # digits, pixels of a cell, detections per image
+WATCH = "mean_average_precision"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,17 +61,14 @@ def losses(outputs: jax.Array, objects: jax.Array) -> jax.Array:
 
 def detect(layer: Layer, params, model_state, x) -> tuple[jax.Array, ...]:
     """Return boxes [N, MOST, 4], scores and classes [N, MOST], the best first."""
-    outputs, _ = layer.apply(params, model_state, x)
-    outputs = outputs.astype("float32")
+    outputs = layer.apply(params, model_state, x)[0].astype("float32")
     scores = jax.nn.sigmoid(outputs[..., :CLASSES])
     return decode_grid(scores, outputs[..., CLASSES:], stride=STRIDE, most=MOST)
 
 
 def recipe(config: Config) -> Recipe:
-    digits, held_out, test = (
-        load("mnist", split, data_dir=config.data_dir)
-        for split in ("train[:55000]", "train[55000:]", "test")
-    )
+    mnist = partial(load, "mnist", data_dir=config.data_dir)
+    digits, held_out, test = map(mnist, ("train[:55000]", "train[55000:]", "test"))
     layer, kind = model(config.impl), Kind()
     test = fixed_set(test, kind, "objects")
     inputs = partial(prepare, config.dtype)
@@ -85,11 +83,6 @@ def recipe(config: Config) -> Recipe:
         outputs, _ = layer.apply(params, model_state, inputs(batch["image"]))
         return {"loss": losses(outputs, batch["label"])}
 
-    def precision(state, data):
-        boxes, scores, which = found(state.params, state.model_state, data["image"])
-        given = boxes, scores, which, data["label"]
-        return float(np.nanmean(average_precision(*given, num_classes=CLASSES)))
-
     return Recipe(
         layer,
         config.optimizer,
@@ -100,19 +93,25 @@ def recipe(config: Config) -> Recipe:
         prepare=inputs,
         validation=fixed_set(held_out, kind, "objects"),
         batch_at=make_batch_at(kind, "objects"),
-        split_metrics={"mean_average_precision": precision},
-        watch="mean_average_precision",
+        split_metrics={WATCH: lambda *of: np.nanmean(precisions(found, *of))},
+        watch=WATCH,
         higher_is_better=True,
         draw=partial(draw, found, test),
     )
 
 
+def precisions(found, state: TrainState, data) -> np.ndarray:
+    """Return the average precision of each class."""
+    shown = [*found(state.params, state.model_state, data["image"]), data["label"]]
+    return average_precision(*shown, num_classes=CLASSES)
+
+
 def draw(found, test: Dataset, folder: Path, state: TrainState) -> None:
-    """Draw eight test canvases with the boxes found, and the true ones, in white."""
-    images, labels = test.image[:8], test.label[:8]
-    boxes, scores, classes = found(state.params, state.model_state, images)
-    named = np.where(scores > 0.4, classes, -1)
-    draw_boxes(folder / "detection.png", images, labels, np.asarray(boxes), named)
+    """Draw eight test canvases, and the average precision of each class."""
+    shown = found(state.params, state.model_state, test.image[:8])
+    draw_boxes(folder / "detection.png", test.image[:8], test.label[:8], *shown)
+    values = precisions(found, state, {"image": test.image, "label": test.label})
+    draw_precisions(folder / "average_precision.png", values)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -24,21 +25,23 @@ def draw_masks(path: Path, images, masks, predicted, *, classes: int) -> None:
     figure.savefig(path, dpi=150)
 
 
-def draw_boxes(path: Path, images, labels, boxes, classes) -> None:
-    """Draw each image with its true boxes in white and those found in colour.
+def draw_boxes(path: Path, images, labels, boxes, scores, classes) -> None:
+    """Draw each image with its true boxes in white and the surer ones found in colour.
 
     Args:
         path: Of the PNG file.
         images: [N, H, W, 1].
         labels: True boxes and classes side by side, [N, M, 5].
-        boxes, classes: Those found, [N, K, 4] and [N, K]; class -1: none.
+        boxes, scores, classes: Those found, [N, K, 4], [N, K] and [N, K].
     """
+    classes = np.where(scores > 0.4, classes, -1)
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     for number, axes in enumerate(figure.subplots(2, -(-len(images) // 2)).flat):
         axes.imshow(images[number, ..., 0], cmap="gray")
         axes.set(xticks=[], yticks=[])
         true = [(box[:4], box[4], "white") for box in labels[number]]
-        found = [(b, c, "tab:orange") for b, c in zip(boxes[number], classes[number])]
+        pairs = zip(np.asarray(boxes[number]), classes[number])
+        found = [(box, one, "tab:orange") for box, one in pairs]
         for (top, left, bottom, right), one, colour in true + found:
             if one >= 0:
                 size = (right - left, bottom - top)
@@ -47,4 +50,16 @@ def draw_boxes(path: Path, images, labels, boxes, classes) -> None:
                 )
                 if colour != "white":
                     axes.text(left, top - 1, f"{one:g}", color=colour, fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def draw_precisions(path: Path, values: np.ndarray) -> None:
+    """Draw the average precision of each class as a bar."""
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.bar(range(len(values)), values, color="#7aa6d8")
+    axes.bar_label(bars, fmt="%.3f", fontsize=8)
+    axes.set(xticks=range(len(values)), xlim=(-0.6, len(values) - 0.4), xlabel="class")
+    axes.set(ylim=(0, 1.08), ylabel="average precision")
+    axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ class Recipe(NamedTuple):
     higher_is_better: bool | None = None
     validation: Dataset | None = None
     batch_at: BatchAt = batch_at
-    split_metrics: Mapping[str, Callable[[TrainState, Batch], float]] = {}
+    split_metrics: Mapping[str, Callable[[TrainState, Batch], SupportsFloat]] = {}
     draw: Callable[[Path, TrainState], None] | None = None
 
 

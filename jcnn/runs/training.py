@@ -211,8 +211,8 @@ class Training:
         if self.done < self.total:
             how = "interrupted" if stopped_by else "stopped early"
             how += f" after {self.done} of {self.total} steps"
-        seconds = f"{last['seconds']} s; everything is in {self.run_dir}"
-        say(self.console, f"{how}: {reached}, {seconds}")
+        where = f"everything is in {self.run_dir}{': open report.html' * report}"
+        say(self.console, f"{how}: {reached}, {last['seconds']} s; {where}")
         tested = {name.removeprefix("test_"): v for name, v in tested.items()}
         return Result(self.state, tested, stopped_by)
 
