@@ -12,6 +12,7 @@ from rich.text import Text
 from ..output import in_line
 from ..progress import format_metric
 from ..verify.resume import FREE
+from .curves import SPLITS, is_number
 from .run import Run
 
 
@@ -31,15 +32,14 @@ def differing_options(runs: Sequence[Run]) -> dict[str, list[str]]:
     return {name: row for name, row in values.items() if len(set(row)) > 1}
 
 
-def final_metrics(run: Run) -> dict[str, dict[str, float | None]]:
+def final_metrics(run: Run) -> dict[str, dict[str, float]]:
     """Return the last number of each metric by split: train, validation and test."""
-    found: dict[str, dict[str, float | None]] = {}
+    found: dict[str, dict[str, float]] = {}
     for line in run.metrics:
         for key, value in line.items():
             split, _, name = key.partition("_")
-            if name and split in ("epoch", "validation", "test"):
-                split = "train" if split == "epoch" else split
-                found.setdefault(name, {})[split] = value
+            if name and split in SPLITS and is_number(value):
+                found.setdefault(name, {})[SPLITS[split]] = value
     return found
 
 
@@ -48,7 +48,7 @@ def tested(run: Run) -> dict[str, float]:
     return {
         key.removeprefix("test_"): value
         for key, value in run.last.items()
-        if key.startswith("test_") and isinstance(value, int | float)
+        if key.startswith("test_") and is_number(value)
     }
 
 

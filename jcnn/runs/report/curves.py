@@ -1,5 +1,6 @@
 """The curves of runs as the data of charts, which page.js draws."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from .run import Run
 
 _MOST_POINTS = 1500  # of a curve
 _OTHERS = {"step", "epoch", "interrupted", "seconds", "skipped"}
-_SPLITS = {"epoch": "train", "validation": "validation", "test": "test"}
+SPLITS = {"epoch": "train", "validation": "validation", "test": "test"}
 
 
 def charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -29,7 +30,7 @@ def charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
             for key, value in line.items():
                 split, name = _split(key, by_epoch)
                 epoch = line.get("epoch")
-                if name and _number(value) and _number(epoch):
+                if name and is_number(value) and is_number(epoch):
                     unit = 100 if is_accuracy(name) else 1
                     x, y = curves.setdefault((name, split), ([], []))
                     x.append(epoch)  # pyright: ignore
@@ -57,13 +58,14 @@ def _split(key: str, by_epoch: bool) -> tuple[str, str]:
     if key == "images_per_second":
         return "", key
     split, _, name = key.partition("_")
-    if name and split in _SPLITS:
-        return _SPLITS[split], name
+    if name and split in SPLITS:
+        return SPLITS[split], name
     return "train", "" if key in _OTHERS or by_epoch else key
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def is_number(value: Any) -> bool:
+    """Whether a value of a line of metrics can be drawn: a finite number."""
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _title(name: str) -> str:

@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from ..._files import write_file
 from ...metrics import accuracy, f1, iou, precision, recall
+from ..output import printable
 from ..progress import format_metric
 from . import images
 from .comparison import (
@@ -27,7 +28,7 @@ from .comparison import (
     results,
     spreads,
 )
-from .contents import BINS
+from .contents import BINS, Contents
 from .curves import charts
 from .run import Run, read_run
 
@@ -95,25 +96,33 @@ def _script_json(value: Any) -> str:
 
 
 def _one(run: Run) -> dict[str, Any]:
-    facts, arrays = run.contents
-    names = list(map(str, facts.get("class_names", [])))
-    return {
-        "run": run,
-        "finals": final_metrics(run),
-        "classes": _classes(arrays, names),
-        "calibration": _calibration(arrays.get("calibration")),
-        "mistakes": _mistakes(arrays, names),
-        "examples": _examples(arrays, names),
-        "cam": facts.get("cam"),
-        "filters": _filters(run),
-        "maps": _maps(arrays),
-        "table": facts.get("table", []),
-        "pictures": [(path.stem, _file(path)) for path in run.pictures],
-        "options": options(run),
-        "environment": _environment(run.environment),
-        "certificate": run.certificate[-1] if len(run.certificate) > 1 else {},
-        "data": (run.certificate or [{}])[0].get("data", {}),
+    """Return what the template shows of a run; what is damaged is told as missing."""
+
+    def attempt(what: str, make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except Exception as error:  # files can hold anything
+            run.missing.append(printable(f"{what}: {error!r}"))
+            return None
+
+    arrays = run.contents.arrays
+    names = _class_names(run.contents)
+    makers = {
+        "finals": lambda: final_metrics(run),
+        "classes": lambda: _classes(arrays, names),
+        "calibration": lambda: _calibration(arrays.get("calibration")),
+        "mistakes": lambda: _labelled(arrays, names, "mistakes"),
+        "examples": lambda: _examples(arrays, names),
+        "filters": lambda: _filters(run),
+        "maps": lambda: _maps(arrays),
+        "table": lambda: _table(run.contents.facts),
+        "pictures": lambda: [(path.stem, _file(path)) for path in run.pictures],
+        "options": lambda: options(run),
+        "environment": lambda: _environment(run.environment),
+        "certificate": lambda: _certificate(run.certificate),
     }
+    shown = {what: attempt(what, make) for what, make in makers.items()}
+    return {"run": run, "cam": run.contents.facts.get("cam"), **shown}
 
 
 def _several(runs: Sequence[Run]) -> dict[str, Any]:
@@ -126,12 +135,19 @@ def _several(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
+def _class_names(contents: Contents) -> list[str]:
+    """Return a name for each row of the confusion matrix, its number if it has none."""
+    found = contents.facts.get("class_names")
+    names = list(map(str, found)) if isinstance(found, list) else []
+    number = len(contents.arrays.get("matrix", ()))
+    return names + [str(i) for i in range(len(names), number)]
+
+
 def _classes(arrays: dict[str, np.ndarray], names: list[str]) -> dict[str, Any] | None:
     """Return the rows of the confusion matrix, or of a large one the largest errors."""
     matrix = arrays.get("matrix")
     if matrix is None:
         return None
-    names += [str(i) for i in range(len(names), len(matrix))]
     ratios = {"precision": precision, "recall": recall, "F1": f1}
     if "mistakes/images" not in arrays:  # of pixels
         ratios["IoU"] = iou
@@ -193,10 +209,6 @@ def _labelled(
     ]
 
 
-def _mistakes(arrays: dict[str, np.ndarray], names: list[str]) -> list[dict[str, Any]]:
-    return _labelled(arrays, names, "mistakes")
-
-
 def _examples(arrays: dict[str, np.ndarray], names: list[str]) -> list[dict[str, Any]]:
     examples = _labelled(arrays, names, "examples")
     gradients = arrays.get("examples/input_gradient")
@@ -227,6 +239,37 @@ def _filters(run: Run) -> tuple[str, list[str]] | None:
     if name is None:
         return None
     return name, images.filters(run.kernels[name][..., :_MOST_FILTERS])
+
+
+def _table(facts: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the cells of the model's table."""
+
+    def number(value: int | None) -> str:
+        return "?" if value is None else f"{value:,}"
+
+    return [
+        (
+            str(row["name"]),
+            "×".join(map(str, row["output_shape"] or "?")),
+            number(row["params"]),
+            number(row["multiply_adds"]),
+            "×".join(map(number, row["receptive_field"])),
+        )
+        for row in facts.get("table", [])
+    ]
+
+
+def _certificate(lines: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the digests of the data and of the last state, by name."""
+    if not lines:
+        return {}
+    found = {
+        f"{split} {name}": "{dtype} {shape}, SHA-256 {sha256}".format(**array)
+        for split, arrays in lines[0]["data"].items()
+        for name, array in arrays.items()
+    }
+    last = lines[-1] if len(lines) > 1 else {}
+    return found | {name: str(value) for name, value in last.items()}
 
 
 def _environment(environment: dict[str, Any]) -> dict[str, str]:
