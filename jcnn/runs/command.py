@@ -114,6 +114,7 @@ def _run(
                 weights=prepared.weights,
                 first_step=prepared.first_step,
                 report=config.report,
+                tensorboard=config.tensorboard,
                 compiler_options=prepared.compiler_options,
                 on_resume=prepared.on_start,
             )

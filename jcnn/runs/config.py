@@ -109,6 +109,8 @@ class RunConfig:
     validation metric, or else by the training loss."""
     report: bool = True
     """Draw pictures and write the page report.html at the end."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard to the folder tensorboard of the run."""
     keep_memory: bool = True
     """Keep large buffers between steps: faster on CPUs with glibc."""
     data_dir: Path | None = None

@@ -1,7 +1,9 @@
 """`fit`: train a recipe, with everything that a run folder gets."""
 
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ from ..layers import Params, State
 from ..train import create
 from .check import check_recipe
 from .interrupt import catch_interrupt
+from .output import printable
 from .progress import model_table, open_console, progress_bar, say
 from .recipe import Recipe, input_dtypes, network_inputs, with_num_steps
 from .stepping import (
@@ -23,6 +26,7 @@ from .stepping import (
     split_epoch,
     suggest_steps_per_call,
 )
+from .store.folder import read_metrics
 from .store.record import Record
 from .training import Result, Training
 from .verify.certificate import data_line
@@ -48,6 +52,7 @@ def fit(
     compiler_options: Options | None = None,
     steps_per_call: int | None = None,
     report: bool = True,
+    tensorboard: bool = False,
     on_resume: Callable[[int], None] = lambda step: None,
     on_metrics: Callable[[dict[str, Any]], None] = lambda line: None,
     compile_steps: Callable[..., dict[int, Any]] = compile_steps,
@@ -76,7 +81,10 @@ def fit(
             about a second.
         report: Whether to draw pictures and to write `report.html`.
         on_resume: Called with the number of steps done when training begins or resumes.
-        on_metrics: Called with each line of `metrics.jsonl` once it is written.
+        tensorboard: Whether to write event files for TensorBoard.
+        on_metrics: Called with each line of `metrics.jsonl` once it is written, the
+            last of which has "interrupted". If it raises an exception, that is told of,
+            the run goes on, and it is not called again.
         compile_steps: As `jcnn.runs.stepping.compile_steps`.
         console: Where to report progress; None: standard output.
 
@@ -152,6 +160,12 @@ def fit(
             compiler_options=compiler_options,
             began=began,
         )
+        trackers = [on_metrics]
+        if tensorboard:
+            from .tensorboard import event_writer
+
+            trackers.append(event_writer(run_dir))
+        track = partial(_tell, trackers)
         run.begin(first, first_step)
         on_resume(run.done)
         end = run.done if run.over else total
@@ -173,9 +187,24 @@ def fit(
             line = run.call(calls[size], size)
             record.add_metrics(line)
             show(run.done, run.tell(line))
-            on_metrics(line)
+            track(line)
             stop = interrupts() is not None
             run.save(line, stop)
             if stop or run.over:
                 break
-        return run.end(rows, report)
+        result = run.end(rows, report)
+        track(read_metrics(run_dir)[-1])
+        return result
+
+
+def _tell(
+    trackers: list[Callable[[dict[str, Any]], None]], line: dict[str, Any]
+) -> None:
+    """Give a line of metrics to each tracker; one that fails gets no more of them."""
+    for tracker in list(trackers):
+        try:
+            tracker(dict(line))
+        except Exception as error:  # a tracker's server may be down
+            trackers.remove(tracker)
+            text = printable(f"the metrics are tracked no more: {error!r}")
+            print(text, file=sys.stderr)

@@ -4,14 +4,16 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from .._extras import missing
 from .._files import expand_home, unused
 from ..compilation import Options, default_options
 from ..layers import Params, State
 from .check import check_recipe
-from .config import RunConfig, check_config
+from .config import OptionError, RunConfig, check_config
 from .config_json import config_to_json, map_paths
 from .evaluation import hold_out
 from .initial import KEPT, read_initial
@@ -69,6 +71,8 @@ def prepare_run(
     """Check all options, then make or lock the folder; None if the run has ended."""
     check_config(config)
     config_to_json(config)
+    if config.tensorboard:
+        _check_tensorboard()
     asked = map_paths(expand_home, config)
     record = None if asked.run_dir is None else read_record(asked.run_dir)
     # These describe this command, not the run.
@@ -172,6 +176,13 @@ def checked_recipe(
         patience=config.patience,
     )
     return recipe, min(total, config.max_steps or total)
+
+
+def _check_tensorboard() -> None:
+    try:
+        import_module("tensorboardX")
+    except ModuleNotFoundError as error:
+        raise OptionError(f"--tensorboard: {missing('tensorboard', error)}") from error
 
 
 def _environment(config: RunConfig, program: Program) -> tuple[Options, dict[str, Any]]:

@@ -100,6 +100,8 @@ def _why_apart(
         return "each is validated after each epoch"
     if recipe.draw is not None:
         return "each draws pictures of its own"
+    if config.tensorboard:
+        return "TensorBoard's files are written for each run alone"
     if together == "never":
         return "--together never"
     if together == "auto" and (reason := _too_large(config, recipe)):

@@ -23,6 +23,7 @@ FREE = (
     "accept_source",
     "begin_anew",
     "report",
+    "tensorboard",
     "keep_memory",
     "keep_checkpoints",
 )
