@@ -6,6 +6,7 @@ weights, training and test are one program, and there is no run folder:
 `time python -m experiments.mnist_fast`.
 """
 
+import argparse
 import sys
 import time
 
@@ -61,16 +62,23 @@ def run(train, test, seed: jax.Array) -> jax.Array:
 
 
 def main(arguments: list[str]) -> int:
-    seed = int(arguments[0]) if arguments else 0
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seed", type=int, default=0, help="of all that is random")
+    parser.add_argument("--data-dir", help="by default the variable JCNN_DATA_DIR")
+    options = parser.parse_args(arguments)
     times = {"import": time.perf_counter() - BEGAN}
     train, test = (
         {"image": found.image, "label": found.label}
-        for found in (load("mnist", split) for split in ("train", "test"))
+        for found in (
+            load("mnist", split, data_dir=options.data_dir)
+            for split in ("train", "test")
+        )
     )
     times["load"] = time.perf_counter() - BEGAN
-    program = jax.jit(run).lower(train, test, jnp.uint32(seed)).compile()
+    seed = jnp.uint32(options.seed)
+    program = jax.jit(run).lower(train, test, seed).compile()
     times["compile"] = time.perf_counter() - BEGAN
-    right = program(train, test, jnp.uint32(seed)).mean()
+    right = program(train, test, seed).mean()
     print(f"test accuracy {right:.2%}")
     times["train and test"] = time.perf_counter() - BEGAN
     print(", ".join(f"{name} until {seconds:.2f} s" for name, seconds in times.items()))

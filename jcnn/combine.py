@@ -72,7 +72,7 @@ def residual(body: Part, shortcut: Part = _identity) -> Layer:
     return parallel(_add, body=body, shortcut=shortcut)
 
 
-def remat(layer: Layer) -> Layer:
+def remat(layer: Part) -> Layer:
     """Return the layer with what is inside it computed again in the backward pass.
 
     Of the forward pass only its input is kept, by `jax.checkpoint`: Chen et al.,
@@ -84,6 +84,7 @@ def remat(layer: Layer) -> Layer:
     >>> jax.grad(lambda x: net.apply({}, {}, x)[0])(jax.numpy.float32(0))
     Array(1., dtype=float32)
     """
+    layer = as_layers({"layer": layer})["layer"]
     return Layer(layer.init, partial(_apply_again, layer.apply))
 
 

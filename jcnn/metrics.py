@@ -133,6 +133,9 @@ def confusion_matrix(
             f"predictions must have the shape of labels {labels.shape}, got "
             f"{predictions.shape}: is an argmax(-1) missing?"
         )
+    labels, predictions = (  # int8 cannot hold 128 classes
+        a.astype(jnp.promote_types(a.dtype, jnp.int32)) for a in (labels, predictions)
+    )
     counted = jnp.ones(labels.shape, bool)
     if ignore_label is not None:
         counted = labels != jnp.int32(integer("ignore_label", ignore_label))

@@ -5,12 +5,12 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.scipy.ndimage import map_coordinates
+from jax.typing import ArrayLike
 
-from .._shapes import integer
-from .checks import check_images, check_range
+from .._shapes import integer, number
+from .checks import check_images
 
 Border = Literal["zeros", "reflect"]
 """What enters at an image's edge: zeros, or the image mirrored at its last pixel."""
@@ -92,7 +92,7 @@ def alternating_flip(
         key: PRNG key, the same one in all steps of a run.
         images: Batch of images [N, H, W, C], of any dtype.
         indices: Which examples of the data set these are, integers [N].
-        epoch: Number of the epoch.
+        epoch: Number of the epoch, or that of each image [N].
 
     Returns:
         The images, some of them flipped, of the shape and dtype of `images`.
@@ -122,8 +122,8 @@ def random_affine(
     key: jax.Array,
     images: jax.Array,
     *,
-    degrees: float = 0,
-    shift: float = 0,
+    degrees: ArrayLike = 0,
+    shift: ArrayLike = 0,
     scale: tuple[float, float] = (1, 1),
     boxes: jax.Array | None = None,
     nearest: bool = False,
@@ -157,8 +157,8 @@ def random_affine(
     ((8, 9, 9, 1), (8, 1, 4))
     """
     check_images(images)
-    check_range("degrees", degrees, 180)
-    check_range("shift", shift, 1)
+    degrees = number("degrees", degrees, 0, 180)
+    shift = number("shift", shift, 0, 1)
     if not 0 < scale[0] <= scale[1]:
         raise ValueError(f"scale must be (least, greatest) above 0, got {scale}")
     n, height, width, _ = images.shape
@@ -166,7 +166,7 @@ def random_affine(
         raise ValueError(f"boxes must be [{n}, K, 4], got shape {boxes.shape}")
     size = jnp.array([height, width], jnp.float32)
     of_angle, of_scale, of_shift = jax.random.split(key, 3)
-    most = np.deg2rad(degrees)
+    most = jnp.deg2rad(degrees)
     angles = jax.random.uniform(of_angle, (n,), minval=-most, maxval=most)
     scales = jax.random.uniform(of_scale, (n,), minval=scale[0], maxval=scale[1])
     shifts = jax.random.uniform(of_shift, (n, 2), minval=-shift, maxval=shift)
@@ -189,7 +189,10 @@ def random_affine(
         is_float = jnp.issubdtype(image.dtype, jnp.floating)
         return (values if is_float else jnp.round(values)).astype(image.dtype)
 
-    moved = jax.vmap(take)(images, places)
+    if images.dtype == bool:  # which map_coordinates does not take
+        moved = jax.vmap(take)(images.astype(jnp.uint8), places).astype(bool)
+    else:
+        moved = jax.vmap(take)(images, places)
     if boxes is None:
         return moved, None
     top, left, bottom, right = jnp.moveaxis(boxes.astype(jnp.float32), -1, 0)
@@ -205,22 +208,29 @@ def random_affine(
 
 
 def average_views(
-    predict: Callable[[jax.Array], jax.Array], images: jax.Array, *, shift: int = 0
+    predict: Callable[[jax.Array], jax.Array],
+    images: jax.Array,
+    *,
+    mirror: bool = True,
+    shift: int = 0,
 ) -> jax.Array:
     """Average predictions over each image, its mirror image, and shifts of both.
 
     Args:
-        predict: From images [N, H, W, C] to logits or probabilities [N, …].
+        predict: From images [N, H, W, C] to logits or probabilities [N, classes]; or of
+            pixels, [N, h, w, classes], which are mirrored back, and need a shift of 0.
         images: Batch of images [N, H, W, C], of any dtype.
+        mirror: Whether to take the mirror images too.
         shift: Pixels; if not 0, half of the weight is that of the images shifted by so
             many up and left, and down and right, the border reflected (Jordan, "94% on
             CIFAR-10 in 3.29 Seconds on a Single GPU" (2024), section 3.5).
 
     Returns:
-        Predictions [N, …].
+        Predictions of the shape that `predict` gives.
 
     Raises:
-        ValueError: If `images` has no four axes, or `shift` is negative or too large.
+        ValueError: If `images` has no four axes, or `shift` is negative, too large, or
+            not 0 for predictions of pixels.
 
     >>> import jax.numpy as jnp
     >>> images = jnp.arange(4.0).reshape(1, 1, 4, 1)
@@ -231,7 +241,15 @@ def average_views(
     shift = integer("shift", shift, minimum=0)
 
     def of_both(images):
-        return (predict(images) + predict(images[:, :, ::-1])) / 2
+        found = predict(images)
+        if found.ndim > 2 and shift:
+            raise ValueError(
+                f"shift must be 0 for predictions of pixels {found.shape}, got {shift}"
+            )
+        if not mirror:
+            return found
+        mirrored = predict(images[:, :, ::-1])
+        return (found + (mirrored[:, :, ::-1] if found.ndim > 2 else mirrored)) / 2
 
     if shift == 0:
         return of_both(images)

@@ -3,15 +3,17 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from .checks import check_images, check_range
+from .._shapes import number
+from .checks import check_images
 
 
 def random_erase(
     key: jax.Array,
     images: jax.Array,
     *,
-    probability: float = 0.5,
+    probability: ArrayLike = 0.5,
     area: tuple[float, float] = (0.02, 0.4),
     aspect: tuple[float, float] = (0.3, 3.3),
     fill: float = 0,
@@ -43,7 +45,7 @@ def random_erase(
     True
     """
     check_images(images)
-    check_range("probability", probability, 1)
+    probability = number("probability", probability, 0, 1)
     for name, (low, high), most in (("area", area, 1), ("aspect", aspect, np.inf)):
         if not 0 < low <= high <= most:
             raise ValueError(
@@ -58,12 +60,12 @@ def random_erase(
     pixels = fraction * (height * width)
     sizes = jnp.stack([jnp.sqrt(pixels * ratio), jnp.sqrt(pixels / ratio)], -1)
     inside = _rectangles(keys[2], sizes, height, width)
-    inside &= jax.random.bernoulli(keys[3], float(probability), (n, 1, 1))
+    inside &= jax.random.bernoulli(keys[3], probability, (n, 1, 1))
     return jnp.where(inside[..., None], jnp.asarray(fill, images.dtype), images)
 
 
 def mixup(
-    key: jax.Array, images: jax.Array, targets: jax.Array, *, alpha: float = 0.2
+    key: jax.Array, images: jax.Array, targets: jax.Array, *, alpha: ArrayLike = 0.2
 ) -> tuple[jax.Array, jax.Array]:
     """Blend each image and its target with another one's: Zhang et al., "mixup" (2017).
 
@@ -95,7 +97,7 @@ def mixup(
 
 
 def cutmix(
-    key: jax.Array, images: jax.Array, targets: jax.Array, *, alpha: float = 1.0
+    key: jax.Array, images: jax.Array, targets: jax.Array, *, alpha: ArrayLike = 1.0
 ) -> tuple[jax.Array, jax.Array]:
     """Put a rectangle of another image into each: Yun et al., "CutMix" (2019).
 
@@ -130,7 +132,12 @@ def cutmix(
     sizes = side * jnp.array([[height, width]])
     inside = _rectangles(of_place, sizes, height, width)
     mixed = jnp.where(inside[..., None], images[partner], images)
-    if targets.shape[1:-1] == (height, width):  # of pixels
+    if targets.ndim != 2 and targets.shape[1:-1] != (height, width):
+        raise ValueError(
+            f"targets must be [{n}, classes] or [{n}, {height}, {width}, classes], got "
+            f"shape {targets.shape}"
+        )
+    if targets.ndim != 2:  # of pixels
         return mixed, jnp.where(inside[..., None], targets[partner], targets)
     return mixed, _blend(1 - inside.mean((1, 2)), targets, partner)
 
@@ -153,7 +160,7 @@ def _blend(weight: jax.Array, values: jax.Array, partner: jax.Array) -> jax.Arra
     return weight * values + (1 - weight) * values[partner]
 
 
-def _check_mixed(images: jax.Array, targets: jax.Array, alpha: float) -> None:
+def _check_mixed(images: jax.Array, targets: jax.Array, alpha: ArrayLike) -> None:
     check_images(images)
     if targets.ndim < 2 or len(targets) != len(images):
         raise ValueError(
@@ -161,7 +168,7 @@ def _check_mixed(images: jax.Array, targets: jax.Array, alpha: float) -> None:
             f"{targets.shape}: jax.nn.one_hot makes them of labels"
         )
     _check_floating("targets", targets)
-    if not alpha > 0:
+    if not isinstance(number("alpha", alpha, 0), jax.Array) and alpha == 0:
         raise ValueError(f"alpha must be more than 0, got {alpha!r}")
 
 

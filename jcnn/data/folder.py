@@ -77,7 +77,7 @@ def load_folder(
     files = [
         (path, label)
         for label, name in enumerate(names)
-        for path in image_files(folder / name)
+        for path in image_files(folder / name, (folder.resolve(),))
     ]
     if len(names) < 2 or not files:
         raise DataError(
@@ -134,7 +134,7 @@ def split_folder(found: Folder, test: float = 0.2) -> tuple[Dataset, Dataset]:
     if not 0 < test < 1:
         raise ValueError(f"test must be above 0 and below 1, got {test!r}")
     data, names = found.dataset, found.dataset.class_names or ()
-    order = [hashlib.sha256(path.encode()).digest() for path in found.paths]
+    order = [hashlib.sha256(os.fsencode(path)).digest() for path in found.paths]
     chosen = np.zeros(len(order), bool)
     for label, name in enumerate(names):
         members = np.flatnonzero(data.label == label)
@@ -156,11 +156,16 @@ def _visible(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-def image_files(folder: Path) -> Iterator[Path]:
-    """Yield the PNG and JPEG files below a folder, in the order of their names."""
+def image_files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield the PNG and JPEG files below a folder, in the order of their names.
+
+    Links to folders are followed, but not to those `above`.
+    """
+    above = (*above, folder.resolve())
     for path in sorted(_visible(folder)):
         if path.is_dir():
-            yield from image_files(path)
+            if path.resolve() not in above:
+                yield from image_files(path, above)
         elif path.suffix.lower() in _SUFFIXES:
             yield path
 

@@ -26,12 +26,14 @@ def make_schedule(
         warmup: Fraction of the steps in which the rate rises, from 0 to below 1.
 
     Raises:
-        OptionError: If there is no schedule of this name.
+        OptionError: If there is no schedule of this name, or `warmup` is out of range.
 
     >>> rate = make_schedule("linear", 0.5, 100, warmup=0.2)
     >>> [round(float(rate(step)), 3) for step in (0, 10, 20, 60, 100)]
     [0.0, 0.25, 0.5, 0.25, 0.0]
     """
+    if not 0 <= warmup < 1:
+        raise OptionError(f"warmup must be at least 0 and below 1, got {warmup}")
     rising = int(num_steps * warmup)
     falling = num_steps - rising
     if name == "constant":

@@ -195,7 +195,7 @@ class Training:
         final = evaluated(self.state)
         params, model_state = jax.device_get((final.params, final.model_state))
         write_weights(self.run_dir / "params.safetensors", params, model_state)
-        self._write_network(params, model_state)
+        export_network(self.recipe, self.run_dir, params, model_state, self.console)
         value = format_metric(self.watch, tested[f"test_{self.watch}"])
         reached = f"test {self.watch} {value}"
         if report:
@@ -231,14 +231,6 @@ class Training:
     def progress(self) -> Progress:
         return Progress(self.done, self.sums, self.seconds)
 
-    def _write_network(self, params: Any, model_state: Any) -> None:
-        logits = network_logits(self.recipe)
-        try:
-            write_network(self.run_dir, logits, params, model_state, self.recipe.train)
-        except Exception as error:  # that of a custom layer can be any
-            reason = [*str(error).splitlines(), type(error).__name__][0]
-            say(self.console, f"the network cannot be exported: {reason}")
-
     def _fail(self) -> NoReturn:
         """Save the last good state, then raise `NotFinite` for the step after it."""
         snapshot, epoch = take_snapshot(self.state), self.epoch
@@ -258,6 +250,18 @@ class Training:
         reason = str(error)
         self.record.certify(snapshot, step=self.done, epoch=epoch, not_finite=reason)
         raise error
+
+
+def export_network(
+    recipe: Recipe, run_dir: Path, params: Any, model_state: Any, console: Console
+) -> None:
+    """Write a trained network as a program; if it cannot be one, that is told of."""
+    try:
+        logits = network_logits(recipe)
+        write_network(run_dir, logits, params, model_state, recipe.train)
+    except Exception as error:  # that of a custom layer can be any
+        reason = [*str(error).splitlines(), type(error).__name__][0]
+        say(console, f"the network cannot be exported: {reason}")
 
 
 def _sum(by_step: dict[str, np.ndarray], finite: np.ndarray) -> dict[str, float]:

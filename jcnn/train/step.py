@@ -150,7 +150,7 @@ def gradients(
     >>> gradients(loss_fn, state, None)
     ((Array(9., dtype=float32), ({}, {})), Array([6.], dtype=float32))
     """
-    if accumulate > 1:
+    if integer("accumulate", accumulate, minimum=1) > 1:
         return _accumulated(loss_fn, state, batch, accumulate)
     key = jax.random.fold_in(state.key, state.step)
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
@@ -173,7 +173,7 @@ def _step(
             f"ema_decay must be more than 0 and less than 1, or None; got {ema_decay!r}"
         )
     ema_decay = None if ema_decay is None else float(ema_decay)  # NumPy's: no dtype
-    accumulate = integer("accumulate", accumulate, minimum=1)
+    accumulate = integer("accumulate", accumulate, minimum=1)  # before the first call
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if (state.ema is None) != (ema_decay is None):

@@ -38,7 +38,7 @@ class Classification:
         apply = partial(
             self.layer.apply, params, train=True, key=child_key(key, "layer")
         )
-        targets = None
+        targets = mixed = None
         plain = isinstance(self.label_smoothing, float) and self.label_smoothing == 0
         if self.mix or not plain:
             import optax
@@ -47,13 +47,26 @@ class Classification:
             targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
             if self.mix:
                 x, targets = self.mix(child_key(key, "mix"), x, targets)
+                mixed = targets
             targets = optax.smooth_labels(targets, self.label_smoothing)
         logits, model_state = apply(model_state, x)
         metrics = _logit_metrics(logits, batch["label"], targets)
         if self.class_weights is not None:
-            metrics["loss"] *= jnp.asarray(self.class_weights)[batch["label"]]
+            metrics["loss"] *= self._weights(batch["label"], mixed, logits.shape[-1])
         means = jax.tree.map(jnp.mean, metrics)
         return means["loss"], (model_state, means)
+
+    def _weights(
+        self, labels: jax.Array, mixed: jax.Array | None, num_classes: int
+    ) -> jax.Array:
+        """Return the weight of each example, by its label or its mixed targets."""
+        weights = jnp.asarray(self.class_weights)
+        if weights.shape != (num_classes,):
+            raise ValueError(
+                f"class_weights must be [{num_classes}], one for each logit, got shape "
+                f"{weights.shape}"
+            )
+        return weights[labels] if mixed is None else mixed @ weights
 
     def example_metrics(
         self, params: Params, model_state: State, batch: Batch
@@ -92,7 +105,7 @@ def classification(
             from 0 to 1: Szegedy et al., "Rethinking the Inception Architecture"
             (2015), section 7.
         class_weights: Weights [classes] of the examples of each class in the loss of
-            training.
+            training, finite and at least 0; of mixed examples the mixed weights.
         mix: (key, inputs, one-hot targets) -> both, in training, such as
             `jcnn.augment.mixup`.
         views: (predict, inputs) -> logits, in evaluation, such as
@@ -113,6 +126,11 @@ def classification(
     smoothing = number("label_smoothing", label_smoothing, 0, 1)
     if class_weights is not None:
         class_weights = np.asarray(class_weights, np.float32)
+        if class_weights.ndim != 1 or not 0 <= class_weights.min() < np.inf:
+            raise ValueError(
+                "class_weights must be numbers [classes], finite and at least 0, got "
+                f"{class_weights}"
+            )
     task = Classification(layer, prepare, smoothing, class_weights, mix, views)
     return task.loss_fn, task.example_metrics
 

@@ -1,5 +1,7 @@
 """Folders of images of any size and kind of colour, good and broken."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -135,6 +137,22 @@ def test_other_files_and_hidden_ones_are_none_of_its_business(images):
     found = load_folder(images, size=4)
     assert len(found.paths) == 7 and "red/more/a.png" in found.paths
     assert found.broken == {}
+
+
+def test_links_are_followed_but_not_in_circles(images, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (4, 4), RED).save(tmp_path / "elsewhere" / "b.png")
+    (images / "red" / "linked").symlink_to(tmp_path / "elsewhere")
+    (images / "red" / "all").symlink_to(images)
+    (images / "blue" / "self").symlink_to(images / "blue")
+    found = load_folder(images, size=4)
+    assert len(found.paths) == 7 and "red/linked/b.png" in found.paths
+
+
+def test_names_need_not_be_utf_8(images):
+    (images / "red").rename(os.fsdecode(os.fsencode(images) + b"/caf\xe9"))
+    train, test = split_folder(load_folder(images, size=4), 0.4)
+    assert len(train.label) + len(test.label) == 6
 
 
 def test_the_second_time_nothing_is_decoded(images, monkeypatch):

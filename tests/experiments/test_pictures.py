@@ -188,7 +188,7 @@ def test_a_speedrun_step_is_finite_and_in_parts(speedrun):
 
 def test_mnist_fast_is_one_program(monkeypatch, capsys, rng):
     monkeypatch.setattr(mnist_fast, "load", lambda *_, **__: _digits(1000, rng))
-    assert mnist_fast.main(["3"]) == 0
+    assert mnist_fast.main(["--seed", "3"]) == 0
     out = capsys.readouterr().out
     assert "test accuracy" in out and "compile until" in out
 

@@ -325,6 +325,45 @@ def test_views_are_averaged(rng):
     np.testing.assert_allclose(
         average_views(predict, given, shift=1)[:, 0], shifted, atol=1e-5
     )
+    alone = average_views(predict, given, mirror=False, shift=1)[:, 0]
+    expected = by_hand(0, 0, False) / 2
+    expected += (by_hand(1, 1, False) + by_hand(-1, -1, False)) / 4
+    np.testing.assert_allclose(alone, expected, atol=1e-5)
+
+
+def test_predictions_of_pixels_are_mirrored_back(rng):
+    """What commutes with mirroring is not changed by it; other predictions are."""
+    images = jnp.asarray(rng.normal(size=(3, 6, 7, 2)), jnp.float32)
+    np.testing.assert_array_equal(average_views(lambda x: x, images), images)
+    ramp = jnp.arange(7.0)[None, None, :, None]
+    found = average_views(lambda x: x + ramp, images)
+    np.testing.assert_allclose(found, images + 3, rtol=1e-6)
+    with pytest.raises(ValueError, match="shift must be 0.*got 1"):
+        average_views(lambda x: x, images, shift=1)
+
+
+def test_masks_of_bools_move_as_those_of_integers():
+    mask = jnp.asarray(_images(4) > 120)
+    for nearest in (True, False):
+        moved, _ = random_affine(jax.random.key(1), mask, degrees=40, nearest=nearest)
+        as_int = mask.astype(jnp.uint8)
+        other, _ = random_affine(jax.random.key(1), as_int, degrees=40, nearest=nearest)
+        assert moved.dtype == bool and 0 < moved.mean() < 1
+        np.testing.assert_array_equal(moved, other.astype(bool))
+
+
+def test_strengths_can_be_traced():
+    """So sweeps can vary them."""
+    images, targets = jnp.asarray(_images(4), jnp.float32), jnp.eye(4)
+    key = jax.random.key(0)
+
+    def all_of(strength):
+        moved, _ = random_affine(key, images, degrees=90 * strength, shift=strength)
+        erased = random_erase(key, moved, probability=strength)
+        return mixup(key, erased, targets, alpha=strength)
+
+    for traced, plain in zip(jax.jit(all_of)(0.3), all_of(0.3)):
+        np.testing.assert_allclose(traced, plain, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -341,6 +380,8 @@ def test_views_are_averaged(rng):
         (lambda k, x: alternating_flip(k, x, jnp.arange(3), 0), "indices.*3"),
         (lambda k, x: mixup(k, x, jnp.ones((3, 2))), "targets.*3, 2"),
         (lambda k, x: cutmix(k, x, jnp.ones((2, 2)), alpha=0), "alpha.*0"),
+        (lambda k, x: mixup(k, x, jnp.ones((2, 2)), alpha=np.inf), "alpha.*inf"),
+        (lambda k, x: cutmix(k, x, jnp.ones((2, 7, 5, 4))), r"targets.*2, 7, 5, 4"),
         (lambda k, x: average_views(jnp.sum, x, shift=-1), "shift.*-1"),
     ],
 )

@@ -22,6 +22,7 @@ from jcnn.runs import (
     Recipe,
     RunConfig,
     fit,
+    load,
     main,
     read_metrics,
     read_weights,
@@ -93,6 +94,13 @@ def test_members_trained_together_are_those_trained_alone(name, both):
     )
     assert lines[0][-1]["test_accuracy"] == lines[1][-1]["test_accuracy"]
     assert lines[0][-1]["step"] == lines[1][-1]["step"] == 6
+
+
+def test_networks_of_members_can_be_used(both):
+    images = np.random.default_rng(0).integers(0, 256, (5, 6, 6, 1)).astype(np.uint8)
+    a, b = (load(both[way] / MEMBERS[0]).logits(images) for way in both)
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+    assert np.ptp(a) > 0
 
 
 def test_members_differ(both):
@@ -273,6 +281,10 @@ def test_a_sweep_resumes_with_its_own_source_only(tmp_path, capsys):
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--grid", "dropout"], "--grid must be OPTION=VALUE,VALUE"),
         (["--grid", "dropout=0.1,0.1"], "--grid must give each value once"),
+        (["--grid", "dropout=0.1,0.10"], "--grid must give each value once"),
+        (["--grid", "dropout=0.1", "--grid=dropout=0.2"], "dropout is given twice"),
+        (["--grid", "seed=5,9"], "--grid: seed cannot be varied"),
+        (["--grid", "run_dir=a,b"], "--grid: run-dir cannot be varied"),
         (["--grid", "dropout=0.1,1.5"], "--dropout must be at least 0"),
         (["--epochs", "0"], "--epochs must be at least 1"),
     ],

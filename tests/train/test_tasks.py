@@ -147,3 +147,31 @@ def test_classes_are_weighted_in_training_only(smoothing, params, batch):
         for options in (how, {})
     )
     np.testing.assert_array_equal(weighted["loss"], plain["loss"])
+
+
+def test_mixed_examples_are_weighted_as_they_are_mixed(params, batch):
+    """Against the weights of both classes, in the parts in which they are mixed."""
+    weights = np.array([0.5, 2.0, 1.25])
+    targets = np.eye(CLASSES)[batch["label"]]
+    mixed = 0.7 * targets + 0.3 * targets[::-1]
+
+    def mix(key, x, targets):
+        return x, 0.7 * targets + 0.3 * targets[::-1]
+
+    losses = _cross_entropy(_logits(params, batch["image"]), mixed)
+    by_class = [sum(row[c] * weights[c] for c in range(CLASSES)) for row in mixed]
+    expected = (losses * by_class).mean()
+    found = _trained(params, batch, class_weights=weights, mix=mix)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [[1.0, 2.0], [1.0] * 5])
+def test_there_is_a_weight_for_each_class(weights, params, batch):
+    with pytest.raises(ValueError, match=r"class_weights must be \[3\]"):
+        _trained(params, batch, class_weights=weights)
+
+
+@pytest.mark.parametrize("weights", [1.0, [1.0, np.nan, 1.0], [1.0, -1.0, 1.0]])
+def test_bad_class_weights_are_rejected(weights):
+    with pytest.raises(ValueError, match="class_weights must be numbers"):
+        classification(LAYER, _plain, class_weights=weights)

@@ -64,8 +64,10 @@ def run_sweep(
     for option in ("as_recorded", "begin_anew"):
         if getattr(config, option):
             raise OptionError(f"--{option.replace('_', '-')} is for single runs only")
-    use_threads(config.threads)
-    recipes = [make(member.config) for member in members]
+    threads = use_threads(config.threads)
+    recipes = [make(config)]
+    for member in members[sweep.seeds :: sweep.seeds]:  # of each combination of options
+        make(member.config)  # what cannot be trained is found before anything is
     watch = recipes[0].watch or ""
     reason = _why_apart(sweep.together, members, recipes, make)
     if reason and sweep.together == "always":
@@ -76,7 +78,9 @@ def run_sweep(
     with lock(folder):
         say(console, f"{len(members)} runs are trained {how}")
         if reason is None:
-            status = _together(members, recipes, make, folder, folders, program)
+            status = _together(
+                members, recipes, make, folder, folders, program, threads
+            )
         else:
             recipes.clear()  # the data of all are not held while each is trained
             status = _apart(members, folders, run)
@@ -90,9 +94,13 @@ def run_sweep(
 
 
 def _why_apart(
-    together: str, members: Sequence[Member], recipes: Sequence[Recipe], make
+    together: str, members: Sequence[Member], recipes: list[Recipe], make
 ) -> str | None:
-    """Return why the members are not trained by one program, None if they are."""
+    """Return why the members are not trained by one program, None if they are.
+
+    `recipes` has that of the first member; those of the others are appended if they are
+    to be compared.
+    """
     config, recipe = members[0].config, recipes[0]
     if reason := why_apart([member.config for member in members]):
         return reason
@@ -106,6 +114,7 @@ def _why_apart(
         return "--together never"
     if together == "auto" and (reason := _too_large(config, recipe)):
         return reason
+    recipes += [make(member.config) for member in members[1:]]
     data = [data_line(each.train, each.test, None) for each in recipes]
     if any(line != data[0] for line in data):
         return "their data differ"
@@ -139,8 +148,9 @@ def _untraced(members: Sequence[Member], make: Callable[[Any], Recipe]) -> str |
 
     try:
         jax.eval_shape(traced, {k: jnp.float32(v[0]) for k, v in numbers.items()})
-    except (TypeError, ValueError) as error:
-        return f"{', '.join(numbers)}: {str(error).splitlines()[0]}"
+    except Exception as error:  # a tracer has not all methods of a number
+        reason = [*str(error).splitlines(), type(error).__name__][0]
+        return f"{', '.join(numbers)}: {reason}"
     return None
 
 
@@ -169,7 +179,7 @@ def _open(config: Any, members: Sequence[Member], program: Any) -> Path:
 
 
 def _together(
-    members, recipes, make, folder: Path, folders: Sequence[Path], program
+    members, recipes, make, folder: Path, folders: Sequence[Path], program, threads: int
 ) -> int:
     config = members[0].config
     if all(result_of(path) for path in folders):
@@ -179,7 +189,7 @@ def _together(
     keep_programs()
     for member, path in zip(members, folders, strict=True):
         path.mkdir(exist_ok=True)
-        own = replace(member.config, {"run_dir": path})
+        own = replace(member.config, {"run_dir": path, "threads": threads})
         write_config(path, own, experiment=program.name)
     stopped = fit_together(
         [member.config for member in members],

@@ -31,6 +31,10 @@ class Member(NamedTuple):
         return re.sub(r"[^\w.,=+-]", "_", name)
 
 
+# --seeds varies the seed; the others say how all members are run.
+_OF_ALL = ("seed", "run-dir", "as-recorded", "accept-source", "begin-anew", "threads")
+
+
 class Sweep(NamedTuple):
     """What the command line asks for."""
 
@@ -77,7 +81,12 @@ def parse(arguments: Sequence[str], program: str) -> Sweep:
         name, _, values = text.partition("=")
         if not name or not all(values.split(",")):
             raise OptionError(f"--grid must be OPTION=VALUE,VALUE, got {text!r}")
-        grid.append((name.removeprefix("--"), values.split(",")))
+        name = name.removeprefix("--").replace("_", "-")
+        if name in _OF_ALL:
+            raise OptionError(f"--grid: {name} cannot be varied, got {text!r}")
+        if name in dict(grid):
+            raise OptionError(f"--grid: {name} is given twice, got {text!r}")
+        grid.append((name, values.split(",")))
     return Sweep(given.seeds, grid, given.together, others)
 
 
@@ -96,9 +105,17 @@ def make_members(sweep: Sweep, read: Callable[[list[str]], Any]) -> list[Member]
         config = read([*sweep.arguments, *varied])
         for seed in range(first.seed, first.seed + sweep.seeds):
             members.append(Member(options, dataclasses.replace(config, seed=seed)))
+    if max(len(member.name) for member in members) > 200:
+        raise OptionError(
+            "--grid: the names of the members' folders, such as "
+            f"{members[0].name[:60]}…, must have at most 200 characters"
+        )
     names = [member.name for member in members]
-    if len(set(names)) < len(names) or len(names[0]) > 200:
-        raise OptionError(f"--grid must give each value once, got {sweep.grid}")
+    seen: list[Any] = []
+    for name, member in zip(names, members):
+        if member.config in seen or names.count(name) > 1:
+            raise OptionError(f"--grid must give each value once, got {sweep.grid}")
+        seen.append(member.config)
     return members
 
 
@@ -137,7 +154,11 @@ def varied(configs: Sequence[Any]) -> dict[str, list[float]]:
     flat = [flatten(config) for config in configs]
     paths = [p for p in flat[0] if p not in ("seed", "run_dir")]
     values = {path: [one[path] for one in flat] for path in paths}
-    return {path: found for path, found in values.items() if len(set(found)) > 1}
+    return {
+        path: found
+        for path, found in values.items()
+        if any(value != found[0] for value in found)
+    }
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -28,6 +28,7 @@ from ..store.digests import take_snapshot
 from ..store.journal import Journal, read_lines
 from ..store.record import Progress, Record
 from ..store.weights import write_weights
+from ..training import export_network
 from ..verify.certificate import data_line
 from .members import replace, varied
 
@@ -107,7 +108,9 @@ def fit_together(
     tested = _tested(make, config, values, recipes, finals, compiler_options)
     lines = read_lines(run_dir / "metrics.jsonl")
     for index, (folder, metrics) in enumerate(zip(folders, tested, strict=True)):
-        _write_member(folder, index, lines, metrics, finals[index], seconds)
+        final = jax.device_get(finals[index])
+        export_network(recipes[index], folder, final.params, final.model_state, console)
+        _write_member(folder, index, lines, metrics, final, seconds)
     return None
 
 
@@ -187,8 +190,7 @@ def _tested(make, config, values, recipes, states, compiler_options):
 
 def _write_member(folder, index, lines, metrics, final, seconds) -> None:
     """Write weights and metrics; the last line says that the member has ended."""
-    params, model_state = jax.device_get((final.params, final.model_state))
-    write_weights(folder / "params.safetensors", params, model_state)
+    write_weights(folder / "params.safetensors", final.params, final.model_state)
     journal = Journal(folder / "metrics.jsonl")
     journal.restore(b"")
     for line in lines:
