@@ -2,8 +2,7 @@
 
 After Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (2024), and the author's
 later recipe with Muon: a whitening first layer, Dirac initialization, alternating
-flips, smoothed labels and averaged views. A batch of 2,000 images is computed in parts,
-to save memory, and batch norm takes the statistics of a part.
+flips, smoothed labels and averaged views. Batch norm takes the statistics of a part.
 """
 
 import sys
