@@ -1,4 +1,4 @@
-"""MNIST to 99 % with as few parameters as possible.
+"""MNIST with as few parameters as possible: 98.8 % with 580.
 
 Two depthwise-separable convolutions are applied again and again, each time with the
 scales and biases of its own batch norm, and the channels of the last are the classes:
