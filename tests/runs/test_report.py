@@ -288,7 +288,6 @@ def test_every_text_of_a_run_is_escaped(runs, classifier, tmp_path):
         (lambda run: _change_facts(run, table=[{"name": "a"}]), "table"),
         (lambda run: _change_facts(run, class_names=5), None),
     ],
-    ids=str,
 )
 def test_what_is_missing_or_damaged_is_said(change, told, runs, tmp_path, capsys):
     folder = shutil.copytree(runs / "a", tmp_path / "run")
