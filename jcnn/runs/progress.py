@@ -1,9 +1,10 @@
 """What a run says while it goes: the model's table, a moving bar, a line per epoch.
 
-On a terminal the bar moves below the lines; written to a file or a pipe there are only
-the lines, without control codes.
+On a terminal the bar moves below the lines, in a notebook above them; written to a file
+or a pipe there are only the lines, without control codes.
 """
 
+import io
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,12 +25,14 @@ def open_console() -> Console:
 
     Services that run programs set FORCE_COLOR or TTY_COMPATIBLE, and keep a log of what
     comes through a pipe: in there a moving bar is a line of garbage for each movement.
+    In a notebook it prints text, which stays together: Rich would make each line an
+    output of its own, as HTML.
 
     >>> open_console().is_terminal == sys.stdout.isatty()
     True
     """
     terminal = None if sys.stdout.isatty() else False  # None: Rich looks closer
-    return Console(file=sys.stdout, force_terminal=terminal)
+    return Console(file=sys.stdout, force_terminal=terminal, force_jupyter=False)
 
 
 def say(console: Console, text: str) -> None:
@@ -157,9 +160,10 @@ def _padded(name: str, value: float) -> str:
 
 @contextmanager
 def progress_bar(console: Console, total: int) -> Iterator[Callable[[int, str], None]]:
-    """Show a bar with the time left, below what `console` prints meanwhile.
+    """Show a bar with the time left, which vanishes at the end.
 
-    Where `console` is no terminal there is no bar.
+    It stands below what `console` prints meanwhile, in a notebook above that. Where
+    `console` is neither a terminal nor the output of a notebook there is no bar.
 
     Args:
         console: Where to show it.
@@ -181,10 +185,43 @@ def progress_bar(console: Console, total: int) -> Iterator[Callable[[int, str], 
         transient=True,
         expand=True,
     )
-    with bar:
+    with bar, _cell_output(console) as draw:
         task = bar.add_task("compiling", total=total)
+        draw(bar)
 
         def show(completed: int, text: str) -> None:
             bar.update(task, completed=completed, description=text)
+            draw(bar)
 
         yield show
+
+
+@contextmanager
+def _cell_output(console: Console) -> Iterator[Callable[[progress.Progress], None]]:
+    """Draw bars into one output of a notebook's cell; elsewhere draw nothing.
+
+    Rich needs ipywidgets for moving bars in notebooks.
+    """
+    if not (Console().is_jupyter and console.file is sys.stdout):
+        yield lambda bar: None
+        return
+    from IPython.display import DisplayHandle
+
+    handle = DisplayHandle()
+    handle.display({}, raw=True)
+
+    def draw(bar: progress.Progress) -> None:
+        text = io.StringIO()
+        Console(
+            file=text,
+            width=console.width,
+            color_system="truecolor",
+            force_terminal=True,
+            force_jupyter=False,
+        ).print(bar, end="")
+        handle.update({"text/plain": text.getvalue().rstrip()}, raw=True)
+
+    try:
+        yield draw
+    finally:
+        handle.update({}, raw=True)
