@@ -7,11 +7,11 @@ _APART = {"__main__.py", "_files.py", "experiment.py"}
 
 # The aims are 3,300, 2,600, 550, 2,600, below 9,000, and 340.
 BUDGETS = {
-    "library": 5_524,
+    "library": 5_546,
     "engine": 4_303,
-    "data": 1_118,
-    "runs": 7_852,
-    "all": 20_047,
+    "data": 1_123,
+    "runs": 7_928,
+    "all": 20_170,
     "a file": 340,
 }
 
