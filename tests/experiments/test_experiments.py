@@ -241,6 +241,8 @@ def test_a_short_run_on_digits_learns_and_repeats_to_the_bit(tmp_path, capfd):
         "source.json",
         "curves.png",
         "filters.png",
+        "report.html",
+        "report.safetensors",
     }
     config = read_config(tmp_path / "a", digits.Config)
     assert config == digits.Config(

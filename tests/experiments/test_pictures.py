@@ -197,5 +197,6 @@ def test_boxes_are_drawn(tmp_path, rng):
     canvases = _canvases(4, Kind(), rng)
     boxes, classes = canvases.objects[..., :4], canvases.objects[..., 4]
     path = tmp_path / "boxes.png"
-    digit_pictures.draw_boxes(path, canvases.image, canvases.objects, boxes, classes)
+    found = boxes, np.ones_like(classes), classes
+    digit_pictures.draw_boxes(path, canvases.image, canvases.objects, *found)
     assert _width(path) > 500

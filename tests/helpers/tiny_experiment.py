@@ -37,7 +37,7 @@ def recipe(config):
     return Recipe(layer, optax.adam(rate), *losses, train=data, test=data)
 
 def stop(line):
-    if str(line["step"]) == os.environ.get("STOP_AT"):
+    if str(line["step"]) == os.environ.get("STOP_AT") and "interrupted" not in line:
         signal.raise_signal(signal.SIGTERM)
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def _fit(recipe, run_dir, **options):
     run_dir.mkdir(exist_ok=True)
     text = io.StringIO()
     console = Console(file=text, width=100)
-    how = {"epochs": 2, "batch_size": 4, "pictures": False} | options
+    how = {"epochs": 2, "batch_size": 4, "report": False} | options
     result = fit(recipe, run_dir, seed=SEED, console=console, **how)
     return result, text.getvalue().splitlines()
 

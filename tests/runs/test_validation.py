@@ -43,7 +43,7 @@ def recipe(config, **more: Any) -> Recipe:
 
 def _run(run_dir, *options, make_recipe=recipe, **how):
     arguments = [f"--run-dir={run_dir}", "--batch-size=8", *map(str, options)]
-    seams = {"pictures": False, "steps_per_call": 2} | how
+    seams = {"report": False, "steps_per_call": 2} | how
     return main(RunConfig, make_recipe, arguments, fit=partial(fit, **seams))
 
 
@@ -167,7 +167,7 @@ def test_validation_is_evaluated_each_epoch_and_tests_at_the_end(capsys):
 def test_the_validation_metrics_are_those_of_the_images_held_out():
     train, validation = _split(0)
     made = recipe(None)._replace(train=train, validation=validation)
-    how: Any = {"pictures": False, "steps_per_call": 5}
+    how: Any = {"report": False, "steps_per_call": 5}
     result = fit(made, Path(), seed=0, epochs=1, batch_size=8, **how)
     x = np.asarray(_prepare(validation.image, None), np.float64).reshape(10, -1)
     head = result.state.params["head"]
@@ -236,7 +236,7 @@ def test_the_best_of_a_metric_that_is_to_be_high_is_kept():
 @pytest.mark.parametrize("step", [4, 10])
 def test_an_interrupted_run_stops_early_with_the_same_bytes(step, early):
     def stop(line):
-        if line["step"] == step:
+        if line["step"] == step and "interrupted" not in line:
             signal.raise_signal(signal.SIGTERM)
 
     assert _run("a", *EARLY, on_metrics=stop) == 143
@@ -268,7 +268,7 @@ def test_a_signal_at_the_early_end_is_no_interruption(early):
     end = _lines(early)[-1]["step"]
 
     def stop(line):
-        if line["step"] == end:
+        if line["step"] == end and "interrupted" not in line:
             signal.raise_signal(signal.SIGTERM)
 
     assert _run("a", *EARLY, on_metrics=stop) == 0
