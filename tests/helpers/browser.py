@@ -82,6 +82,17 @@ class Browser:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def wait(self, condition):
+        """Wait until a JavaScript expression is true; an error after 20 seconds."""
+        assert self.run(
+            f"""new Promise((done) => {{
+              const end = Date.now() + 20000;
+              const look = () => ({condition}) ? done(true)
+                : Date.now() < end ? setTimeout(look, 20) : done(false);
+              look();
+            }})"""
+        ), condition[:100]
+
     def mouse(self, kind, x, y, **more):
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)
 

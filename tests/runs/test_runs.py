@@ -500,6 +500,8 @@ def test_fit_fills_the_folder_with_what_it_reached(tmp_path):
         "params.safetensors",
         "curves.png",
         "filters.png",
+        "report.html",
+        "report.safetensors",
     }
     *lines, last = read_metrics(tmp_path / "run")
     assert [line["epoch"] for line in lines if "epoch_loss" in line] == [1, 2, 3, 4]
