@@ -116,7 +116,9 @@ def make_scan(
 
     def steps(state: TrainState, data: Batch):
         def one(state):
-            return step(state, batch_at(state.key, state.step, data, batch_size))
+            with jax.named_scope("batch"):
+                batch = batch_at(state.key, state.step, data, batch_size)
+            return step(state, batch)
 
         def body(index, carried):
             state, metrics = carried
@@ -197,13 +199,17 @@ def _step(
             return TrainState(done, state.key, params, model_state, opt_state, ema)
 
         if not_finite == "ignore":
-            return update(), metrics
+            with jax.named_scope("optimizer"):
+                return update(), metrics
         if "finite" in metrics:
             raise ValueError('loss_fn has a metric "finite", which is that of the step')
-        finite = _all_finite((loss, grads))
+        with jax.named_scope("finite"):
+            finite = _all_finite((loss, grads))
         old = state if not_finite == "stop" else state._replace(step=done)
         # A branch, not a selection: XLA updates in place, and computes nothing twice.
-        return lax.cond(finite, update, lambda: old), metrics | {"finite": finite}
+        with jax.named_scope("optimizer"):
+            state = lax.cond(finite, update, lambda: old)
+        return state, metrics | {"finite": finite}
 
     return step
 

@@ -34,7 +34,8 @@ class Classification:
         self, params: Params, model_state: State, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[State, Metrics]]:
         """Return (mean loss, (model state, means of all metrics)), in training."""
-        x = self.prepare(batch["image"], child_key(key, "prepare"))
+        with jax.named_scope("prepare"):
+            x = self.prepare(batch["image"], child_key(key, "prepare"))
         apply = partial(
             self.layer.apply, params, train=True, key=child_key(key, "layer")
         )
@@ -46,7 +47,8 @@ class Classification:
             logits, _ = jax.eval_shape(apply, model_state, x)
             targets = jax.nn.one_hot(batch["label"], logits.shape[-1])
             if self.mix:
-                x, targets = self.mix(child_key(key, "mix"), x, targets)
+                with jax.named_scope("mix"):
+                    x, targets = self.mix(child_key(key, "mix"), x, targets)
                 mixed = targets
             targets = optax.smooth_labels(targets, self.label_smoothing)
         logits, model_state = apply(model_state, x)
