@@ -1,4 +1,4 @@
-"""How fast lax and jcnn compute one convolution and its gradients."""
+"""How fast this machine computes a convolution and its gradients, and products."""
 
 import json
 import time
@@ -10,9 +10,12 @@ import numpy as np
 from jax import lax
 
 from .._conv import conv
+from .._dense import dense
+from ..compilation import jit
 
 X, KERNEL = (64, 16, 16, 64), (3, 3, 64, 64)  # and the output is as large as x
-_SECONDS = 2
+_SECONDS = 2  # for the convolutions
+_MILLISECONDS = 1000  # for the products
 
 
 def print_times() -> None:
@@ -33,6 +36,26 @@ def print_times() -> None:
             times[what] = list(map(min, times[what], took))
         end = end or time.perf_counter() + _SECONDS  # now all are compiled
     print(json.dumps(times))
+
+
+def product_gflops(dtype: str) -> float:
+    """Return the speed of the fastest of many square matrix products, in GFLOP/s.
+
+    Long ones need many cores to be the fastest, and short ones are less likely to be
+    interrupted by other programs: each length has the same time.
+    """
+    sizes = (384, 768, 1536) if jax.default_backend() == "cpu" else (2048, 8192)
+    product, best = jit(dense), 0.0
+    squares = {size: jax.numpy.ones((size, size), dtype) for size in sizes}
+    for square in squares.values():
+        product(square, square).block_until_ready()
+    spent = dict.fromkeys(sizes, 0.0)
+    while sum(spent.values()) < _MILLISECONDS:
+        size = min(spent, key=spent.__getitem__)
+        milliseconds = _milliseconds(product, squares[size], squares[size])
+        spent[size] += milliseconds
+        best = max(best, 2 * size**3 / milliseconds / 1e6)
+    return best
 
 
 def _programs(convolve: Callable[..., jax.Array]) -> dict[str, Callable[..., Any]]:

@@ -18,6 +18,7 @@ import jcnn
 from jcnn.__main__ import main
 from jcnn.doctor import faults as jcnn_faults
 from jcnn.doctor import report as doctor
+from jcnn.doctor import speed
 from jcnn.doctor.faults import FAULTS, program, verdict
 from jcnn.engine.children import Ended, run
 
@@ -150,6 +151,25 @@ def test_jcnn_avoids_them(fault, monkeypatch):
 
     monkeypatch.setattr(jcnn_faults, "_convolve", convolve)
     assert fault.right()
+
+
+# Speed
+
+
+def test_the_fastest_product_of_any_length_counts(monkeypatch):
+    took = {384: [2.0, 1.0], 768: [2.0, 1.5], 1536: [9.0, 40.0]}  # milliseconds
+    asked = []
+
+    def milliseconds(product, a, b):
+        asked.append(len(a))
+        assert product(a, b).dtype == a.dtype == "bfloat16"
+        return took[len(a)][min(asked.count(len(a)), 2) - 1]
+
+    monkeypatch.setattr(speed, "_MILLISECONDS", 14)
+    monkeypatch.setattr(speed, "_milliseconds", milliseconds)
+    assert speed.product_gflops("bfloat16") == pytest.approx(2 * 1536**3 / 9e6)
+    # The next one is a product of the length that has had the least time.
+    assert asked == [384, 768, 1536, 384]
 
 
 # The report
