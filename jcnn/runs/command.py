@@ -93,6 +93,8 @@ def _run(
         except KeyboardInterrupt:
             return 130
         if prepared is None:
+            if config.profile:
+                print("--profile: no steps are left to record")
             print(f"this run is finished; everything is in {config.run_dir}")
             return 0
         keep_programs()
@@ -115,6 +117,7 @@ def _run(
                 first_step=prepared.first_step,
                 report=config.report,
                 tensorboard=config.tensorboard,
+                profile=config.profile,
                 compiler_options=prepared.compiler_options,
                 on_resume=prepared.on_start,
             )

@@ -117,6 +117,9 @@ class RunConfig:
     """Folder of the prepared data sets; by default the variable JCNN_DATA_DIR."""
     init_from: Path | None = None
     """Folder of a run whose weights to start from."""
+    profile: bool = False
+    """Before training, record some steps with JAX's profiler, to the folder profile of
+    the run, and print the time of each layer, forward and backward."""
     as_recorded: bool = False
     """Take all other options from the run in --run-dir."""
     accept_source: bool = False

@@ -17,6 +17,7 @@ from ..train import create
 from .check import check_recipe
 from .interrupt import catch_interrupt
 from .output import printable
+from .profiling import profile_steps
 from .progress import model_table, open_console, progress_bar, say
 from .recipe import Recipe, input_dtypes, network_inputs, with_num_steps
 from .stepping import (
@@ -53,6 +54,7 @@ def fit(
     steps_per_call: int | None = None,
     report: bool = True,
     tensorboard: bool = False,
+    profile: bool = False,
     on_resume: Callable[[int], None] = lambda step: None,
     on_metrics: Callable[[dict[str, Any]], None] = lambda line: None,
     compile_steps: Callable[..., dict[int, Any]] = compile_steps,
@@ -82,6 +84,7 @@ def fit(
         report: Whether to draw pictures and to write `report.html`.
         on_resume: Called with the number of steps done when training begins or resumes.
         tensorboard: Whether to write event files for TensorBoard.
+        profile: As in `RunConfig`.
         on_metrics: Called with each line of `metrics.jsonl` once it is written, the
             last of which has "interrupted". If it raises an exception, that is told of,
             the run goes on, and it is not called again.
@@ -183,6 +186,8 @@ def fit(
             batch_at=recipe.batch_at,
             compiler_options=compiler_options,
         )
+        if profile:
+            profile_steps(run, calls)
         for size in left:
             line = run.call(calls[size], size)
             record.add_metrics(line)

@@ -77,7 +77,11 @@ def prepare_run(
     record = None if asked.run_dir is None else read_record(asked.run_dir)
     # These describe this command, not the run.
     config = dataclasses.replace(
-        asked, as_recorded=False, accept_source=False, begin_anew=False
+        asked,
+        as_recorded=False,
+        accept_source=False,
+        begin_anew=False,
+        profile=False,
     )
     if record is not None and not asked.begin_anew:
         accepted = asked.accept_source

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from itertools import cycle
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -142,7 +142,7 @@ def compile_steps(
 
     Returns:
         For each size `steps(state, data) -> (state, metrics)`, which donates the state
-        and gives metrics of shape `[size]`.
+        and gives metrics of shape `[size]`; `steps.as_text()` is XLA's program.
 
     >>> import jax.numpy as jnp
     >>> from jcnn.layers import Dense
@@ -166,11 +166,12 @@ def compile_steps(
     }
 
     def take(key, step, data):
-        return batch_at(key, step, data, batch_size)
+        with jax.named_scope("batch"):
+            return batch_at(key, step, data, batch_size)
 
     if jax.default_backend() == "cpu" and _by_lax(loss_fn, state, take, data):
-        step = _compile_step(loss_fn, tx, take, state, data, options)
-        return {size: _repeat(step, size) for size in sizes}
+        programs = _compile_step(loss_fn, tx, take, state, data, options)
+        return {size: _Repeated(*programs, size) for size in sizes}
     return {
         size: make_scan(
             loss_fn,
@@ -201,20 +202,27 @@ def _by_lax(loss_fn, state, take, data) -> bool:
     return any(e.primitive is lax.conv_general_dilated_p for e, _ in found)
 
 
-def _compile_step(loss_fn, tx, take, state, data, options) -> Step:
-    """Compile one step without a loop."""
+def _compile_step(loss_fn, tx, take, state, data, options) -> tuple[Any, Any]:
+    """Compile what takes a batch, and one step without a loop."""
     take = jax.jit(take).lower(state.key, state.step, data).compile()
     batch = take(state.key, state.step, data)
-    step = make_step(loss_fn, tx, **options).lower(state, batch).compile()
-    return lambda state, data: step(state, take(state.key, state.step, data))
+    return take, make_step(loss_fn, tx, **options).lower(state, batch).compile()
 
 
-def _repeat(step: Step, num_steps: int) -> Step:
-    def steps(state, data):
+class _Repeated(NamedTuple):
+    """Several steps, each a call of its own."""
+
+    take: Any
+    step: Any
+    num_steps: int
+
+    def __call__(self, state, data):
         by_step = []
-        for _ in range(num_steps):
-            state, metrics = step(state, data)
+        for _ in range(self.num_steps):
+            batch = self.take(state.key, state.step, data)
+            state, metrics = self.step(state, batch)
             by_step.append(metrics)
         return state, jax.tree.map(lambda *v: np.stack(v), *jax.device_get(by_step))
 
-    return steps
+    def as_text(self) -> str:
+        return f"{self.take.as_text()}\n{self.step.as_text()}"

@@ -278,6 +278,7 @@ def test_a_sweep_resumes_with_its_own_source_only(tmp_path, capsys):
     "options, words",
     [
         (["--begin-anew"], "--begin-anew is for single runs only"),
+        (["--profile"], "--profile is for single runs only"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--grid", "dropout"], "--grid must be OPTION=VALUE,VALUE"),
         (["--grid", "dropout=0.1,0.1"], "--grid must give each value once"),
