@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,6 +119,11 @@ def fit(
     report report
     """
     began = time.monotonic()
+    trackers = [on_metrics]
+    if tensorboard:
+        from .tensorboard import event_writer
+
+        trackers.append(event_writer(run_dir))
     console = console or open_console()
     num_images = len(recipe.train.label)
     num_steps = count_steps(num_images, batch_size=batch_size, epochs=epochs)
@@ -163,12 +167,6 @@ def fit(
             compiler_options=compiler_options,
             began=began,
         )
-        trackers = [on_metrics]
-        if tensorboard:
-            from .tensorboard import event_writer
-
-            trackers.append(event_writer(run_dir))
-        track = partial(_tell, trackers)
         run.begin(first, first_step)
         on_resume(run.done)
         end = run.done if run.over else total
@@ -192,17 +190,17 @@ def fit(
             line = run.call(calls[size], size)
             record.add_metrics(line)
             show(run.done, run.tell(line))
-            track(line)
+            tell(trackers, line)
             stop = interrupts() is not None
             run.save(line, stop)
             if stop or run.over:
                 break
         result = run.end(rows, report)
-        track(read_metrics(run_dir)[-1])
+        tell(trackers, read_metrics(run_dir)[-1])
         return result
 
 
-def _tell(
+def tell(
     trackers: list[Callable[[dict[str, Any]], None]], line: dict[str, Any]
 ) -> None:
     """Give a line of metrics to each tracker; one that fails gets no more of them."""

@@ -71,8 +71,7 @@ def prepare_run(
     """Check all options, then make or lock the folder; None if the run has ended."""
     check_config(config)
     config_to_json(config)
-    if config.tensorboard:
-        _check_tensorboard()
+    check_tensorboard(config)
     asked = map_paths(expand_home, config)
     record = None if asked.run_dir is None else read_record(asked.run_dir)
     # These describe this command, not the run.
@@ -182,9 +181,11 @@ def checked_recipe(
     return recipe, min(total, config.max_steps or total)
 
 
-def _check_tensorboard() -> None:
+def check_tensorboard(config: RunConfig) -> None:
+    """Raise OptionError if event files are wanted and tensorboardX is not installed."""
     try:
-        import_module("tensorboardX")
+        if config.tensorboard:
+            import_module(".tensorboard", __package__)
     except ModuleNotFoundError as error:
         raise OptionError(f"--tensorboard: {missing('tensorboard', error)}") from error
 

@@ -1,7 +1,10 @@
 """Trackers of metrics: event files for TensorBoard, and functions of one's own."""
 
 import json
+import os
+import signal
 import struct
+import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,10 +14,12 @@ import optax
 import pytest
 
 from jcnn import flatten, serial
-from jcnn.data import from_arrays
+from jcnn.data import from_arrays, tfrecord
 from jcnn.layers import Conv, Dense
 from jcnn.runs import Recipe, RunConfig, fit, main, read_metrics
+from jcnn.runs.verify.reproduce import reproduce
 from jcnn.train import classification
+from tests.helpers.tiny_experiment import InThisProcess, write_experiment
 
 pytest.importorskip("tensorboardX")
 quick = partial(fit, steps_per_call=2)
@@ -36,22 +41,24 @@ def _run(run_dir, *options, **how):
     return main(RunConfig, _recipe, arguments, fit=partial(quick, **how))
 
 
+def _files(run_dir):
+    files = Path(run_dir, "tensorboard").iterdir()
+    return [path for path in files if path.stat().st_size]
+
+
 def _events(run_dir):
-    """The events in the order of the files, as TensorBoard reads them."""
+    """The events of the only file, in their order; their checksums are right."""
     from tensorboardX.proto.event_pb2 import Event
 
-    kept = []
-    paths = Path(run_dir, "tensorboard").glob("events.out.tfevents.*")
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns):
-        content, at = path.read_bytes(), 0
-        while at < len(content):  # length, its checksum, the event, its checksum
-            (length,) = struct.unpack_from("<Q", content, at)
-            event = Event.FromString(content[at + 12 : at + 12 + length])
-            if event.HasField("session_log") and event.session_log.status == 1:
-                kept = [one for one in kept if one.step < event.step]
-            kept.append(event)
-            at += length + 16
-    return kept
+    (path,) = _files(run_dir)
+    assert "tfevents" in path.name  # TensorBoard reads no others
+    content, at, records = path.read_bytes(), 0, []
+    while at < len(content):  # length, its checksum, the event, its checksum
+        (length,) = struct.unpack_from("<Q", content, at)
+        records.append(content[at + 12 : at + 12 + length])
+        at += length + 16
+    assert [*tfrecord.read(path, len(records))] == records
+    return [Event.FromString(record) for record in records]
 
 
 def _scalars(run_dir):
@@ -71,6 +78,7 @@ def _expected(run_dir):
         "epoch_accuracy": "accuracy/train_epoch",
         "test_loss": "loss/test",
         "test_accuracy": "accuracy/test",
+        "epoch": "run/epoch",
         "images_per_second": "run/images_per_second",
         "seconds": "run/seconds",
     }
@@ -83,25 +91,47 @@ def _expected(run_dir):
 
 
 def test_event_files_hold_the_metrics_pictures_and_options(tmp_path):
-    assert _run(tmp_path / "a", "--tensorboard", report=True) == 0
-    found = _scalars(tmp_path / "a")
-    assert found == _expected(tmp_path / "a") and len(found) > 20
-    values = [v for event in _events(tmp_path / "a") for v in event.summary.value]
-    images = {v.tag: v.image for v in values if v.HasField("image")}
-    assert images.keys() == {"curves", "filters"} and images["curves"].width > 300
-    plugins = {v.metadata.plugin_data.plugin_name for v in values}
-    hparams = [v for v in values if v.metadata.plugin_data.plugin_name == "hparams"]
-    experiment = str(hparams[0].metadata.plugin_data.content)
-    assert "loss/test" in experiment and "accuracy/test" in experiment
-    assert "hparams" in plugins and len(hparams) == 3
-    started = str(hparams[1].metadata.plugin_data.content)
-    assert "batch_size" in started and "run_dir" not in started
+    run = tmp_path / "a"
+    assert _run(run, "--tensorboard", report=True) == 0
+    found, events = _scalars(run), _events(run)
+    assert found == _expected(run) and len(found) > 20
+    assert events[0].file_version == "brain.Event:2"
+    images = {v.tag: v.image for e in events for v in e.summary.value if v.image.width}
+    assert images.keys() == {"curves", "filters"}
+    for name, image in images.items():
+        content = (run / f"{name}.png").read_bytes()
+        assert image.encoded_image_string == content
+        assert struct.pack(">2I", image.width, image.height) == content[16:24]
 
 
-def test_killed_and_resumed_no_line_is_there_twice(tmp_path):
-    class Killed(BaseException):
-        pass
+def test_options_are_hyperparameters(tmp_path):
+    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
+    assert _run(tmp_path / "a", "--tensorboard", "--ema-decay", "0.5") == 0
+    found = [
+        HParamsPluginData.FromString(value.metadata.plugin_data.content)
+        for event in _events(tmp_path / "a")
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "hparams"
+    ]
+    # An Experiment would hide the options of runs of other experiments beside it.
+    assert [data.WhichOneof("data") for data in found] == [
+        "session_start_info",
+        "session_end_info",
+    ]
+    options = found[0].session_start_info.hparams
+    assert options["batch_size"].number_value == 4
+    assert options["ema_decay"].number_value == 0.5
+    assert options["dtype"].string_value == "float32"
+    assert not {"run_dir", "tensorboard", "keep_memory"} & options.keys()
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("cut", [0, 30])
+def test_killed_and_resumed_no_line_is_there_twice(cut, tmp_path):
     def kill(line):
         if line["step"] >= 9:  # after its line, before its checkpoint
             raise Killed
@@ -109,9 +139,57 @@ def test_killed_and_resumed_no_line_is_there_twice(tmp_path):
     run = tmp_path / "a"
     with pytest.raises(Killed):
         _run(run, "--tensorboard", on_metrics=kill)
+    before = [(event.step, event.wall_time) for event in _events(run)]
+    (path,) = _files(run)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size - cut])
     assert _run(run, "--tensorboard") == 0
-    assert len(list((run / "tensorboard").iterdir())) == 2
     assert _scalars(run) == _expected(run)
+    after = [(event.step, event.wall_time) for event in _events(run)]
+    times = [time for _, time in after]
+    assert times == sorted(times)
+    kept = [step for step, _ in {*before} & {*after}]
+    assert sorted(kept) == [0, 2, 4, 5] and before[-1][0] == 7
+    assert after[0] == before[0]
+
+
+def test_stopped_and_resumed_the_metrics_of_its_stop_are_gone(tmp_path):
+    def stop(line):
+        if line["step"] == 7 and "interrupted" not in line:
+            signal.raise_signal(signal.SIGTERM)
+
+    run = tmp_path / "a"
+    assert _run(run, "--tensorboard", on_metrics=stop) == 143
+    assert [step for step, tag, _ in _scalars(run) if tag == "loss/test"] == [7]
+    assert _run(run) == 0  # without
+    assert _run(run, "--tensorboard", "--epochs", "4") == 0  # made longer
+    assert _scalars(run) == _expected(run)
+    assert [step for step, tag, _ in _scalars(run) if tag == "loss/test"] == [20]
+
+
+def test_numbers_that_json_lacks_are_not_finite(tmp_path):
+    from jcnn.runs.tensorboard import event_writer
+
+    line = '{"step": 1, "loss": null}\n'
+    (tmp_path / "metrics.jsonl").write_text(line)
+    write = event_writer(tmp_path)
+    write(json.loads(line))
+    write({"step": 2, "loss": float("inf")})
+    found = _scalars(tmp_path)
+    assert str(found) == "[(1, 'loss/train', nan), (2, 'loss/train', inf)]"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full disk")
+def test_a_full_disk_ends_no_run(tmp_path, capsys):
+    def fill(line):
+        if line["step"] == 4:
+            (path,) = _files(run)
+            path.unlink()
+            path.symlink_to("/dev/full")
+
+    run = tmp_path / "a"
+    assert _run(run, "--tensorboard", on_metrics=fill) == 0
+    assert "the metrics are tracked no more: OSError(28," in capsys.readouterr().err
+    assert read_metrics(run)[-1]["interrupted"] is False
 
 
 def test_it_changes_no_bit_and_is_no_part_of_the_run(tmp_path):
@@ -126,12 +204,57 @@ def test_it_changes_no_bit_and_is_no_part_of_the_run(tmp_path):
     assert not (tmp_path / "a" / "tensorboard").exists()
 
 
-def test_without_tensorboardX_nothing_is_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    assert _run(tmp_path / "a", "--tensorboard") == 2
+def _hide_tensorboard(patch):
+    for name in [*sys.modules]:
+        if name.startswith(("tensorboardX.", "jcnn.runs.tensorboard")):
+            patch.delitem(sys.modules, name)
+    patch.setitem(sys.modules, "tensorboardX", None)
+
+
+@pytest.mark.parametrize("sweep", [[], ["sweep", "--seeds=2"]])
+def test_without_tensorboardX_nothing_is_written(sweep, tmp_path, monkeypatch, capsys):
+    _hide_tensorboard(monkeypatch)
+    run = tmp_path / "a"
+    options = [*sweep, "--epochs=1", "--tensorboard", f"--run-dir={run}"]
+    assert main(RunConfig, _recipe, options) == 2
     error = capsys.readouterr().err
     assert "--tensorboard: there is no tensorboardX" in error and "pip install" in error
-    assert not (tmp_path / "a").exists()
+    assert not run.exists()
+
+
+def test_reproducing_a_run_does_not_need_it(tmp_path, monkeypatch, capsys):
+    write_experiment(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    options = ["--max-steps=3", "--tensorboard", "--run-dir=a"]
+    assert InThisProcess(["", "", "tiny", *options]).wait() == 0
+    assert _files("a")
+    _hide_tensorboard(monkeypatch)
+    monkeypatch.setattr("jcnn.runs.verify.restart.Popen", InThisProcess)
+    assert reproduce(Path("a")) == 0, capsys.readouterr().err
+
+
+def test_members_of_a_sweep_have_files_each(tmp_path):
+    options = ["sweep", "--seeds=2", "--together=always", "--epochs=2"]
+    options += ["--batch-size=5", "--tensorboard", f"--run-dir={tmp_path / 'a'}"]
+    assert main(RunConfig, _recipe, options) == 0
+    for seed in (0, 1):
+        member = tmp_path / "a" / f"seed={seed}"
+        found = _scalars(member)
+        assert found == _expected(member) and ("loss/test" in str(found))
+    assert main(RunConfig, _recipe, [o for o in options if "tensor" not in o]) == 0
+
+
+def test_pytorch_is_not_imported(tmp_path):
+    """It takes seconds, and tensorboardX does wherever it is installed."""
+    (tmp_path / "torch.py").write_text("print('torch')")
+    program = "import jcnn.runs.tensorboard, sys; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}; import torch"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("False\ntorch\n", "")
 
 
 def test_a_tracker_gets_every_line_and_its_failure_harms_nothing(tmp_path, capsys):

@@ -18,11 +18,13 @@ from ..compiled import keep_programs
 from ..config import OptionError, check_config
 from ..config_json import config_to_json, map_paths
 from ..lock import lock
+from ..loop import tell
 from ..memory import keep_memory
 from ..progress import open_console, say
 from ..recipe import Recipe
+from ..start import check_tensorboard
 from ..stepping import count_steps
-from ..store.folder import make_run_dir, write_config, write_json
+from ..store.folder import make_run_dir, read_metrics, write_config, write_json
 from ..threads import use_threads
 from ..verify.certificate import data_line
 from ..verify.resume import check_source
@@ -64,6 +66,7 @@ def run_sweep(
     for option in ("as_recorded", "begin_anew", "profile"):
         if getattr(config, option):
             raise OptionError(f"--{option.replace('_', '-')} is for single runs only")
+    check_tensorboard(config)
     threads = use_threads(config.threads)
     recipes = [make(config)]
     for member in members[sweep.seeds :: sweep.seeds]:  # of each combination of options
@@ -108,8 +111,6 @@ def _why_apart(
         return "each is validated after each epoch"
     if recipe.draw is not None:
         return "each draws pictures of its own"
-    if config.tensorboard:
-        return "TensorBoard's files are written for each run alone"
     if together == "never":
         return "--together never"
     if together == "auto" and (reason := _too_large(config, recipe)):
@@ -162,7 +163,7 @@ def _open(config: Any, members: Sequence[Member], program: Any) -> Path:
         "members": {m.name: config_to_json(m.config) for m in members},
     }
     for options in content["members"].values():
-        del options["run_dir"], options["accept_source"]
+        del options["run_dir"], options["accept_source"], options["tensorboard"]
     if run_dir is not None and (run_dir / "sweep.json").exists():
         if read_object(run_dir / "sweep.json") != content:
             raise OptionError(
@@ -199,7 +200,14 @@ def _together(
         folders,
         compiler_options=default_options(deterministic=config.deterministic),
     )
-    return 128 + stopped if stopped else 0
+    if stopped:
+        return 128 + stopped
+    if config.tensorboard:
+        from ..tensorboard import event_writer
+
+        for path in folders:
+            tell([event_writer(path)], read_metrics(path)[-1])
+    return 0
 
 
 def _apart(members, folders, run) -> int:

@@ -174,6 +174,7 @@ def _begin(
     """Fill an empty folder as if the run had been interrupted after a step."""
     ends = [end for end in record["lengthened"] if end["step"] <= step]
     config = record["config"] | end
+    config.pop("tensorboard", None)  # it need not be installed here
     write_json(target / "config.json", record | {"config": config, "lengthened": ends})
     if (run_dir / KEPT).is_file():
         shutil.copyfile(run_dir / KEPT, target / KEPT)
