@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optax
@@ -278,3 +280,75 @@ def test_a_tracker_gets_every_line_and_its_failure_harms_nothing(tmp_path, capsy
         ).read_bytes()
     journal = (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()
     assert len(journal) == len(lines) and "loss" in json.loads(journal[0])
+
+
+class _Tracker:
+    """In the place of a run of W&B or MLflow: notes what it is told."""
+
+    def __init__(self, *, fails=False):
+        self.calls, self._fails = [], fails
+        self.info = SimpleNamespace(run_id="8f3")
+
+    def __getattr__(self, name):
+        def call(*args, **options):
+            self.calls.append((name, args, options))
+            if self._fails and name.startswith("log"):
+                raise ConnectionError("no server")
+            return self
+
+        return call
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.calls.append(("exit", kind))
+
+    def __call__(self, name):
+        return [call[1:] for call in self.calls if call[0] == name]
+
+
+def _example(tracker, name, run, patch):
+    """The exit status of an example of docs/training.md, with a made-up module."""
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    (code,) = re.findall(f"```py\n([^`]*import {name}\n.*?)```", text, re.DOTALL)
+    patch.setitem(sys.modules, name, tracker)
+    patch.setattr(sys, "argv", ["", "--epochs=2", "--batch-size=5", f"--run-dir={run}"])
+    with pytest.raises(SystemExit) as end:
+        exec(code, {"Config": RunConfig, "recipe": _recipe, "__name__": "example"})
+    return end.value.code
+
+
+def test_the_example_of_wandb(tmp_path, monkeypatch):
+    run, tracker = tmp_path / "a", _Tracker()
+    assert _example(tracker, "wandb", run, monkeypatch) == 0
+    (((), options),) = tracker("init")
+    assert options.pop("config")["epochs"] == 2
+    assert options == {"project": "digits", "id": "a", "resume": "allow"}
+    lines = read_metrics(run)
+    assert tracker("log") == [((line,), {"step": line["step"]}) for line in lines]
+    assert "test_loss" in lines[-1] and tracker.calls[-1] == ("exit", None)
+
+
+def test_the_example_of_mlflow(tmp_path, monkeypatch):
+    run, tracker = tmp_path / "a", _Tracker()
+    assert _example(tracker, "mlflow", run, monkeypatch) == 0
+    assert tracker("start_run") == [((), {"run_id": None, "run_name": "a"})]
+    (((params,), _),) = tracker("log_params")
+    assert params["epochs"] == 2
+    lines = read_metrics(run)
+    assert lines[-1].pop("interrupted") is False
+    logged = [((line,), {"step": line["step"]}) for line in lines]
+    assert tracker("log_metrics") == logged and "test_loss" in lines[-1]
+    assert tracker("log_artifact") == [((str(run / "params.safetensors"),), {})]
+    assert tracker("end_run") == [] and tracker.calls[-1] == ("exit", None)
+    (run / "params.safetensors").unlink()  # as if killed before
+    assert _example(tracker, "mlflow", run, monkeypatch) == 0
+    assert tracker("start_run")[1] == ((), {"run_id": "8f3", "run_name": "a"})
+
+
+def test_the_example_of_wandb_without_its_server(tmp_path, monkeypatch, capsys):
+    run, tracker = tmp_path / "a", _Tracker(fails=True)
+    assert _example(tracker, "wandb", run, monkeypatch) == 0
+    assert len(tracker("log")) == 1 and read_metrics(run)[-1]["test_loss"]
+    assert "ConnectionError('no server')" in capsys.readouterr().err
