@@ -19,6 +19,7 @@ _EXTRAS = {
     "safetensors",
     "sklearn",
     "tensorflow",
+    "tensorboardX",
     "tensorflow_datasets",
     "torch",
     "tyro",

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 from jcnn import flatten, serial
 from jcnn.data import from_arrays, tfrecord
@@ -37,8 +38,7 @@ def _recipe(config):
 
 
 def _run(run_dir, *options, **how):
-    options = ["--epochs", "3", "--batch-size", "4", *options]
-    how.setdefault("report", False)
+    options = ["--epochs", "3", "--batch-size", "4", "--no-report", *options]
     arguments = [*options, "--run-dir", str(run_dir)]
     return main(RunConfig, _recipe, arguments, fit=partial(quick, **how))
 
@@ -92,14 +92,23 @@ def _expected(run_dir):
     ]
 
 
-def test_event_files_hold_the_metrics_pictures_and_options(tmp_path):
+def test_event_files_hold_the_metrics_and_pictures(tmp_path, rng):
     run = tmp_path / "a"
-    assert _run(run, "--tensorboard", report=True) == 0
+
+    def draw(line):  # as a recipe's `draw` does
+        for name, shape in (("grey", (5, 9)), ("colour", (4, 3, 3))):
+            pixels = rng.integers(0, 256, shape).astype(np.uint8)
+            Image.fromarray(pixels).save(run / f"{name}.png")
+
+    assert _run(run, "--tensorboard", on_metrics=draw) == 0
     found, events = _scalars(run), _events(run)
     assert found == _expected(run) and len(found) > 20
     assert events[0].file_version == "brain.Event:2"
     images = {v.tag: v.image for e in events for v in e.summary.value if v.image.width}
-    assert images.keys() == {"curves", "filters"}
+    assert {name: image.colorspace for name, image in images.items()} == {
+        "grey": 1,
+        "colour": 3,
+    }
     for name, image in images.items():
         content = (run / f"{name}.png").read_bytes()
         assert image.encoded_image_string == content
@@ -237,7 +246,12 @@ def test_reproducing_a_run_does_not_need_it(tmp_path, monkeypatch, capsys):
 
 def test_members_of_a_sweep_have_files_each(tmp_path):
     options = ["sweep", "--seeds=2", "--together=always", "--epochs=2"]
-    options += ["--batch-size=5", "--tensorboard", f"--run-dir={tmp_path / 'a'}"]
+    options += [
+        "--batch-size=5",
+        "--no-report",
+        "--tensorboard",
+        f"--run-dir={tmp_path / 'a'}",
+    ]
     assert main(RunConfig, _recipe, options) == 0
     for seed in (0, 1):
         member = tmp_path / "a" / f"seed={seed}"
@@ -313,7 +327,11 @@ def _example(tracker, name, run, patch):
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     (code,) = re.findall(f"```py\n([^`]*import {name}\n.*?)```", text, re.DOTALL)
     patch.setitem(sys.modules, name, tracker)
-    patch.setattr(sys, "argv", ["", "--epochs=2", "--batch-size=5", f"--run-dir={run}"])
+    patch.setattr(
+        sys,
+        "argv",
+        ["", "--epochs=2", "--batch-size=5", "--no-report", f"--run-dir={run}"],
+    )
     with pytest.raises(SystemExit) as end:
         exec(code, {"Config": RunConfig, "recipe": _recipe, "__name__": "example"})
     return end.value.code
