@@ -6,3 +6,4 @@ from .attribution import integrated_gradients as integrated_gradients
 from .parts import part_outputs as part_outputs
 from .profiling import profile as profile
 from .summary import receptive_field as receptive_field
+from .table import print_table as print_table

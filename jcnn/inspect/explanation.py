@@ -1,6 +1,7 @@
 """The convolutions and pools of a JAX function, and how each is computed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple
 
@@ -83,17 +84,20 @@ def operations(
     program = jax.make_jaxpr(function)(*args)
     found = []
     for eqn, times in equations(program.jaxpr):
-        operation = _operation(eqn, accelerated)
+        operation = operation_of(eqn, accelerated)
         if operation is not None:
             found.append(operation._replace(times=times))
     return found
 
 
-def _operation(eqn: JaxprEqn, accelerated: bool) -> Operation | None:
+def operation_of(
+    eqn: JaxprEqn, accelerated: bool, examples: int = 1
+) -> Operation | None:
+    """Return what an equation is, and its algorithm for so many times the batch."""
     if eqn.primitive is convolution_p:
-        return _planned(eqn, eqn.params["problem"])
+        return _planned(eqn, eqn.params["problem"], examples)
     if eqn.primitive is lax.conv_general_dilated_p:
-        return _convolution_of_lax(eqn, accelerated)
+        return _convolution_of_lax(eqn, accelerated, examples)
     what = _POOLS.get(eqn.primitive.name)
     if what is None:
         return None
@@ -112,7 +116,7 @@ _LEFT_TO_LAX = ("lax", "no fast algorithm supports it")
 _BY_TAPS = ("taps", "whole arrays, one for each pixel of a window")
 
 
-def _convolution_of_lax(eqn: JaxprEqn, accelerated: bool) -> Operation:
+def _convolution_of_lax(eqn: JaxprEqn, accelerated: bool, examples: int) -> Operation:
     lhs, rhs = _types(eqn)
     canonical = canonicalize(lhs, rhs, Convolution.of(eqn.params))
     if canonical is None:
@@ -126,11 +130,12 @@ def _convolution_of_lax(eqn: JaxprEqn, accelerated: bool) -> Operation:
         return _named(eqn, what, *_BY_LAX, flops)
     if sharded_by_type(lhs, rhs):
         return _named(eqn, what, *_LEFT_TO_LAX, flops)
-    return _planned(eqn, canonical.problem)
+    return _planned(eqn, canonical.problem, examples)
 
 
-def _planned(eqn: JaxprEqn, problem: Problem) -> Operation:
-    algorithm, reason = plan(problem, portable=keeps_programs())
+def _planned(eqn: JaxprEqn, problem: Problem, examples: int) -> Operation:
+    many = replace(problem, batch=problem.batch * examples)
+    algorithm, reason = plan(many, portable=keeps_programs())
     flops = 2 * problem.multiply_adds
     return _named(eqn, _name(problem), algorithm.name, reason, flops)
 

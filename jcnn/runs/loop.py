@@ -11,14 +11,15 @@ from rich.console import Console
 
 from ..compilation import Options
 from ..inspect.summary import summarize
+from ..inspect.table import model_table
 from ..layers import Params, State
 from ..train import create
 from .check import check_recipe
 from .interrupt import catch_interrupt
 from .output import printable
 from .profiling import profile_steps
-from .progress import model_table, open_console, progress_bar, say
-from .recipe import Recipe, input_dtypes, network_inputs, with_num_steps
+from .progress import open_console, progress_bar, say
+from .recipe import Recipe, batch_inputs, input_dtypes, network_inputs, with_num_steps
 from .stepping import (
     compile_steps,
     count_steps,
@@ -132,9 +133,8 @@ def fit(
         recipe, batch_size=batch_size, accumulate=accumulate, patience=patience
     )
     data = data_line(recipe.train, recipe.test, recipe.validation)
-    inputs = network_inputs(recipe)
-    rows = summarize(recipe.layer, inputs)
-    console.print(model_table(rows))
+    rows = summarize(recipe.layer, batch_inputs(recipe, batch_size // accumulate))
+    console.print(model_table(rows, console.width))
     for dtype in sorted(input_dtypes(recipe) - {"float32"}):
         say(console, f"the network computes in {dtype}")
     work = batch_size * sum(row.multiply_adds or 0 for row in rows)
@@ -143,6 +143,7 @@ def fit(
     total = min(num_steps, max_steps or num_steps)
     key, ema = jax.random.key(seed), ema_decay is not None
     tx: Any = recipe.tx  # no function any more
+    inputs = network_inputs(recipe)
     first = create(recipe.layer, tx, key, inputs, weights=weights, ema=ema)
     with (
         Record(run_dir, data, keep=keep_checkpoints) as record,

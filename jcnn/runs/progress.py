@@ -1,4 +1,4 @@
-"""What a run says while it goes: the model's table, a moving bar, a line per epoch.
+"""What a run says while it goes: a moving bar, a line per epoch.
 
 On a terminal the bar moves below the lines, in a notebook above them; written to a file
 or a pipe there are only the lines, without control codes.
@@ -7,16 +7,13 @@ or a pipe there are only the lines, without control codes.
 import io
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich import box, progress
+from rich import progress
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from ..inspect.summary import Row
 from .output import printable
 
 
@@ -43,57 +40,6 @@ def say(console: Console, text: str) -> None:
     a [bold] name, longer than the line
     """
     console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
-
-
-def model_table(rows: Sequence[Row]) -> Table:
-    """The parts of a model, one a line, with the totals below; 80 columns suffice.
-
-    Where there are fewer, numbers are broken rather than cut.
-
-    Args:
-        rows: What `jcnn.summarize` returns.
-
-    >>> table = model_table([Row("conv1", (8, 8, 16), 160, 9216, (3, 3))])
-    >>> Console(width=80).print(table)  # doctest: +NORMALIZE_WHITESPACE
-                                  multiply-  receptive
-    layer   output  parameters       adds      field
-    ───────────────────────────────────────────────
-    conv1  8x8x16         160      9,216        3x3
-    ───────────────────────────────────────────────
-    total                 160      9,216
-    """
-    table = Table(
-        box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-        show_footer=True,
-    )
-    params = sum(row.params for row in rows)
-    counts = [row.multiply_adds for row in rows]
-    total = None if None in counts else sum(counts)  # pyright: ignore
-    table.add_column("layer", "total", overflow="fold")
-    for name, footer in {
-        "output": "",
-        "parameters": f"{params:,}",
-        "multiply-\nadds": _number(total),
-        "receptive\nfield": "",
-    }.items():
-        table.add_column(name, footer, justify="right", overflow="fold")
-    for row in rows:
-        table.add_row(
-            Text(row.name),  # a name with brackets is no markup
-            "?" if row.output_shape is None else "x".join(map(str, row.output_shape)),
-            f"{row.params:,}",
-            _number(row.multiply_adds),
-            "x".join(map(_number, row.receptive_field)),
-        )
-    return table
-
-
-def _number(value: int | None) -> str:
-    """The number, or a question mark where it is unknown."""
-    return "?" if value is None else f"{value:,}"
 
 
 def describe_metrics(

@@ -97,7 +97,7 @@ def network_inputs(recipe: Recipe) -> Any:
     def as_float32(x):
         return jax.ShapeDtypeStruct(x.shape, "float32" if _floating(x) else x.dtype)
 
-    return jax.tree.map(as_float32, _prepared(recipe))
+    return jax.tree.map(as_float32, batch_inputs(recipe))
 
 
 def input_dtypes(recipe: Recipe) -> set[str]:
@@ -106,7 +106,7 @@ def input_dtypes(recipe: Recipe) -> set[str]:
     Raises:
         OptionError: If `prepare` rejects the images.
     """
-    return {x.dtype.name for x in jax.tree.leaves(_prepared(recipe)) if _floating(x)}
+    return {x.dtype.name for x in jax.tree.leaves(batch_inputs(recipe)) if _floating(x)}
 
 
 def cast_inputs(recipe: Recipe, dtype: str) -> Recipe:
@@ -132,7 +132,7 @@ def cast_inputs(recipe: Recipe, dtype: str) -> Recipe:
         prepare = recipe.prepare or tasks[0].prepare  # pyright: ignore
         recipe = recipe._replace(prepare=partial(_cast, prepare, dtype))
     if input_dtypes(recipe) != {dtype}:
-        got = ", ".join(map(described, jax.tree.leaves(_prepared(recipe))))
+        got = ", ".join(map(described, jax.tree.leaves(batch_inputs(recipe))))
         raise OptionError(
             f"--dtype: {dtype} is for inputs of floats, with loss and metrics of "
             "jcnn.train.classification or a Recipe.prepare that gives this dtype; "
@@ -194,9 +194,9 @@ def _cast(prepare: Prepare, dtype: str, images: jax.Array, key: jax.Array | None
     return jax.tree.map(lambda x: x.astype(dtype) if _floating(x) else x, inputs)
 
 
-def _prepared(recipe: Recipe) -> Any:
-    """Return the shapes of a prepared image of a batch, [1, …]."""
-    image = batch_shapes(recipe, 1)["image"]
+def batch_inputs(recipe: Recipe, batch_size: int = 1) -> Any:
+    """Return the shapes [N, …] of the prepared images of a batch."""
+    image = batch_shapes(recipe, batch_size)["image"]
     if recipe.prepare is None:
         return jax.ShapeDtypeStruct(image.shape, jnp.dtype("float32"))
     what = f"prepare cannot be computed of training images {described(image)}"

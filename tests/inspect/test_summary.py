@@ -35,6 +35,11 @@ def _parameters(layer, x):
     return sum(int(np.prod(p.shape)) for p in jax.tree.leaves(params))
 
 
+def _rows(*args):
+    """Without bytes and algorithms."""
+    return [row[:5] for row in summarize(*args)]
+
+
 # --- rows by hand ---
 
 
@@ -50,7 +55,7 @@ def test_rows_of_lenet5_are_those_by_hand():
         ("fc2", (84,), 121 * 84, 120 * 84, (28, 28)),
         ("head", (10,), 85 * 10, 84 * 10, (28, 28)),
     ]
-    assert [tuple(row) for row in summarize(lenet5(), _image(28, 28, 1))] == expected
+    assert _rows(lenet5(), _image(28, 28, 1)) == expected
 
 
 def test_rows_of_small_cnn_are_those_by_hand():
@@ -64,7 +69,7 @@ def test_rows_of_small_cnn_are_those_by_hand():
         ("head", (10,), 2570, 2560, (28, 28)),
     ]
     for net in (small_cnn(), small_cnn(dropout=0.5)):
-        assert [tuple(row) for row in summarize(net, _image(28, 28, 1))] == expected
+        assert _rows(net, _image(28, 28, 1)) == expected
 
 
 def test_nested_parts_are_known_by_their_paths():
@@ -79,8 +84,7 @@ def test_nested_parts_are_known_by_their_paths():
         mean=global_avg_pool,
         head=Dense(5, use_bias=False),
     )
-    rows = summarize(net, _image(18, 18, 2))
-    assert [tuple(row) for row in rows] == [
+    assert _rows(net, _image(18, 18, 2)) == [
         ("stem", (9, 9, 4), 76, 81 * 4 * 18, (3, 3)),
         ("block/body/conv", (9, 9, 4), 148, 81 * 4 * 36, (7, 7)),
         ("block/body/norm", (9, 9, 4), 8, 0, (7, 7)),
@@ -175,7 +179,7 @@ def test_products_of_a_transposed_convolution_leave_the_holes_out(impl):
     # Each of the 6 x 5 pixels is multiplied by the whole kernel, zeros by nothing.
     layer = ConvTranspose(3, 4, strides=2, impl=impl)
     (row,) = summarize(layer, _image(6, 5, 2))
-    assert row == ("", (12, 10, 3), 99, 30 * 3 * 16 * 2, row.receptive_field)
+    assert row[:4] == ("convolution 1", (12, 10, 3), 99, 30 * 3 * 16 * 2)
 
 
 # --- receptive fields, by the gradient of one output ---
@@ -448,21 +452,22 @@ def test_rows_by_hand_of_what_is_no_chain_of_layers():
         return jax.lax.while_loop(lambda x: x.sum() > 1, body, x)[:, ::2]
 
     assert summarize(jax.nn.relu, x) == []
-    rows = summarize(serial(conv=conv, attention=attend), x)
+    rows = _rows(serial(conv=conv, attention=attend), x)
     products = 2 * 256 * 256 * 4
     assert rows[1] == ("attention", (256, 4), 0, products, (16, 16))
-    rows = summarize(serial(patches=patches, embed=Dense(8)), x)
+    rows = _rows(serial(patches=patches, embed=Dense(8)), x)
     assert rows == [
         ("patches", (16, 64), 0, 0, (1, 1)),
         ("embed", (16, 8), 65 * 8, 16 * 64 * 8, (4, 4)),
     ]
-    assert summarize(until_small, x) == [("", (8, 16, 4), 0, None, (None, None))]
+    unknown = (None, None)
+    assert _rows(until_small, x) == [("convolution 1", (16, 16, 4), 0, None, unknown)]
     assert summarize(lambda x: jnp.sort(x, 1)[:, ::2], x)[0].receptive_field == (16, 1)
-    rows = summarize(lambda x: jnp.fft.fft(x, axis=1).real[:, ::2], x)
-    assert rows == [("", (8, 16, 4), 0, None, (None, None))]
+    rows = _rows(lambda x: jnp.fft.fft(x, axis=1).real[:, ::2], x)
+    assert rows == [("slice 1", (8, 16, 4), 0, None, unknown)]
     # Where the examples are along another axis, the shape of one is not told.
-    (row,) = summarize(lambda x: x.swapaxes(0, 1), x)
-    assert row == ("", None, 0, 0, (1, 1))
+    (row,) = _rows(lambda x: x.swapaxes(0, 1), x)
+    assert row == ("transpose 1", None, 0, 0, (1, 1))
     models = Layer(
         lambda key, x: (
             jax.vmap(lambda k: conv.init(k, x)[0])(jax.random.split(key, 5)),
@@ -473,8 +478,8 @@ def test_rows_by_hand_of_what_is_no_chain_of_layers():
             s,
         ),
     )
-    (row,) = summarize(models, x)
-    assert row == ("", None, 5 * 148, 5 * 256 * 9 * 16, (3, 3))
+    (row,) = _rows(models, x)
+    assert row == ("convolution 1", None, 5 * 148, 5 * 256 * 9 * 16, (3, 3))
 
     @jax.jit
     def _pad(x):
@@ -497,11 +502,11 @@ def test_what_is_no_layer_is_refused(layer):
 
 def test_the_batch_and_the_kind_of_x_do_not_matter():
     net = serial(conv=Conv(3, 3), norm=BatchNorm(), pool=MaxPool(2))
-    expected = summarize(net, _image(9, 8, 2))
-    assert summarize(net, jnp.zeros((5, 9, 8, 2))) == expected
-    assert summarize(net, jax.ShapeDtypeStruct((0, 9, 8, 2), jnp.float32)) == expected
-    assert summarize(net, np.zeros((3, 9, 8, 2), np.float32)) == expected
-    assert summarize(net, _image(9, 8, 2, dtype="bfloat16")) == expected
+    expected = _rows(net, _image(9, 8, 2))
+    assert _rows(net, jnp.zeros((5, 9, 8, 2))) == expected
+    assert _rows(net, jax.ShapeDtypeStruct((0, 9, 8, 2), jnp.float32)) == expected
+    assert _rows(net, np.zeros((3, 9, 8, 2), np.float32)) == expected
+    assert _rows(net, _image(9, 8, 2, dtype="bfloat16")) == expected
 
 
 def test_the_algorithm_of_the_convolution_does_not_matter():
@@ -511,7 +516,7 @@ def test_the_algorithm_of_the_convolution_does_not_matter():
             b=Conv(6, 3, feature_group_count=2, kernel_dilation=2, impl=impl),
             c=DepthwiseConv(2, 3, padding="VALID", impl=impl),
         )
-        return summarize(net, _image(32, 28, 2))
+        return _rows(net, _image(32, 28, 2))
 
     assert rows("im2col") == rows("lax")
 
@@ -535,8 +540,8 @@ def test_parts_that_change_nothing_have_no_row():
 
 
 def test_networks_without_spatial_axes_have_no_field():
-    rows = summarize(serial(a=Dense(3), tanh=jnp.tanh, b=Dense(2)), _image(4))
-    assert [tuple(row) for row in rows] == [
+    rows = _rows(serial(a=Dense(3), tanh=jnp.tanh, b=Dense(2)), _image(4))
+    assert rows == [
         ("a", (3,), 15, 12, ()),
         ("b", (2,), 8, 6, ()),
     ]

@@ -21,11 +21,10 @@ from PIL import Image
 from rich.console import Console
 from safetensors import safe_open
 
-from jcnn import flatten, serial, summarize
+from jcnn import flatten, serial
 from jcnn._files import write_file
 from jcnn.data import from_arrays
 from jcnn.layers import BatchNorm, Conv, Dense, Dropout
-from jcnn.models import resnet20
 from jcnn.runs import (
     Count,
     OptionError,
@@ -45,7 +44,7 @@ from jcnn.runs.config import check_config
 from jcnn.runs.config_json import config_from_json, config_to_json
 from jcnn.runs.interrupt import catch_interrupt
 from jcnn.runs.pictures import draw_curves, draw_filters, write_picture
-from jcnn.runs.progress import describe_metrics, model_table, progress_bar
+from jcnn.runs.progress import describe_metrics, progress_bar
 from jcnn.runs.stepping import compile_steps, split_epoch, suggest_steps_per_call
 from jcnn.runs.store.folder import (
     check_run_dir,
@@ -370,17 +369,6 @@ def test_filters_are_drawn_one_by_one(channels, rng):
 def test_a_kernel_that_is_no_pictures_is_refused():
     with pytest.raises(ValueError, match="kernel"):
         draw_filters(np.zeros((3, 3, 2)))
-
-
-def test_the_table_of_a_deep_model_fits_80_columns_and_sums_up():
-    rows = summarize(resnet20(), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
-    console = Console(file=io.StringIO(), width=80)
-    console.print(model_table(rows))
-    lines = console.file.getvalue().splitlines()  # pyright: ignore
-    assert max(map(len, lines)) <= 80
-    assert all(sum(row.name in line for line in lines) == 1 for row in rows[:-1])
-    total = next(line for line in lines if line.startswith("total"))
-    assert total.split()[1:] == ["272,474", f"{sum(r.multiply_adds for r in rows):,}"]
 
 
 def test_the_bar_moves_on_a_terminal_only():
