@@ -7,11 +7,11 @@ _APART = {"__main__.py", "_files.py", "experiment.py"}
 
 # The aims are 3,300, 2,600, 550, 2,600, below 9,000, and 340.
 BUDGETS = {
-    "library": 5_546,
+    "library": 6_348,
     "engine": 4_303,
     "data": 1_123,
-    "runs": 7_928,
-    "all": 20_170,
+    "runs": 8_036,
+    "all": 21_103,
     "a file": 340,
 }
 

@@ -3,7 +3,6 @@
 import json
 import math
 import struct
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,21 +11,15 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from PIL import Image
 
+# Classes of messages are made at import, which pyright does not see.
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
+from tensorboardX.record_writer import masked_crc32c
+from tensorboardX.summary import hparams
+
 from .._files import open_file
 from .store.folder import read_metrics, read_record
 from .verify.resume import FREE
-
-# tensorboardX imports PyTorch where it is installed: seconds and memory for nothing.
-_torch = sys.modules.setdefault("torch", None)  # pyright: ignore
-try:
-    # Classes of messages are made at import, which pyright does not see.
-    from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
-    from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
-    from tensorboardX.record_writer import masked_crc32c
-    from tensorboardX.summary import hparams
-finally:
-    if _torch is None:
-        del sys.modules["torch"]
 
 _MOST_BYTES = 1 << 30  # of a file that is read
 _NAMES = "events.out.tfevents.*.jcnn"

@@ -1,11 +1,9 @@
 """Trackers of metrics: event files for TensorBoard, and functions of one's own."""
 
 import json
-import os
 import re
 import signal
 import struct
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -258,19 +256,6 @@ def test_members_of_a_sweep_have_files_each(tmp_path):
         found = _scalars(member)
         assert found == _expected(member) and ("loss/test" in str(found))
     assert main(RunConfig, _recipe, [o for o in options if "tensor" not in o]) == 0
-
-
-def test_pytorch_is_not_imported(tmp_path):
-    """It takes seconds, and tensorboardX does wherever it is installed."""
-    (tmp_path / "torch.py").write_text("print('torch')")
-    program = "import jcnn.runs.tensorboard, sys; print('torch' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{program}; import torch"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.stdout, done.stderr) == ("False\ntorch\n", "")
 
 
 def test_a_tracker_gets_every_line_and_its_failure_harms_nothing(tmp_path, capsys):

@@ -254,6 +254,8 @@ def _table(facts: dict[str, Any]) -> list[tuple[str, ...]]:
             number(row["params"]),
             number(row["multiply_adds"]),
             "×".join(map(number, row["receptive_field"])),
+            number(row["output_bytes"]),
+            str(row["algorithm"]),
         )
         for row in facts.get("table", [])
     ]
