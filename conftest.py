@@ -2,15 +2,16 @@
 
 import os
 from collections import Counter, defaultdict
+from importlib.metadata import version
 from itertools import combinations
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Optimizing programs takes most of the tests' time, also in processes that they start.
 # JAX_DISABLE_MOST_OPTIMIZATIONS=false tests the programs that users have.
 _QUICK = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true") == "true"
-_UNOPTIMIZED = (
-    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
+_UNOPTIMIZED = " --xla_cpu_parallel_codegen_split_count=1"
+_EMITTERS = version("jaxlib").startswith("0.10.")  # later ones always use them
+_UNOPTIMIZED += " --xla_cpu_use_fusion_emitters=false" * _EMITTERS
 _FLAGS = os.environ.get("XLA_FLAGS", "").replace(_UNOPTIMIZED, "")  # of pytest-xdist
 _FLAGS += " --xla_force_host_platform_device_count=2"
 os.environ["XLA_FLAGS"] = _FLAGS + _UNOPTIMIZED * _QUICK
@@ -120,7 +121,7 @@ def full_compilation():
     options = compiler.get_compile_options
 
     def full(*args, env_options_overrides=None, **kwargs):
-        overrides = {"xla_cpu_use_fusion_emitters": "True"}
+        overrides = {"xla_cpu_use_fusion_emitters": "True"} if _EMITTERS else {}
         overrides |= env_options_overrides or {}
         return options(*args, env_options_overrides=overrides, **kwargs)
 

@@ -22,7 +22,9 @@ from .ways import Way, ways_of
 VALUES = 2  # how often an example is computed, with other numbers: that costs little
 
 # XLA's options for code that runs for microseconds: they save two thirds of all time.
-IN_HASTE = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+IN_HASTE: dict[str, int | bool] = {"xla_backend_optimization_level": 0}
+if jax.__version__.startswith("0.10."):  # later ones always use them
+    IN_HASTE["xla_cpu_use_fusion_emitters"] = False
 
 
 class Error(NamedTuple):
