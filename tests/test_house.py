@@ -7,11 +7,11 @@ _APART = {"__main__.py", "_files.py", "experiment.py"}
 
 # The aims are 3,300, 2,600, 550, 2,600, below 9,000, and 340.
 BUDGETS = {
-    "library": 6_348,
-    "engine": 4_303,
+    "library": 6_413,
+    "engine": 4_269,
     "data": 1_123,
-    "runs": 8_036,
-    "all": 21_103,
+    "runs": 8_035,
+    "all": 21_133,
     "a file": 340,
 }
 

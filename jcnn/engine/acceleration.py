@@ -5,14 +5,14 @@ lowering rules for CPUs are replaced for as long as a handle is open.
 """
 
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
+from .._jax_internals import LoweringRules, lowering_rules
 from .replacements import Replacement, replacements
 from .xla_faults import is_marked
 
@@ -84,20 +84,10 @@ def accelerate() -> Acceleration:
 def in_force() -> bool:
     """Return whether programs that are compiled now are accelerated."""
     try:
-        rule = _tables().of(lax.conv_general_dilated_p).rule
+        rule = lowering_rules().of(lax.conv_general_dilated_p).rule
     except Exception:  # another release of jax, of which accelerate() knows nothing
         return False
     return isinstance(rule, _Rule)
-
-
-class _Tables(NamedTuple):
-    """Where jax keeps its lowering rules, by primitive."""
-
-    for_cpus: dict[Any, Any]
-    for_all: dict[Any, Any]
-
-    def of(self, primitive: Primitive) -> Any:
-        return self.for_cpus.get(primitive) or self.for_all[primitive]
 
 
 _LOCK = Lock()  # of the tables: handles may be opened and undone by many threads
@@ -106,7 +96,7 @@ _LOCK = Lock()  # of the tables: handles may be opened and undone by many thread
 class _Rule:
     """A lowering rule for CPUs that stands in the place of lax's own."""
 
-    def __init__(self, replacement: Replacement, tables: _Tables):
+    def __init__(self, replacement: Replacement, tables: LoweringRules):
         self.on = True
         self._replacement, self._tables = replacement, tables
         with _LOCK:
@@ -137,16 +127,10 @@ class _Rule:
                     rules[primitive] = top._before
 
 
-def _tables() -> _Tables:
-    from jax._src.interpreters.mlir import _lowerings, _platform_specific_lowerings
-
-    return _Tables(_platform_specific_lowerings["cpu"], _lowerings)
-
-
-def _checked() -> tuple[tuple[Replacement, ...], _Tables]:
+def _checked() -> tuple[tuple[Replacement, ...], LoweringRules]:
     """Check jax's internals, and return all replacements and the tables."""
     try:
-        found, tables = replacements(), _tables()
+        found, tables = replacements(), lowering_rules()
         for replacement in found:
             _check(replacement, tables)
     except Exception as error:
@@ -157,7 +141,7 @@ def _checked() -> tuple[tuple[Replacement, ...], _Tables]:
     return found, tables
 
 
-def _check(replacement: Replacement, tables: _Tables) -> None:
+def _check(replacement: Replacement, tables: LoweringRules) -> None:
     primitive, parameters, example, _ = replacement
     program = jax.make_jaxpr(example)(jax.ShapeDtypeStruct((1, 1, 2), jnp.float32))
     for equation in program.eqns:

@@ -1,7 +1,6 @@
 """Declaration of primitives and their rules to JAX."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.typing import DTypeLike
 
+from .._jax_internals import define_nan_check, define_taylor
 from .eager import programs, taken_apart
 from .sharding import type_like, vary_alike
 
@@ -100,23 +100,3 @@ def define_linear(primitive: Primitive, transpose: Function, others: int = 0) ->
     ad.primitive_transposes[primitive] = transposed
     define_taylor(primitive, taylor)
     define_nan_check(primitive)
-
-
-def define_taylor(
-    primitive: Primitive, rule: Callable[..., tuple[Any, Series]]
-) -> None:
-    """Give `jax.experimental.jet`, if there is one, a rule unless it has one."""
-    try:
-        from jax.experimental.jet import jet_rules
-    except ImportError:
-        return
-    jet_rules.setdefault(primitive, rule)
-
-
-def define_nan_check(primitive: Primitive) -> None:
-    """Let `checkify` look for NaN in the primitive's result."""
-    try:
-        from jax._src.checkify import error_checks, nan_error_check
-    except ImportError:
-        return
-    error_checks[primitive] = partial(nan_error_check, primitive)

@@ -12,8 +12,8 @@ from jax import lax
 from jax.ad_checkpoint import Recompute, Saveable, checkpoint_name
 from jax.extend.core import JaxprEqn, Var
 from jax.extend.core.primitives import closed_call_p
-from jax.interpreters.partial_eval import partial_eval_jaxpr_custom_rules as rules
 
+from .._jax_internals import partial_eval_rules
 from .lowering import solve
 from .primitive import convolution_p, convolve
 from .problem import Problem
@@ -39,7 +39,7 @@ def _partial_eval(policy, unknown, available, equation: JaxprEqn):
     # To be kept elsewhere, for which JAX adds equations: a call can hold them all.
     program = jax.make_jaxpr(partial(_named, **equation.params))(*types)
     call = equation.replace(primitive=closed_call_p, params={"call_jaxpr": program})
-    return rules[closed_call_p](
+    return partial_eval_rules()[closed_call_p](
         lambda *_, name=None, **__: answer if name == _NAME else False,
         unknown,
         available,
@@ -66,4 +66,4 @@ def _named(first, second, *, problem: Problem):
     return checkpoint_name(convolve(problem, first, second), _NAME)
 
 
-rules[convolution_p] = _partial_eval
+partial_eval_rules()[convolution_p] = _partial_eval

@@ -16,7 +16,8 @@ from jax import lax
 from jax.interpreters import ad
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .declaration import bind, declare, define_nan_check, define_taylor
+from .._jax_internals import define_nan_check, define_taylor
+from .declaration import bind, declare
 from .problem import Problem
 from .sharding import compiled_as
 

@@ -35,6 +35,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jax.interpreters import mlir
 from jax.lax import conv_general_dilated as of_lax  # a user may replace `lax`'s
 
+from .._jax_internals import metadata
 from .._shapes import Pairs
 from .padding import pad
 
@@ -113,8 +114,7 @@ def conv_general_dilated(
 
 def is_marked(context: mlir.LoweringRuleContext) -> bool:
     """Return whether the function above called the convolution being lowered."""
-    marks = getattr(context.jaxpr_eqn_ctx, "xla_metadata", None) or {}
-    return marks.items() >= _MARK.items()
+    return metadata(context).items() >= _MARK.items()
 
 
 def like_groups(pixels: int, taps: int, steps: Steps, pads: Sequence[int]) -> bool:

@@ -7,8 +7,7 @@ import math
 import os
 from pathlib import Path
 
-from jax._src import xla_bridge
-
+from .._jax_internals import backends_are_initialized
 from .config import OptionError
 
 
@@ -26,7 +25,7 @@ def use_threads(count: int | None) -> int:
     True
     """
     current = xla_threads()
-    begun = xla_bridge.backends_are_initialized()
+    begun = backends_are_initialized()
     if count is None:
         count = current if begun or _asked() else usable_cores() or current
     if count == current:

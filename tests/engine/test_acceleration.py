@@ -13,7 +13,7 @@ from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
 from jcnn import conv
-from jcnn.engine import acceleration
+from jcnn._jax_internals import lowering_rules
 from jcnn.engine.acceleration import accelerate, in_force
 from jcnn.engine.lax_arguments import Convolution
 
@@ -127,7 +127,7 @@ def test_mixed_precision_is_laxs(kind, size, rng):
 
 
 def _cpu_rules():
-    tables = acceleration._tables()
+    tables = lowering_rules()
     return [
         tables.for_cpus.get(primitive)
         for primitive in (
@@ -185,7 +185,7 @@ def test_a_rule_that_others_put_on_top_stays_there(operands):
     """It goes on through ours, which steps aside when it is undone."""
     from jax.interpreters import mlir
 
-    primitive, rules = lax.conv_general_dilated_p, acceleration._tables().for_cpus
+    primitive, rules = lax.conv_general_dilated_p, lowering_rules().for_cpus
     before, calls = rules[primitive], []
     handle = accelerate()
     ours = rules[primitive].rule

@@ -13,7 +13,8 @@ import numpy as np
 from jax import lax
 from jax.interpreters import ad
 
-from ..declaration import bind, define_taylor
+from ..._jax_internals import define_taylor
+from ..declaration import bind
 from ..sharding import sharded_by_type
 from .primitives import define, linear_pair
 from .windows import Windows, scatter, taps
