@@ -7,6 +7,7 @@ are from the initialization of the parameters to the test accuracy, data on the 
 import statistics
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import tyro
@@ -41,15 +42,16 @@ def main(config: Config) -> None:
         len(recipe.train.label), batch_size=run.batch_size, epochs=run.epochs
     )
     recipe = with_num_steps(recipe, num_steps)
+    tx: Any = recipe.tx  # no function any more
     inputs = network_inputs(recipe)
     train, test = (
         jax.device_put({"image": data.image, "label": data.label})
         for data in (recipe.train, recipe.test)
     )
-    init = jax.jit(lambda key: create(recipe.layer, recipe.tx, key, inputs))
+    init = jax.jit(lambda key: create(recipe.layer, tx, key, inputs))
     steps = make_scan(
         recipe.loss_fn,
-        recipe.tx,
+        tx,
         batch_size=run.batch_size,
         num_steps=num_steps,
         accumulate=run.accumulate,
