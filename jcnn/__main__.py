@@ -73,6 +73,17 @@ def _predict(options: argparse.Namespace) -> int:
     return predict(options.run, options.image, options.output or options.run)
 
 
+def _export(options: argparse.Namespace) -> int:
+    from .runs.store.network import export_network
+
+    path = options.output or options.run / "inference.jaxexport"
+    exported = export_network(options.run, path)
+    (images,), (output,) = exported.in_avals, exported.out_avals
+    print(f"{path} is a program of jax.export for {', '.join(exported.platforms)}:")
+    print(f"images {images.str_short()} -> output {output.str_short()}")
+    return 0
+
+
 def _report(options: argparse.Namespace) -> int:
     from .runs.report.page import write_page
     from .runs.report.run import find_runs, read_run
@@ -169,6 +180,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--output", type=Path, metavar="DIR", help="folder to write to, if not RUN"
+    )
+    command = commands.add_parser(
+        "export",
+        help="write the network of a run as one file that JAX alone can serve",
+        description="Write the network with its weights as a program of jax.export, "
+        "for any number of images, for CPUs, GPUs and TPUs. Neither the run's program "
+        "nor its data are needed.",
+    )
+    command.set_defaults(do=_export)
+    command.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="file to write, if not RUN/inference.jaxexport",
     )
     command = commands.add_parser(
         "report",

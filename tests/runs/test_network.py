@@ -4,16 +4,20 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
+from optax import softmax_cross_entropy_with_integer_labels as cross_entropy
 from PIL import Image
 
 from experiments import digits
 from jcnn.__main__ import main as jcnn_main
 from jcnn.data import load as load_data
-from jcnn.runs import load, main, read_metrics
+from jcnn.runs import load, main, read_metrics, read_weights
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +121,58 @@ def test_the_status_says_what_went_wrong(run, files, tmp_path, capsys):
     assert "there is no file" in capsys.readouterr().err
     assert jcnn_main(["predict", str(tmp_path), str(files)]) == 2
     assert "has ended and wrote its network" in capsys.readouterr().err
+
+
+_SERVE = """
+import sys
+import numpy as np
+from jax import export
+program, images = sys.argv[1:]
+infer = export.deserialize(bytearray(open(program, "rb").read())).call
+print(np.asarray(infer(np.load(images))).tolist())
+assert not [name for name in sys.modules if name.startswith("jcnn")]
+"""
+
+
+def test_the_exported_network_is_served_without_jcnn(run, tmp_path, capsys):
+    file, images = tmp_path / "digits.jaxexport", load_data("digits", "test").image
+    assert jcnn_main(["export", str(run), "--output", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "for cpu, cuda, rocm, tpu:\nimages uint8[N,8,8,1] -> output float32[N" in out
+    for number in (1, 5):
+        np.save(tmp_path / "images.npy", images[:number])
+        command = [sys.executable, "-c", _SERVE, str(file), "images.npy"]
+        done = subprocess.run(
+            command, cwd=tmp_path, check=True, capture_output=True, text=True
+        )
+        expected = load(run).logits(images[:number])
+        np.testing.assert_allclose(json.loads(done.stdout), expected, rtol=1e-5)
+
+
+def test_what_cannot_be_exported_leaves_no_file(run, tmp_path, capsys):
+    assert jcnn_main(["export", str(tmp_path)]) == 2
+    assert "has ended and wrote its network" in capsys.readouterr().err
+    assert jcnn_main(["export", str(run), "--output", str(tmp_path / "a" / "b")]) == 2
+    assert "b" in capsys.readouterr().err and not [*tmp_path.iterdir()]
+
+
+def test_the_program_of_a_run_has_gradients(run):
+    program = export.deserialize(bytearray((run / "network.jaxexport").read_bytes()))
+    params, state = read_weights(run / "params.safetensors")
+    images, labels = load_data("digits", "test").image[:7], jnp.arange(7)
+    layer = digits.model(digits.Config())
+
+    def loss(params, logits_of):
+        return cross_entropy(logits_of(params), labels).mean()
+
+    def by_layer(params):
+        return layer.apply(params, state, digits.prepare(images, None))[0]
+
+    found = jax.grad(loss)(params, lambda p: program.call(p, state, images))
+    expected = jax.grad(loss)(params, by_layer)
+    for name, array in found.items():
+        jax.tree.map(
+            partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6),
+            array,
+            expected[name],
+        )

@@ -46,6 +46,8 @@ def write_network(
 ) -> None:
     """Write `network.jaxexport`, for any number of images, and `network.json`.
 
+    The program has its gradient too.
+
     Args:
         run_dir: Folder of the run.
         logits: (params, model state, images [N, H, W, C]) -> the network's output.
@@ -60,7 +62,7 @@ def write_network(
     weights = jax.tree.map(jax.typeof, (params, model_state))
     program = export.export(jax.jit(logits), platforms=_PLATFORMS)(*weights, images)
     names = data.class_names or tuple(map(str, range(data.num_classes)))
-    content = bytes(program.serialize())
+    content = bytes(program.serialize(vjp_order=1))
     write_file(run_dir / _PROGRAM, content)
     write_json(run_dir / _FACTS, {"class_names": names, "sha256": _digest(content)})
 
@@ -77,7 +79,51 @@ def load(run: str | Path) -> Network:
         ModuleNotFoundError: If flatbuffers or safetensors is not installed.
         ValueError: If a file is damaged.
     """
-    run_dir = Path(run)
+    program, weights, names = _read(Path(run))
+    *_, images = program.in_avals
+    apply, shape = jax.jit(program.call), images.shape[1:]
+
+    def logits(x: ArrayLike) -> jax.Array:
+        x = jnp.asarray(x)
+        if x.shape[1:] != shape or x.dtype != images.dtype:
+            raise ValueError(
+                f"images must be {images.dtype} [N, {', '.join(map(str, shape))}], got "
+                f"{x.dtype} {list(x.shape)}"
+            )
+        return apply(*weights, x)
+
+    return Network(logits, shape, images.dtype, names)
+
+
+def export_network(run: str | Path, path: Path | None = None) -> export.Exported:
+    """Write a run's network, with its weights, as a function of images alone.
+
+    `jax.export.deserialize` reads it in a process that has JAX and flatbuffers only.
+
+    Args:
+        run: Folder of a run that has ended.
+        path: File to write; None for `inference.jaxexport` in the folder of the run.
+
+    Returns:
+        The function, from images [N, H, W, C] of any number N to the output.
+
+    Raises:
+        OSError: If it cannot be written; and all that `load` raises.
+    """
+    program, weights, _ = _read(Path(run))
+    *_, images = program.in_avals
+
+    def infer(images):
+        return program.call(*weights, images)
+
+    exported = export.export(jax.jit(infer), platforms=program.platforms)(images)
+    path = Path(run) / "inference.jaxexport" if path is None else path
+    write_file(path, bytes(exported.serialize()))
+    return exported
+
+
+def _read(run_dir: Path) -> tuple[export.Exported, tuple[Any, Any], tuple[str, ...]]:
+    """Return the program, its parameters and model state, and the classes."""
     try:
         facts = read_object(run_dir / _FACTS)
         names = tuple(map(str, facts["class_names"]))
@@ -94,19 +140,7 @@ def load(run: str | Path) -> Network:
     if facts.get("sha256") != _digest(content):
         raise ValueError(f"{run_dir / _PROGRAM} is damaged, or of another run")
     program = export.deserialize(bytearray(content))
-    *_, images = program.in_avals
-    apply, shape = jax.jit(program.call), images.shape[1:]
-
-    def logits(x: ArrayLike) -> jax.Array:
-        x = jnp.asarray(x)
-        if x.shape[1:] != shape or x.dtype != images.dtype:
-            raise ValueError(
-                f"images must be {images.dtype} [N, {', '.join(map(str, shape))}], got "
-                f"{x.dtype} {list(x.shape)}"
-            )
-        return apply(params, model_state, x)
-
-    return Network(logits, shape, images.dtype, names)
+    return program, (params, model_state), names
 
 
 def _digest(content: bytes) -> str:
