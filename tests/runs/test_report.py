@@ -135,9 +135,9 @@ def test_examples_are_explained_by_the_functions_of_jcnn_inspect(classifier):
     def scores(x):
         return recipe.layer.apply(state.params, state.model_state, x)[0]
 
-    assert facts["cam"] == "conv" and facts["missing"] == []
+    assert facts["cam"] == "relu" and facts["missing"] == []
     for name, expected in {
-        "examples/grad_cam": grad_cam(scores, x, classes, "conv"),
+        "examples/grad_cam": grad_cam(scores, x, classes, "relu"),
         "examples/input_gradient": input_gradient(scores, x, classes),
     }.items():
         assert np.abs(expected).max() > 0

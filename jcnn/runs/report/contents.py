@@ -6,6 +6,7 @@ So the page can be written again later, without the run's program and its data.
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,15 +70,21 @@ def collect(recipe: Recipe, state: TrainState, rows: Sequence[Row]) -> Contents:
     attempt("results by class", lambda: _tested(recipe, state))
     images = arrays.get("examples/images", test.image[:1])
     attempt("feature maps", lambda: _feature_maps(recipe, state, images[:1]))
+    names = test.class_names or tuple(map(str, range(test.num_classes)))
+    facts = {"table": [row._asdict() for row in rows], "class_names": names}
+    facts |= {"cam": None, "missing": missing}
     last = _last_convolution(rows)
+
+    def cam(convolution: str) -> dict[str, np.ndarray]:
+        facts["cam"] = part = _activated(recipe, state, images, convolution)
+        return _cam(recipe, state, images, classes, part)
+
     if "examples/images" in arrays:
         classes = arrays["examples/predictions"]
         attempt("input gradients", lambda: _gradients(recipe, state, images, classes))
         if last:
-            attempt("Grad-CAM", lambda: _cam(recipe, state, images, classes, last))
-    names = test.class_names or tuple(map(str, range(test.num_classes)))
-    facts = {"table": [row._asdict() for row in rows], "class_names": names}
-    return Contents(facts | {"cam": last, "missing": missing}, arrays)
+            attempt("Grad-CAM", lambda: cam(last))
+    return Contents(facts, arrays)
 
 
 def write_contents(run_dir: Path, contents: Contents) -> None:
@@ -190,6 +197,25 @@ def _last_convolution(rows: Sequence[Row]) -> str | None:
     shapes = {row.name: row.output_shape or () for row in rows if row.params}
     wide = [n for n, s in shapes.items() if len(s) == 3 and s[0] * s[1] > 1]
     return wide[-1] if wide else None
+
+
+def _activated(recipe: Recipe, state: TrainState, images: np.ndarray, part: str) -> str:
+    """Return the last part from a convolution on whose output has the same shape.
+
+    That is its activation, whose maps Grad-CAM weights. Those before a ReLU are
+    negative in places, and often their weighted sum is nowhere positive.
+    """
+    shapes: list[tuple[str, tuple[int, ...]]] = []
+
+    def note(x: jax.Array) -> None:
+        outputs = part_outputs(_scores(recipe, state), x)
+        shapes.extend((name, array.shape) for name, array in outputs.items())
+
+    jax.eval_shape(note, _inputs(recipe, images))
+    wanted = dict(shapes).get(part)
+    behind = dropwhile(lambda pair: pair[0] != part, shapes)
+    same = takewhile(lambda pair: pair[1] == wanted, behind)
+    return [part, *(name for name, _ in same)][-1]
 
 
 def _gradients(
