@@ -142,6 +142,6 @@ def _figure(predictions: Sequence[Prediction]) -> Figure:
         bars.set(xlim=(0, 1), xticks=[], yticks=[])
         bars.spines[:].set_visible(False)
         for place, (name, value) in enumerate(zip(names, values)):
-            text = f"{printable(name)} {value:.0%}"
+            text = f"{printable(name)}: {value:.0%}"
             bars.text(0.02, place, text, va="center", fontsize=8, parse_math=False)
     return figure
