@@ -18,7 +18,7 @@ from jcnn.__main__ import main as jcnn_main
 from jcnn.data import Dataset
 from jcnn.inspect import grad_cam, input_gradient
 from jcnn.layers import Conv, Dense
-from jcnn.runs import Recipe, main, read_metrics
+from jcnn.runs import Recipe, main, read_metrics, read_weights
 from jcnn.runs.check import check_recipe
 from jcnn.runs.report.comparison import differing_options, spreads
 from jcnn.runs.report.contents import collect, read_contents, write_contents
@@ -209,6 +209,12 @@ def test_a_run_writes_its_page_which_has_its_numbers(runs):
     assert contents.facts["missing"] == []
     matrix = contents.arrays["matrix"]
     assert matrix.trace() / matrix.sum() == pytest.approx(last["test_accuracy"])
+    mistakes = len(contents.arrays["mistakes/labels"])
+    assert f"{mistakes} of {matrix.sum() - matrix.trace()}." in texts
+    params, _ = read_weights(runs / "a" / "params.safetensors")
+    parameters = sum(array.size for array in jax.tree.leaves(params))
+    total = page.texts.index("total")
+    assert f"{parameters:,}" in page.texts[total : total + 6]
     for heading in (
         "Final numbers",
         "Curves",

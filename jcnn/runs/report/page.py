@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 
 from ..._files import write_file
-from ...metrics import accuracy, f1, iou, precision, recall
+from ...metrics import f1, iou, precision, recall
 from ..output import printable
 from ..progress import format_metric
 from . import images
@@ -159,7 +159,7 @@ def _classes(arrays: dict[str, np.ndarray], names: list[str]) -> dict[str, Any] 
     return {
         "names": names,
         "of": "pixels" if "IoU" in ratios else "images",
-        "accuracy": accuracy(matrix),
+        "mistakes": int(errors.sum()),
         "matrix": matrix.tolist() if len(matrix) <= _MOST_CLASSES else None,
         "shares": np.sqrt(shares).tolist(),  # small ones are to be seen
         "confused": [(names[i], names[j], int(matrix[i, j])) for i, j in pairs],
@@ -226,19 +226,29 @@ def _examples(arrays: dict[str, np.ndarray], names: list[str]) -> list[dict[str,
 
 def _maps(arrays: dict[str, np.ndarray]) -> list[tuple[str, str, str]]:
     return [
-        (name.partition(" ")[2], "×".join(map(str, array.shape)), images.tiles(array))
+        (
+            name.partition(" ")[2],
+            "×".join(map(str, array.shape[:2])),
+            images.tiles(array),
+        )
         for name, array in sorted(arrays.items())
         if name.startswith("maps/") and array.ndim == 3 and array.size
     ]
 
 
-def _filters(run: Run) -> tuple[str, list[str]] | None:
-    """Return the first convolution's name and filters."""
+def _filters(run: Run) -> tuple[str, list[str], str] | None:
+    """Return the first convolution's name and filters, and what their colours mean."""
     rows = [str(row.get("name")) for row in run.contents.facts.get("table", [])]
     name = next((n for n in rows if n in run.kernels), None)
     if name is None:
         return None
-    return name, images.filters(run.kernels[name][..., :_MOST_FILTERS])
+    kernel = run.kernels[name][..., :_MOST_FILTERS]
+    channels, colours = kernel.shape[2], "Blue weights are negative, red ones positive."
+    if channels == 3:
+        colours = ""
+    elif channels > 1:
+        colours += f" The first of {channels} input channels is shown."
+    return name, images.filters(kernel), colours
 
 
 def _table(facts: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -247,7 +257,12 @@ def _table(facts: dict[str, Any]) -> list[tuple[str, ...]]:
     def number(value: int | None) -> str:
         return "?" if value is None else f"{value:,}"
 
-    return [
+    def total(name: str) -> str:
+        values = [row[name] for row in rows]
+        return number(None if None in values else sum(values))
+
+    rows = facts.get("table", [])
+    cells = [
         (
             str(row["name"]),
             "×".join(map(str, row["output_shape"] or "?")),
@@ -257,8 +272,10 @@ def _table(facts: dict[str, Any]) -> list[tuple[str, ...]]:
             number(row["output_bytes"]),
             str(row["algorithm"]),
         )
-        for row in facts.get("table", [])
+        for row in rows
     ]
+    sums = total("params"), total("multiply_adds"), "", total("output_bytes"), ""
+    return [*cells, ("total", "", *sums)] if rows else []
 
 
 def _certificate(lines: list[dict[str, Any]]) -> dict[str, str]:
