@@ -1,7 +1,8 @@
 """A small convolutional network for the 8x8 digits of scikit-learn.
 
-1,437 digits to train on, the 360 last ones, by other writers, to test on. The set comes
-with scikit-learn, so this runs without a download, in less than a minute on two cores.
+1,437 digits to train on, the 360 last ones, most of them by other writers, to test on.
+The set comes with scikit-learn, so this runs without a download, in less than a minute
+on two cores.
 """
 
 import sys

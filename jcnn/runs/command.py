@@ -139,7 +139,8 @@ def _read(
     return tyro.cli(
         config_type,
         prog=program.command,
-        description=program.summary,
+        description=f"{program.summary}\n\nSeveral seeds or settings: "
+        f"{program.command} sweep --help",
         args=arguments,
         config=(tyro.conf.CascadeSubcommandArgs,),
         **how,
