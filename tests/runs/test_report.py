@@ -1,7 +1,9 @@
 """The page of a run: its numbers against NumPy, hostile texts, and what is missing."""
 
 import json
+import os
 import re
+import shlex
 import shutil
 from html.parser import HTMLParser
 from statistics import mean, stdev
@@ -20,7 +22,12 @@ from jcnn.inspect import grad_cam, input_gradient
 from jcnn.layers import Conv, Dense
 from jcnn.runs import Recipe, main, read_metrics, read_weights
 from jcnn.runs.check import check_recipe
-from jcnn.runs.report.comparison import differing_options, spreads
+from jcnn.runs.report.comparison import (
+    differing_options,
+    final_metrics,
+    results,
+    spreads,
+)
 from jcnn.runs.report.contents import collect, read_contents, write_contents
 from jcnn.runs.report.page import write_page
 from jcnn.runs.report.run import find_runs, read_run
@@ -98,6 +105,12 @@ class _Page(HTMLParser):
 def _change_facts(run, **facts):
     contents = read_contents(run / "report.safetensors")
     write_contents(run, contents._replace(facts=contents.facts | facts))
+
+
+def _change_last(run, **values):
+    *lines, last = (run / "metrics.jsonl").read_text().splitlines()
+    lines.append(json.dumps(json.loads(last) | values))
+    (run / "metrics.jsonl").write_text("\n".join([*lines, ""]))
 
 
 # The contents
@@ -293,6 +306,12 @@ def test_every_text_of_a_run_is_escaped(runs, classifier, tmp_path):
         (lambda run: (run / "certificate.jsonl").write_text("{}\n"), "certificate"),
         (lambda run: _change_facts(run, table=[{"name": "a"}]), "table"),
         (lambda run: _change_facts(run, class_names=5), None),
+        (lambda run: _change_facts(run, class_names=["\ud800"] * 10), None),
+        (lambda run: _change_facts(run, missing=5), "feature maps"),
+        (lambda run: (run / "config.json").write_text('{"config": 1}'), "no options"),
+        (lambda run: _change_last(run, test_loss=None), "test loss: no finite number"),
+        (lambda run: _change_last(run, test_loss=10**400), "test loss: no finite"),
+        (lambda run: _change_last(run, seconds=10**400), None),
     ],
 )
 def test_what_is_missing_or_damaged_is_said(change, told, runs, tmp_path, capsys):
@@ -305,6 +324,41 @@ def test_what_is_missing_or_damaged_is_said(change, told, runs, tmp_path, capsys
     told = told or ""
     assert told in capsys.readouterr().err
     assert any(told in text for text in page.texts)
+
+
+def test_the_other_lines_beside_damaged_ones_are_read(runs, tmp_path):
+    folder = shutil.copytree(runs / "a", tmp_path / "run")
+    first, *others = (folder / "metrics.jsonl").read_text().splitlines()
+    (folder / "metrics.jsonl").write_text("\n".join([first, "{", "[]", *others, ""]))
+    run = read_run(folder)
+    assert run.metrics == read_metrics(runs / "a") and run.state.startswith("done")
+    (told,) = run.missing
+    assert "2 lines" in told and "metrics.jsonl, line 2" in told
+
+
+def test_a_metric_that_became_nan_has_no_number(runs, tmp_path):
+    folder = shutil.copytree(runs / "a", tmp_path / "run")
+    text = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text(
+        text + '{"step": 99, "epoch": 3, "epoch_loss": null}\n'
+    )
+    assert final_metrics(read_run(folder))["loss"].keys() == {"test"}
+
+
+def test_no_link_out_of_the_folder_is_a_picture(runs, tmp_path):
+    folder = shutil.copytree(runs / "a", tmp_path / "run")
+    (tmp_path / "secret").write_bytes(b"of another folder")
+    (folder / "drawn.png").write_bytes(b"its own")
+    (folder / "linked.png").symlink_to(tmp_path / "secret")
+    assert [path.name for path in read_run(folder).pictures] == ["drawn.png"]
+
+
+def test_any_folder_has_a_page_and_a_command_for_a_shell(runs, tmp_path):
+    folder = shutil.copytree(runs / "a", tmp_path / os.fsdecode(b"it's\xff $(x)"))
+    assert jcnn_main(["report", str(folder)]) == 0
+    (command,) = (t for t in _Page(folder / "report.html").texts if "jcnn rep" in t)
+    plain = str(folder).encode(errors="backslashreplace").decode()
+    assert shlex.split(command) == ["jcnn", "reproduce", plain]
 
 
 def test_the_page_of_a_run_that_has_not_ended(runs, tmp_path):
@@ -357,6 +411,25 @@ def test_options_that_differ_and_the_spread_over_seeds(runs):
     assert both.described("accuracy") == f"{mean(values):.2%} ± {stdev(values):.2%}"
     assert [run.name for run in alone.runs] == ["c"]
     assert "±" not in alone.described("accuracy")
+
+
+def test_the_spread_is_of_whole_runs_with_different_seeds(runs, tmp_path):
+    """Not of one twice, of one that did not end, or of ones with unknown options."""
+    copies = [shutil.copytree(runs / "b", tmp_path / name) for name in "pqrst"]
+    again, stopped, unfinished, *unknown = copies
+    _change_last(stopped, interrupted=True, test_accuracy=0.0)
+    lines = (unfinished / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (unfinished / "metrics.jsonl").write_text("".join(lines[:-1]))
+    for folder in unknown:
+        (folder / "config.json").unlink()
+    given = [runs / "a", runs / "a", runs / "." / "a", runs / "b", *copies]
+    found = [read_run(folder) for folder in find_runs(given)]
+    assert [run.name for run in found] == [*"abpqrst"]
+    (group,) = spreads(found)
+    assert [run.name for run in group.runs] == ["a", "b"]
+    assert dict((name, cells) for name, *cells in results(found))["seconds"][
+        3
+    ].startswith("interrupted, ")
 
 
 def test_compare_prints_them_and_report_shows_them(runs, tmp_path, capsys):

@@ -12,8 +12,8 @@ from rich.text import Text
 from ..output import in_line
 from ..progress import format_metric
 from ..verify.resume import FREE
-from .curves import SPLITS, is_number
-from .run import Run
+from .curves import SPLITS
+from .run import Run, is_number
 
 
 def options(run: Run) -> dict[str, str]:
@@ -33,14 +33,21 @@ def differing_options(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def final_metrics(run: Run) -> dict[str, dict[str, float]]:
-    """Return the last number of each metric by split: train, validation and test."""
+    """Return the last value of each metric by split: train, validation and test.
+
+    Without those that are no finite number, even if they were one before.
+    """
     found: dict[str, dict[str, float]] = {}
     for line in run.metrics:
         for key, value in line.items():
             split, _, name = key.partition("_")
-            if name and split in SPLITS and is_number(value):
+            if name and split in SPLITS:
                 found.setdefault(name, {})[SPLITS[split]] = value
-    return found
+    numbers = {
+        name: {split: value for split, value in values.items() if is_number(value)}
+        for name, values in found.items()
+    }
+    return {name: values for name, values in numbers.items() if values}
 
 
 def tested(run: Run) -> dict[str, float]:
@@ -78,12 +85,19 @@ class Spread:
 
 
 def spreads(runs: Sequence[Run]) -> list[Spread]:
-    """Return the runs in groups that differ by their seeds alone."""
-    groups: dict[Any, list[Run]] = {}
+    """Return the runs in groups that differ by their seeds alone.
+
+    Only those that were not interrupted, with known options and test metrics, and the
+    first one of each seed: a repeated run says nothing of the spread.
+    """
+    groups: dict[Any, dict[str, Run]] = {}
     for run in runs:
-        others = {k: v for k, v in options(run).items() if k != "seed"}
-        groups.setdefault((run.experiment, *sorted(others.items())), []).append(run)
-    return [Spread(group) for group in groups.values()]
+        if run.config and tested(run) and not run.last["interrupted"]:
+            others = options(run)
+            seed = others.pop("seed", "")
+            key = run.experiment, *sorted(others.items())
+            groups.setdefault(key, {}).setdefault(seed, run)
+    return [Spread([*group.values()]) for group in groups.values()]
 
 
 def metric_names(runs: Sequence[Run]) -> list[str]:
@@ -102,7 +116,9 @@ def results(runs: Sequence[Run]) -> list[tuple[str, ...]]:
         columns[f"test {name.replace('_', ' ')}"] = [
             "" if value is None else format_metric(name, value) for value in reached
         ]
-    columns["seconds"] = [run.seconds or run.state for run in runs]
+    columns["seconds"] = [
+        run.state if run.last.get("interrupted", True) else run.seconds for run in runs
+    ]
     rows = [(name, *values) for name, values in columns.items()]
     return [*zip(*rows)] if len(rows) <= max(len(runs), 7) else rows
 

@@ -106,6 +106,8 @@ def read_contents(path: Path) -> Contents:
         with safe_open(path, "numpy") as file:
             facts = json.loads(file.metadata()["facts"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}
+        if not isinstance(facts.get("missing", []), list):
+            raise TypeError(f"missing must be a list, got {facts['missing']!r}")
         return Contents(dict(facts), arrays)
     except Exception as error:  # damaged files raise almost anything
         raise ValueError(f"{path} is damaged: {error}") from error

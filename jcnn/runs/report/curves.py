@@ -1,11 +1,10 @@
 """The curves of runs as the data of charts, which page.js draws."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from ..progress import is_accuracy
-from .run import Run
+from .run import Run, is_number
 
 _MOST_POINTS = 1500  # of a curve
 _OTHERS = {"step", "epoch", "interrupted", "seconds", "skipped"}
@@ -61,11 +60,6 @@ def _split(key: str, by_epoch: bool) -> tuple[str, str]:
     if name and split in SPLITS:
         return SPLITS[split], name
     return "train", "" if key in _OTHERS or by_epoch else key
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of a line of metrics can be drawn: a finite number."""
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _title(name: str) -> str:

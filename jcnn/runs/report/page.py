@@ -7,6 +7,7 @@ alone, and no request to a network.
 import base64
 import hashlib
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,7 +63,8 @@ def write_page(path: Path, runs: Sequence[Run]) -> None:
         metric=format_metric,
         **(_one(runs[0]) if len(runs) == 1 else _several(runs)),
     )
-    write_file(path, content.encode())
+    # Names of files can contain bytes that no encoding has.
+    write_file(path, content.encode(errors="backslashreplace"))
 
 
 def try_page(path: Path, folders: Sequence[Path]) -> None:
@@ -122,7 +124,9 @@ def _one(run: Run) -> dict[str, Any]:
         "certificate": lambda: _certificate(run.certificate),
     }
     shown = {what: attempt(what, make) for what, make in makers.items()}
-    return {"run": run, "cam": run.contents.facts.get("cam"), **shown}
+    command = f"jcnn reproduce {shlex.quote(str(run.folder))}"
+    cam = run.contents.facts.get("cam")
+    return {"run": run, "cam": cam, "command": command, **shown}
 
 
 def _several(runs: Sequence[Run]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Reading a run's folder for a page, whatever state it is in."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -8,7 +9,7 @@ import numpy as np
 
 from ..._files import read_object
 from ..output import printable
-from ..store.journal import read_lines
+from ..store.journal import iterate_lines
 from ..store.weights import read_arrays
 from .contents import NAME, Contents, read_contents
 
@@ -58,7 +59,7 @@ class Run(NamedTuple):
     def seconds(self) -> str:
         """How long it took, in seconds; "" if that is not known."""
         seconds = self.last.get("seconds")
-        return f"{seconds:,.0f}" if isinstance(seconds, int | float) else ""
+        return f"{seconds:,.0f}" if is_number(seconds) else ""
 
     @property
     def state(self) -> str:
@@ -71,7 +72,7 @@ class Run(NamedTuple):
 
 
 def find_runs(folders: list[Path]) -> list[Path]:
-    """Return the folders of runs, those of its members in place of a sweep's.
+    """Return the folders of runs, each once, with its members in place of a sweep.
 
     Raises:
         FileNotFoundError: If one does not exist.
@@ -85,7 +86,7 @@ def find_runs(folders: list[Path]) -> list[Path]:
             raise NotADirectoryError(f"RUN: {folder} must be the folder of a run")
         members = sorted(p.parent for p in folder.glob("*/config.json"))
         found += [folder] if (folder / "config.json").exists() else members or [folder]
-    return found
+    return list({folder.resolve(): folder for folder in found}.values())
 
 
 def read_run(folder: Path) -> Run:
@@ -101,16 +102,30 @@ def read_run(folder: Path) -> Run:
             missing.append(printable(f"{what}: {error}"))
         return otherwise
 
+    def lines(what: str, name: str) -> list[dict[str, Any]]:
+        damaged: list[ValueError] = []
+
+        def read(path: Path) -> list[dict[str, Any]]:
+            return [values for _, values in iterate_lines(path, damaged)]
+
+        found = attempt(what, name, read, [])
+        if damaged:
+            number = f"{len(damaged)} lines, first " * (len(damaged) > 1)
+            missing.append(printable(f"{what}: {number}{damaged[0]}"))
+        return found
+
     record = attempt("the configuration", "config.json", read_object, {})
     config = record.get("config")
+    if record and not isinstance(config, dict):
+        missing.append("the configuration: config.json has no options")
     network = "classes, mistakes, feature maps and model"
     run = Run(
         folder,
         printable(str(record.get("experiment", "an unknown program"))),
         config if isinstance(config, dict) else {},
-        attempt("curves and results", "metrics.jsonl", read_lines, []),
+        lines("curves and results", "metrics.jsonl"),
         attempt("the environment", "environment.json", read_object, {}),
-        attempt("the certificate", "certificate.jsonl", read_lines, []),
+        lines("the certificate", "certificate.jsonl"),
         attempt(network, NAME, read_contents, Contents({}, {})),
         attempt("filters", "params.safetensors", _kernels, {}),
         _pictures(folder),
@@ -119,7 +134,15 @@ def read_run(folder: Path) -> Run:
     missing += map(printable, map(str, run.contents.facts.get("missing", [])))
     if run.metrics and not run.last:
         missing.append("test metrics: the run has not ended")
+    for name, value in run.last.items():
+        if name.startswith("test_") and not is_number(value):
+            missing.append(printable(f"{name.replace('_', ' ')}: no finite number"))
     return run
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a line of metrics can be drawn: a finite number."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _kernels(path: Path) -> dict[str, np.ndarray]:
@@ -133,5 +156,6 @@ def _kernels(path: Path) -> dict[str, np.ndarray]:
 
 def _pictures(folder: Path) -> list[Path]:
     pictures = [p for p in sorted(folder.glob("*.png")) if p.name not in _DRAWN_HERE]
-    small = [p for p in pictures if p.is_file() and p.stat().st_size < _MOST_BYTES]
+    own = [p for p in pictures if p.is_file() and not p.is_symlink()]
+    small = [p for p in own if p.stat().st_size < _MOST_BYTES]
     return small[:_MOST_PICTURES]

@@ -87,15 +87,28 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [values for _, values in iterate_lines(path)]
 
 
-def iterate_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Yield what `read_lines` returns, each line with its bytes."""
+def iterate_lines(
+    path: Path, damaged: list[ValueError] | None = None
+) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield what `read_lines` returns, each line with its bytes.
+
+    The errors of lines that are no JSON objects are appended to `damaged`, if it is
+    given, and such lines are left out.
+    """
     with open_file(path, _MOST_BYTES) as file:
         lines = iter(lambda: file.readline(MOST_JSON + 1), b"")
         for number, line in enumerate(lines, 1):
             if len(line) > MOST_JSON:
                 raise ValueError(f"{path}, line {number}: more than {MOST_JSON} bytes")
             if line.endswith(b"\n"):
-                yield line, parse_object(line, f"{path}, line {number}")
+                try:
+                    values = parse_object(line, f"{path}, line {number}")
+                except ValueError as error:
+                    if damaged is None:
+                        raise
+                    damaged.append(error)
+                    continue
+                yield line, values
 
 
 def _finite(value: Any) -> Any:
