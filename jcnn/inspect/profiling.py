@@ -17,7 +17,7 @@ from ..doctor.speed import product_gflops
 from .jaxprs import multiply_adds, scope_of
 from .trace import Direction, Place, direction_of, part_seconds
 
-_SECONDS = 1.0  # to record at least
+_SECONDS, _CALLS = 1.0, 1000  # to record one of them at least
 _LEAST_SHARE = 0.005  # of a part that has a line of its own
 
 
@@ -120,7 +120,7 @@ class Recorded(NamedTuple):
 
 
 def record(call: Callable[[], Any], folder: Path, *, least: int = 1) -> Recorded:
-    """Call a function for a second or more, and then again under the profiler.
+    """Call a function for a second or 1000 times, and then again under the profiler.
 
     Args:
         call: A function that is compiled.
@@ -133,7 +133,7 @@ def record(call: Callable[[], Any], folder: Path, *, least: int = 1) -> Recorded
 
     def mean(least: int) -> tuple[int, float]:
         took: list[float] = []
-        while len(took) < least or sum(took) < _SECONDS:
+        while len(took) < least or sum(took) < _SECONDS and len(took) < _CALLS:
             begin = time.perf_counter()
             jax.block_until_ready(call())
             took.append(time.perf_counter() - begin)

@@ -32,7 +32,8 @@ def part_seconds(trace: Any, programs: str, parts: Collection[str]) -> Counter[P
     """Return the wall time of each part, forward and backward, in seconds.
 
     An operation that XLA has fused of several belongs to the part of the last of them.
-    One that XLA has added, without a name, belongs to the part whose result it takes.
+    One that XLA has added, without a name, belongs to the part whose result it takes,
+    or if it takes an argument of the program, to the part that takes its result.
 
     Args:
         trace: What the profiler has recorded, a `jax.profiler.ProfileData`.
@@ -174,6 +175,7 @@ def _names(programs: str) -> dict[Operation, list[str]]:
     module = computation = ""
     own: dict[Operation, str] = {}
     operand: dict[Operation, Operation] = {}  # the first one
+    user: dict[Operation, Operation] = {}  # the first one
     inside: dict[Operation, Operation] = {}  # of which computation
     caller: dict[Operation, Operation] = {}  # of a computation
     for line in programs.splitlines():
@@ -184,21 +186,25 @@ def _names(programs: str) -> dict[Operation, list[str]]:
         elif found := _INSTRUCTION.match(line):
             instruction = module, found[1]
             inside[instruction] = module, computation
-            if name := _OP_NAME.search(line):
+            # A parameter's name is the path of an argument.
+            if (name := _OP_NAME.search(line)) and " parameter(" not in line:
                 own[instruction] = name[1]
             if name := _OPERAND.search(line):
                 operand[instruction] = module, name[1]
+                user.setdefault((module, name[1]), instruction)
             for called in _CALLS.findall(line):
                 for name in called.split(","):
                     caller.setdefault((module, name.strip(" %")), instruction)
 
     def names(at: Operation | None) -> Iterator[str]:
         while at is not None:
-            named: Operation | None = at
-            while named is not None and named not in own:
-                named = operand.get(named)
-            if named is not None:
-                yield own[named]
+            for neighbour in (operand, user):
+                named: Operation | None = at
+                while named is not None and named not in own:
+                    named = neighbour.get(named)
+                if named is not None:
+                    yield own[named]
+                    break
             at = caller.get(inside[at])
 
     return {instruction: list(names(instruction)) for instruction in inside}

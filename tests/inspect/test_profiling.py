@@ -171,6 +171,10 @@ ENTRY %main.2 (x.2: f32[4]) -> f32[4] {
   %ffi_call.1 = f32[4]{0} custom-call(%copy.2), custom_call_target="__onednn$convolution", metadata={op_name="jit(step)/jvp(stage)/conv2/ffi_call"}
   %log.1 = f32[4]{0} log(%ffi_call.1), metadata={op_name="jit(step)/jvp()/log"}
   %cond.1 = f32[4]{0} conditional(%log.1, %copy.2, %copy.2), branch_computations={%yes.1, %no.1}, metadata={op_name="jit(step)/optimizer/cond"}
+  %w.1 = f32[4]{0} parameter(1), metadata={op_name="w['conv1']"}
+  %copy.3 = f32[4]{0} copy(%w.1)
+  %convolution-base-dilated.1 = f32[4]{0} convolution(%copy.3, %gte.1), dim_labels=b0f_0io->b0f
+  %copy_fusion.1 = f32[4]{0} fusion(%convolution-base-dilated.1), kind=kLoop, calls=%f, metadata={op_name="jit(step)/transpose(jvp(stage))/conv2/conv"}
   ROOT %sine.1 = f32[4]{0} sine(%cond.1), metadata={op_name="jit(step)/sin"}
 }
 """  # noqa: E501
@@ -180,6 +184,7 @@ def test_operations_are_found_in_the_programs():
     modules = {"fusion.1": "jit_take"}
     names = ["fusion.1", "multiply.1", "copy.1", "copy.2", "negate.1", "negate.2"]
     names += ["ffi_call.1__onednn$convolution", "log.1", "sine.1", "unknown.1"]
+    names += ["convolution-base-dilated.1"]
     events = [
         _op(name, 1000 * i, 1000 * i + 2**i, modules.get(name, "jit_step"))
         for i, name in enumerate(names)
@@ -195,6 +200,7 @@ def test_operations_are_found_in_the_programs():
         Place("stage/conv2", "forward"): 64,
         Place("", "forward"): 128,
         Place("", "neither"): 256 + 512,
+        Place("stage/conv2", "backward"): 1024,
         Place("conv1", "forward"): 1024,
     }
 
@@ -400,6 +406,12 @@ def test_a_function_is_profiled_with_one_line_for_each_part(tmp_path, quick, cap
     assert names[2] == "conv1" and "block/body/conv" in names
     assert names[-3] == "total" and "means over " in lines[-2]
     assert [*tmp_path.glob("plugins/profile/*/*.xplane.pb")]
+
+
+def test_calls_of_microseconds_are_not_recorded_by_ten_thousands(tmp_path):
+    """It took half a minute to read them."""
+    recorded = record(lambda: None, tmp_path)
+    assert recorded.calls == 1000
 
 
 def test_the_profiler_must_not_be_running_already(tmp_path, quick):
