@@ -19,6 +19,8 @@ def read_image(path: Path, shape: Sequence[int]) -> np.ndarray | str:
     """
     height, width, channels = shape
     try:
+        if path.is_fifo():  # it would be waited for
+            return "not a file"
         with Image.open(path, formats=_FORMATS) as file:
             image = to_mode(ImageOps.exif_transpose(file), channels)
             image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)

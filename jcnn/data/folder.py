@@ -172,6 +172,8 @@ def image_files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
 
 def _digest(path: Path) -> str:
     try:
+        if path.is_fifo():  # it would be waited for
+            return "not a file"
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

@@ -40,12 +40,13 @@ def predict(run: Path, files: Sequence[Path], output: Path) -> int:
         0, or 1 if no file could be read.
 
     Raises:
-        FileNotFoundError: If the run has no network, or there is no such file.
+        FileNotFoundError: If the run has no network, or there is no such file, or none
+            in a folder.
         ValueError: If the network does not classify images of 8 bits.
     """
     network = load(run)
     _check(network)
-    paths = [path for file in files for path in _below(file)]
+    paths = list(dict.fromkeys(path for file in files for path in _below(file)))
     height, width, channels = network.image_shape
     colour = "colour" if channels == 3 else "grey"
     print(
@@ -98,7 +99,9 @@ def _check(network: Network) -> None:
 
 def _below(file: Path) -> list[Path]:
     if file.is_dir():
-        return list(image_files(file))
+        if not (found := list(image_files(file))):
+            raise FileNotFoundError(f"there is no PNG or JPEG file in {file}")
+        return found
     if not file.exists():
         raise FileNotFoundError(f"there is no file {file}")
     return [file]

@@ -127,6 +127,11 @@ def test_broken_files_are_named_and_left_out(images):
     assert all(broken.values())
 
 
+def test_a_pipe_is_not_waited_for(images):
+    os.mkfifo(images / "red" / "pipe.png")
+    assert load_folder(images, size=4).broken == {"red/pipe.png": "not a file"}
+
+
 def test_other_files_and_hidden_ones_are_none_of_its_business(images):
     (images / "red" / "notes.txt").write_text("x")
     (images / "red" / ".hidden.png").write_text("x")

@@ -119,6 +119,9 @@ def test_the_status_says_what_went_wrong(run, files, tmp_path, capsys):
     assert jcnn_main(["predict", str(run), *broken]) == 1
     assert jcnn_main(["predict", str(run), str(files / "none.png")]) == 2
     assert "there is no file" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert jcnn_main(["predict", str(run), str(tmp_path / "empty")]) == 2
+    assert "there is no PNG or JPEG file in" in capsys.readouterr().err
     assert jcnn_main(["predict", str(tmp_path), str(files)]) == 2
     assert "has ended and wrote its network" in capsys.readouterr().err
 
