@@ -345,6 +345,20 @@ def test_a_metric_that_became_nan_has_no_number(runs, tmp_path):
     assert final_metrics(read_run(folder))["loss"].keys() == {"test"}
 
 
+def test_a_page_of_large_noisy_images_has_less_than_5_mb(runs, tmp_path, rng):
+    folder = shutil.copytree(runs / "a", tmp_path / "run")
+    contents = read_contents(folder / "report.safetensors")
+    arrays = {k: v for k, v in contents.arrays.items() if not k.startswith("maps/")}
+    for name in ("mistakes/images", "examples/images", "examples/input_gradient"):
+        noise = rng.integers(0, 256, (len(arrays[name]), 224, 224, 3))
+        arrays[name] = noise.astype(arrays[name].dtype)
+    maps = {f"maps/{i:02} {i}": rng.normal(size=(224, 224, 16)) for i in range(16)}
+    maps = {name: array.astype("float32") for name, array in maps.items()}
+    write_contents(folder, contents._replace(arrays=arrays | maps))
+    write_page(tmp_path / "page.html", [read_run(folder)])
+    assert 1e6 < (tmp_path / "page.html").stat().st_size < 5e6
+
+
 def test_no_link_out_of_the_folder_is_a_picture(runs, tmp_path):
     folder = shutil.copytree(runs / "a", tmp_path / "run")
     (tmp_path / "secret").write_bytes(b"of another folder")

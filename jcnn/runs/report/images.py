@@ -1,4 +1,7 @@
-"""Arrays as small pictures in a page: PNG files in data URIs."""
+"""Arrays as small pictures in a page: PNG files in data URIs.
+
+Large ones are scaled down, for a page is to be mailed.
+"""
 
 import base64
 import io
@@ -8,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+_LONGEST, _LONGEST_MAP = 128, 64  # sides in pixels
 _SIGNED = (33, 102, 172), (247, 247, 247), (178, 24, 43)  # blue, white, red
 _HEAT = (0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)
 
@@ -42,6 +46,8 @@ def overlaid(image: np.ndarray, heat: np.ndarray) -> str:
 
 def tiles(maps: np.ndarray) -> str:
     """Return feature maps [H, W, C] side by side, each stretched to its own range."""
+    step = math.ceil(max(maps.shape[:2]) / _LONGEST_MAP)
+    maps = maps[::step, ::step]
     height, width, number = maps.shape
     columns = min(8, number)
     size = (math.ceil(number / columns) * (height + 1) - 1, columns * (width + 1) - 1)
@@ -51,7 +57,7 @@ def tiles(maps: np.ndarray) -> str:
         grey = (255 * _stretched(maps[..., i])).astype(np.uint8)
         place = sheet[top : top + height, left : left + width]
         place[..., 0], place[..., 1] = grey, 255
-    return _uri(sheet)
+    return _uri(sheet, max(size))
 
 
 def filters(kernel: np.ndarray) -> list[str]:
@@ -86,7 +92,8 @@ def _coloured(values: np.ndarray, colours: Sequence[tuple[int, ...]]) -> np.ndar
     return np.stack(channels, -1).astype(np.uint8)
 
 
-def _uri(pixels: np.ndarray) -> str:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "png", optimize=True)
+def _uri(pixels: np.ndarray, longest: int = _LONGEST) -> str:
+    content, image = io.BytesIO(), Image.fromarray(pixels)
+    image.thumbnail((longest, longest))
+    image.save(content, "png", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
