@@ -89,8 +89,9 @@ def _report(options: argparse.Namespace) -> int:
     from .runs.report.run import find_runs, read_run
 
     runs = [read_run(folder) for folder in find_runs(options.run)]
-    one = runs[0].folder / "report.html" if len(runs) == 1 else None
-    path = options.output or one or Path("comparison.html")
+    folder = options.run[0] if len(options.run) == 1 else Path()
+    name = "report.html" if len(runs) == 1 else "comparison.html"
+    path = options.output or folder / name
     write_page(path, runs)
     print(printable(f"the page is {path}"))
     for run in runs:
@@ -209,7 +210,8 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="FILE",
-        help="file to write, if not RUN/report.html, or comparison.html of several",
+        help="file to write, if not RUN/report.html, SWEEP/comparison.html or, for "
+        "several folders, comparison.html",
     )
     command = commands.add_parser(
         "compare",

@@ -195,7 +195,7 @@ class Training:
         final = evaluated(self.state)
         params, model_state = jax.device_get((final.params, final.model_state))
         write_weights(self.run_dir / "params.safetensors", params, model_state)
-        export_network(self.recipe, self.run_dir, params, model_state, self.console)
+        try_network(self.recipe, self.run_dir, params, model_state, self.console)
         value = format_metric(self.watch, tested[f"test_{self.watch}"])
         reached = f"test {self.watch} {value}"
         if report:
@@ -252,7 +252,7 @@ class Training:
         raise error
 
 
-def export_network(
+def try_network(
     recipe: Recipe, run_dir: Path, params: Any, model_state: Any, console: Console
 ) -> None:
     """Write a trained network as a program; if it cannot be one, that is told of."""

@@ -40,9 +40,9 @@ def _prepare(images, key):
     return images.astype("float32") / 255
 
 
-def _recipe(layer, labels, num_classes=3, names=None):
+def _recipe(layer, labels, num_classes=3, names=None, size=(6, 6)):
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (len(labels), 6, 6, 1)).astype(np.uint8)
+    images = rng.integers(0, 256, (len(labels), *size, 1)).astype(np.uint8)
     data = Dataset(images, np.asarray(labels, np.int32), num_classes, names)
     losses = classification(layer, _prepare)
     recipe = Recipe(layer, optax.sgd(0.1), *losses, train=data, test=data)
@@ -163,6 +163,13 @@ def test_examples_are_explained_by_the_functions_of_jcnn_inspect(classifier):
     )
     found = arrays["maps/00 conv"] - np.asarray(state.params["conv"]["bias"])
     np.testing.assert_allclose(found, expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_of_large_feature_maps_some_pixels_are_kept():
+    layer = serial(conv=Conv(4, 3), mean=global_avg_pool, head=Dense(3))
+    _, _, contents = _collected(layer, [0, 1, 2, 0], size=(130, 70))
+    (kept,) = (a for name, a in contents.arrays.items() if name.startswith("maps/"))
+    assert kept.shape == (44, 24, 4) and np.unique(kept).size > 1000
 
 
 def test_pixels_with_labels_get_a_confusion_matrix_of_pixels():
@@ -352,7 +359,7 @@ def test_a_page_of_large_noisy_images_has_less_than_5_mb(runs, tmp_path, rng):
     for name in ("mistakes/images", "examples/images", "examples/input_gradient"):
         noise = rng.integers(0, 256, (len(arrays[name]), 224, 224, 3))
         arrays[name] = noise.astype(arrays[name].dtype)
-    maps = {f"maps/{i:02} {i}": rng.normal(size=(224, 224, 16)) for i in range(16)}
+    maps = {f"maps/{i:02} {i}": rng.normal(size=(64, 64, 16)) for i in range(16)}
     maps = {name: array.astype("float32") for name, array in maps.items()}
     write_contents(folder, contents._replace(arrays=arrays | maps))
     write_page(tmp_path / "page.html", [read_run(folder)])
@@ -459,6 +466,20 @@ def test_compare_prints_them_and_report_shows_them(runs, tmp_path, capsys):
         for name in "abc":
             value = read_metrics(runs / name)[-1]["test_accuracy"]
             assert f"{value:.2%}" in text
+
+
+def test_members_of_a_sweep_lack_nothing_of_their_own(runs, tmp_path, capsys):
+    sweep = shutil.copytree(runs, tmp_path / "sweep")
+    for name in "ab":
+        for file in ("environment.json", "certificate.jsonl", "report.safetensors"):
+            (sweep / name / file).unlink()
+    assert jcnn_main(["compare", str(sweep)]) == 0
+    assert "a: the environment: there is no" in capsys.readouterr().out
+    (sweep / "sweep.json").write_text("{}")
+    assert jcnn_main(["compare", str(sweep)]) == 0
+    assert "there is no" not in capsys.readouterr().out
+    assert jcnn_main(["report", str(sweep)]) == 0
+    assert "Curves" in _Page(sweep / "comparison.html").texts
 
 
 def test_a_folder_of_runs_stands_for_all_of_them(runs):

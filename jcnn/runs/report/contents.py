@@ -26,6 +26,7 @@ NAME = "report.safetensors"
 BINS = 10  # of probabilities, for the calibration
 _MISTAKES, _EXAMPLES = 24, 4
 _MAPS, _CHANNELS = 16, 16  # parts, and of each so many feature maps
+_SIDE = 64  # pixels of a feature map; of larger ones some are left out
 _BATCH = 500
 _MOST_BYTES = 1 << 28
 
@@ -188,7 +189,8 @@ def _feature_maps(
         spread = np.linspace(0, len(innermost) - 1, min(_MAPS, len(innermost)))
         chosen = [innermost[int(i)] for i in spread]
         names.extend(name for name, _ in chosen)
-        return [array[0, ..., :_CHANNELS] for _, array in chosen]
+        steps = [-(-max(array.shape[1:3]) // _SIDE) for _, array in chosen]
+        return [a[0, ::s, ::s, :_CHANNELS] for s, (_, a) in zip(steps, chosen)]
 
     found = jax.jit(maps)(_inputs(recipe, images))
     return {f"maps/{i:02} {n}": _float(a) for i, (n, a) in enumerate(zip(names, found))}

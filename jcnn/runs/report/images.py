@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-_LONGEST, _LONGEST_MAP = 128, 64  # sides in pixels
+_LONGEST = 128  # side in pixels
 _SIGNED = (33, 102, 172), (247, 247, 247), (178, 24, 43)  # blue, white, red
 _HEAT = (0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)
 
@@ -46,8 +46,6 @@ def overlaid(image: np.ndarray, heat: np.ndarray) -> str:
 
 def tiles(maps: np.ndarray) -> str:
     """Return feature maps [H, W, C] side by side, each stretched to its own range."""
-    step = math.ceil(max(maps.shape[:2]) / _LONGEST_MAP)
-    maps = maps[::step, ::step]
     height, width, number = maps.shape
     columns = min(8, number)
     size = (math.ceil(number / columns) * (height + 1) - 1, columns * (width + 1) - 1)

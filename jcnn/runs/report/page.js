@@ -14,7 +14,7 @@
       label: curve.name,
       stroke: () => colour(several ? curve.run : splits.indexOf(curve.split)),
       width: curve.split === "train" ? 1.2 : 2,
-      dash: several && curve.split === "train" ? [4, 3] : undefined,
+      dash: several ? { train: [4, 3], validation: [1, 3] }[curve.split] : undefined,
       points: { show: curve.x.length <= 20, size: 5, fill: () => colour(several ? curve.run : splits.indexOf(curve.split)) },
       spanGaps: true,
       value: (_, value) => (value == null ? "–" : Number(value.toPrecision(5)).toLocaleString("en")),

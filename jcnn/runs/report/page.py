@@ -228,13 +228,9 @@ def _examples(arrays: dict[str, np.ndarray], names: list[str]) -> list[dict[str,
     return examples
 
 
-def _maps(arrays: dict[str, np.ndarray]) -> list[tuple[str, str, str]]:
+def _maps(arrays: dict[str, np.ndarray]) -> list[tuple[str, str]]:
     return [
-        (
-            name.partition(" ")[2],
-            "×".join(map(str, array.shape[:2])),
-            images.tiles(array),
-        )
+        (name.partition(" ")[2], images.tiles(array))
         for name, array in sorted(arrays.items())
         if name.startswith("maps/") and array.ndim == 3 and array.size
     ]

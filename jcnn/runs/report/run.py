@@ -13,6 +13,9 @@ from ..store.journal import iterate_lines
 from ..store.weights import read_arrays
 from .contents import NAME, Contents, read_contents
 
+# What runs that are trained together have in common.
+_OF_SWEEPS = {"environment.json", "certificate.jsonl", NAME}
+
 _DRAWN_HERE = {"curves.png", "filters.png", "predictions.png"}  # the page has them
 _MOST_PICTURES, _MOST_BYTES = 8, 1 << 20
 T = TypeVar("T")
@@ -97,7 +100,8 @@ def read_run(folder: Path) -> Run:
         try:
             return read(folder / name)
         except FileNotFoundError:
-            missing.append(f"{what}: there is no {name}")
+            if name not in _OF_SWEEPS or not (folder.parent / "sweep.json").exists():
+                missing.append(f"{what}: there is no {name}")
         except (OSError, ValueError, TypeError) as error:
             missing.append(printable(f"{what}: {error}"))
         return otherwise

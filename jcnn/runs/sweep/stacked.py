@@ -28,7 +28,7 @@ from ..store.digests import take_snapshot
 from ..store.journal import Journal, read_lines
 from ..store.record import Progress, Record
 from ..store.weights import write_weights
-from ..training import export_network
+from ..training import try_network
 from ..verify.certificate import data_line
 from .members import replace, varied
 
@@ -109,7 +109,7 @@ def fit_together(
     lines = read_lines(run_dir / "metrics.jsonl")
     for index, (folder, metrics) in enumerate(zip(folders, tested, strict=True)):
         final = jax.device_get(finals[index])
-        export_network(recipes[index], folder, final.params, final.model_state, console)
+        try_network(recipes[index], folder, final.params, final.model_state, console)
         _write_member(folder, index, lines, metrics, final, seconds)
     return None
 
