@@ -1,7 +1,6 @@
 """Moves of the pixels of images: crops, flips and affine maps."""
 
-from collections.abc import Callable
-from typing import Literal
+from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +9,44 @@ from jax.scipy.ndimage import map_coordinates
 from jax.typing import ArrayLike
 
 from .._shapes import integer, number
-from .checks import check_images
+from .checks import as_boxes, as_images, check_fill
 
-Border = Literal["zeros", "reflect"]
-"""What enters at an image's edge: zeros, or the image mirrored at its last pixel."""
+Border = Literal["constant", "reflect"]
+"""What enters at an image's edge: a value, or the image mirrored at its last pixel."""
+
+Moved = tuple[jax.Array, jax.Array]
+"""Images and boxes."""
 
 
+@overload
 def random_crop(
-    key: jax.Array, images: jax.Array, padding: int, *, border: Border = "zeros"
-) -> jax.Array:
+    key: jax.Array,
+    images: ArrayLike,
+    padding: int,
+    *,
+    border: Border = ...,
+    fill: ArrayLike = ...,
+    boxes: None = ...,
+) -> jax.Array: ...
+@overload
+def random_crop(
+    key: jax.Array,
+    images: ArrayLike,
+    padding: int,
+    *,
+    border: Border = ...,
+    fill: ArrayLike = ...,
+    boxes: ArrayLike,
+) -> Moved: ...
+def random_crop(
+    key: jax.Array,
+    images: ArrayLike,
+    padding: int,
+    *,
+    border: Border = "constant",
+    fill: ArrayLike = 0,
+    boxes: ArrayLike | None = None,
+) -> jax.Array | Moved:
     """Pad each image on all sides and cut a window of its own size out of that.
 
     The windows are uniform among the `(2 * padding + 1) ** 2` ones: each image is
@@ -26,13 +54,16 @@ def random_crop(
 
     Args:
         key: PRNG key; one key draws the shifts of the whole batch.
-        images: Batch of images [N, H, W, C], of any dtype.
+        images: Batch of images or masks [N, H, W, C], of any dtype.
         padding: Pixels on each side, and so the greatest shift; at least 0, and less
             than H and W if `border` is "reflect".
         border: What enters at the edge.
+        fill: The value of pixels from outside, if `border` is "constant".
+        boxes: Boxes that move with the images, as `random_affine` takes them.
 
     Returns:
-        The shifted images, of the shape and dtype of `images`.
+        The shifted images, of the shape and dtype of `images`; with `boxes` a pair of
+        them and the moved boxes, float32 [N, K, 4].
 
     Raises:
         TypeError: If `padding` is not an integer.
@@ -44,44 +75,82 @@ def random_crop(
     >>> moved.shape, moved.dtype.name, int(moved.min())
     ((8, 4, 4, 1), 'uint8', 0)
     """
-    check_images(images)
+    images = as_images(images)
+    boxes = as_boxes(boxes, images)
     padding = integer("padding", padding, minimum=0)
     num_images, *window = images.shape
-    padded = _padded(images, padding, border)
+    padded = padded_images(images, padding, border, check_fill(fill, images.dtype))
     corners = jax.random.randint(key, (num_images, 2), 0, 2 * padding + 1)
 
     def cut(image, corner):
         return lax.dynamic_slice(image, (corner[0], corner[1], 0), window)
 
-    return jax.vmap(cut)(padded, corners)
+    moved = jax.vmap(cut)(padded, corners)
+    if boxes is None:
+        return moved
+    shifts = jnp.tile(padding - corners, 2)
+    return moved, _cut(boxes + shifts[:, None], images)
 
 
-def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
+@overload
+def random_flip(
+    key: jax.Array, images: ArrayLike, *, boxes: None = ...
+) -> jax.Array: ...
+@overload
+def random_flip(key: jax.Array, images: ArrayLike, *, boxes: ArrayLike) -> Moved: ...
+def random_flip(
+    key: jax.Array, images: ArrayLike, *, boxes: ArrayLike | None = None
+) -> jax.Array | Moved:
     """Flip each image left to right with probability one half.
 
     Args:
         key: PRNG key; one key tosses the coins of the whole batch.
-        images: Batch of images [N, H, W, C], of any dtype.
+        images: Batch of images or masks [N, H, W, C], of any dtype.
+        boxes: Boxes that move with the images, as `random_affine` takes them.
 
     Returns:
-        The images, some of them flipped, of the shape and dtype of `images`.
+        The images, some of them flipped, of the shape and dtype of `images`; with
+        `boxes` a pair of them and the moved boxes, float32 [N, K, 4].
 
     Raises:
-        ValueError: If `images` has no four axes.
+        ValueError: If a shape is not as above.
 
     >>> import jax, jax.numpy as jnp
     >>> images = jnp.arange(3).reshape(1, 1, 3, 1).repeat(6, axis=0)
     >>> sorted({str(row.ravel()) for row in random_flip(jax.random.key(0), images)})
     ['[0 1 2]', '[2 1 0]']
     """
-    check_images(images)
-    flip = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
-    return jnp.where(flip, images[:, :, ::-1], images)
+    images = as_images(images)
+    flip = jax.random.bernoulli(key, 0.5, images.shape[:1])
+    return _flipped(flip, images, as_boxes(boxes, images))
 
 
+@overload
 def alternating_flip(
-    key: jax.Array, images: jax.Array, indices: jax.Array, epoch: jax.Array | int
-) -> jax.Array:
+    key: jax.Array,
+    images: ArrayLike,
+    indices: ArrayLike,
+    epoch: ArrayLike,
+    *,
+    boxes: None = ...,
+) -> jax.Array: ...
+@overload
+def alternating_flip(
+    key: jax.Array,
+    images: ArrayLike,
+    indices: ArrayLike,
+    epoch: ArrayLike,
+    *,
+    boxes: ArrayLike,
+) -> Moved: ...
+def alternating_flip(
+    key: jax.Array,
+    images: ArrayLike,
+    indices: ArrayLike,
+    epoch: ArrayLike,
+    *,
+    boxes: ArrayLike | None = None,
+) -> jax.Array | Moved:
     """Flip half of the data set in even epochs, and the other half in odd ones.
 
     Which half is drawn once, by example. So two epochs in a row show each image and its
@@ -90,12 +159,14 @@ def alternating_flip(
 
     Args:
         key: PRNG key, the same one in all steps of a run.
-        images: Batch of images [N, H, W, C], of any dtype.
+        images: Batch of images or masks [N, H, W, C], of any dtype.
         indices: Which examples of the data set these are, integers [N].
         epoch: Number of the epoch, or that of each image [N].
+        boxes: Boxes that move with the images, as `random_affine` takes them.
 
     Returns:
-        The images, some of them flipped, of the shape and dtype of `images`.
+        The images, some of them flipped, of the shape and dtype of `images`; with
+        `boxes` a pair of them and the moved boxes, float32 [N, K, 4].
 
     Raises:
         ValueError: If a shape is not as above.
@@ -107,7 +178,7 @@ def alternating_flip(
     >>> bool((even == odd[:, :, ::-1]).all())
     True
     """
-    check_images(images)
+    images, indices = as_images(images), jnp.asarray(indices)
     if indices.shape != images.shape[:1]:
         raise ValueError(f"indices must be [{len(images)}], got shape {indices.shape}")
 
@@ -115,20 +186,21 @@ def alternating_flip(
         return jax.random.bernoulli(jax.random.fold_in(key, index))
 
     flip = jax.vmap(in_first_half)(indices) ^ (jnp.asarray(epoch) % 2 == 1)
-    return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
+    return _flipped(flip, images, as_boxes(boxes, images))
 
 
 def random_affine(
     key: jax.Array,
-    images: jax.Array,
+    images: ArrayLike,
     *,
     degrees: ArrayLike = 0,
     shift: ArrayLike = 0,
     scale: tuple[float, float] = (1, 1),
-    boxes: jax.Array | None = None,
+    fill: ArrayLike = 0,
+    boxes: ArrayLike | None = None,
     nearest: bool = False,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Rotate, scale and shift each image about its centre, zeros entering at the edge.
+    """Rotate, scale and shift each image about its centre, `fill` entering at the edge.
 
     Args:
         key: PRNG key; one key draws the maps of the whole batch.
@@ -136,6 +208,7 @@ def random_affine(
         degrees: Angles are uniform from -degrees to degrees, at most 180.
         shift: Shifts are uniform up to this fraction of height and width, at most 1.
         scale: Least and greatest factor, uniform; more than 1 enlarges.
+        fill: The value of pixels from outside.
         boxes: Boxes [N, K, 4], each (top, left, bottom, right) in pixels from the
             image's corner. A box becomes the least one around its moved corners, cut at
             the border; one that has left the image becomes (0, 0, 0, 0).
@@ -156,14 +229,14 @@ def random_affine(
     >>> moved.shape, boxes.shape
     ((8, 9, 9, 1), (8, 1, 4))
     """
-    check_images(images)
+    images = as_images(images)
+    boxes = as_boxes(boxes, images)
+    fill = check_fill(fill, images.dtype)
     degrees = number("degrees", degrees, 0, 180)
     shift = number("shift", shift, 0, 1)
     if not 0 < scale[0] <= scale[1]:
         raise ValueError(f"scale must be (least, greatest) above 0, got {scale}")
     n, height, width, _ = images.shape
-    if boxes is not None and (boxes.ndim != 3 or boxes.shape[::2] != (n, 4)):
-        raise ValueError(f"boxes must be [{n}, K, 4], got shape {boxes.shape}")
     size = jnp.array([height, width], jnp.float32)
     of_angle, of_scale, of_shift = jax.random.split(key, 3)
     most = jnp.deg2rad(degrees)
@@ -183,7 +256,8 @@ def random_affine(
 
     def take(image, places):
         def one(channel):
-            return map_coordinates(channel, list(places), order=0 if nearest else 1)
+            order = 0 if nearest else 1
+            return map_coordinates(channel, list(places), order, cval=fill)
 
         values = jax.vmap(one, -1, -1)(image if nearest else image.astype(jnp.float32))
         is_float = jnp.issubdtype(image.dtype, jnp.floating)
@@ -195,77 +269,52 @@ def random_affine(
         moved = jax.vmap(take)(images, places)
     if boxes is None:
         return moved, None
-    top, left, bottom, right = jnp.moveaxis(boxes.astype(jnp.float32), -1, 0)
+    top, left, bottom, right = jnp.moveaxis(boxes, -1, 0)
     corners = jnp.stack([top, left, top, right, bottom, left, bottom, right], -1)
     middle = size[None, None, None] / 2  # of edges: pixel 0 is from 0 to 1
     corners = corners.reshape(n, -1, 4, 2) - middle
     corners = jnp.einsum("nij,nkcj->nkci", rotations * scales[:, None, None], corners)
     corners = corners + shifts[:, None, None] + middle
     around = jnp.concatenate([corners.min(2), corners.max(2)], -1)
-    around = jnp.clip(around, 0, jnp.tile(size, 2)[None, None])
-    empty = (around[..., :2] >= around[..., 2:]) | (boxes[..., :2] >= boxes[..., 2:])
-    return moved, jnp.where(empty.any(-1, keepdims=True), 0, around)
+    return moved, _cut(jnp.where(_is_empty(boxes), 0, around), images)
 
 
-def average_views(
-    predict: Callable[[jax.Array], jax.Array],
-    images: jax.Array,
-    *,
-    mirror: bool = True,
-    shift: int = 0,
-) -> jax.Array:
-    """Average predictions over each image, its mirror image, and shifts of both.
+def _flipped(
+    flip: jax.Array, images: jax.Array, boxes: jax.Array | None
+) -> jax.Array | Moved:
+    """Return the images and boxes mirrored where `flip` [N] says so."""
+    moved = jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
+    if boxes is None:
+        return moved
+    top, left, bottom, right = jnp.moveaxis(boxes, -1, 0)
+    width = images.shape[2]
+    mirrored = jnp.stack([top, width - right, bottom, width - left], -1)
+    return moved, _cut(jnp.where(flip[:, None, None], mirrored, boxes), images)
 
-    Args:
-        predict: From images [N, H, W, C] to logits or probabilities [N, classes]; or of
-            pixels, [N, h, w, classes], which are mirrored back, and need a shift of 0.
-        images: Batch of images [N, H, W, C], of any dtype.
-        mirror: Whether to take the mirror images too.
-        shift: Pixels; if not 0, half of the weight is that of the images shifted by so
-            many up and left, and down and right, the border reflected (Jordan, "94% on
-            CIFAR-10 in 3.29 Seconds on a Single GPU" (2024), section 3.5).
 
-    Returns:
-        Predictions of the shape that `predict` gives.
-
-    Raises:
-        ValueError: If `images` has no four axes, or `shift` is negative, too large, or
-            not 0 for predictions of pixels.
-
-    >>> import jax.numpy as jnp
-    >>> images = jnp.arange(4.0).reshape(1, 1, 4, 1)
-    >>> average_views(lambda images: images[:, 0, 0, 0], images)
-    Array([1.5], dtype=float32)
-    """
-    check_images(images)
-    shift = integer("shift", shift, minimum=0)
-
-    def of_both(images):
-        found = predict(images)
-        if found.ndim > 2 and shift:
-            raise ValueError(
-                f"shift must be 0 for predictions of pixels {found.shape}, got {shift}"
-            )
-        if not mirror:
-            return found
-        mirrored = predict(images[:, :, ::-1])
-        return (found + (mirrored[:, :, ::-1] if found.ndim > 2 else mirrored)) / 2
-
-    if shift == 0:
-        return of_both(images)
-    padded = _padded(images, shift, "reflect")
+def _cut(boxes: jax.Array, images: jax.Array) -> jax.Array:
+    """Return boxes cut at the images' border, (0, 0, 0, 0) where nothing is left."""
     _, height, width, _ = images.shape
-    up, down = padded[:, 2 * shift :, 2 * shift :], padded[:, :height, :width]
-    return of_both(images) / 2 + (of_both(up) + of_both(down)) / 4
+    most = jnp.array([[[height, width, height, width]]], boxes.dtype)
+    boxes = jnp.clip(boxes, 0, most)
+    return jnp.where(_is_empty(boxes), 0, boxes)
 
 
-def _padded(images: jax.Array, padding: int, border: Border) -> jax.Array:
-    if border not in ("zeros", "reflect"):
-        raise ValueError(f'border must be "zeros" or "reflect", got {border!r}')
-    if border == "reflect" and padding >= min(images.shape[1:3]):
+def _is_empty(boxes: jax.Array) -> jax.Array:
+    return (boxes[..., :2] >= boxes[..., 2:]).any(-1, keepdims=True)
+
+
+def padded_images(
+    images: jax.Array, padding: int, border: Border, fill: ArrayLike = 0
+) -> jax.Array:
+    if border not in ("constant", "reflect"):
+        raise ValueError(f'border must be "constant" or "reflect", got {border!r}')
+    pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    if border == "constant":
+        return jnp.pad(images, pads, constant_values=fill)
+    if padding >= min(images.shape[1:3]):
         raise ValueError(
             "reflected pixels must be fewer than height and width "
             f"{images.shape[1:3]}, got {padding}"
         )
-    pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    return jnp.pad(images, pads, "constant" if border == "zeros" else "reflect")
+    return jnp.pad(images, pads, "reflect")

@@ -6,17 +6,17 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._shapes import number
-from .checks import check_images
+from .checks import as_images, check_fill
 
 
 def random_erase(
     key: jax.Array,
-    images: jax.Array,
+    images: ArrayLike,
     *,
     probability: ArrayLike = 0.5,
     area: tuple[float, float] = (0.02, 0.4),
     aspect: tuple[float, float] = (0.3, 3.3),
-    fill: float = 0,
+    fill: ArrayLike = 0,
 ) -> jax.Array:
     """Fill a rectangle of some of the images: Zhong et al., "Random Erasing" (2017).
 
@@ -44,7 +44,8 @@ def random_erase(
     >>> bool((erased.min((1, 2, 3)) == 0).all())
     True
     """
-    check_images(images)
+    images = as_images(images)
+    fill = check_fill(fill, images.dtype)
     probability = number("probability", probability, 0, 1)
     for name, (low, high), most in (("area", area, 1), ("aspect", aspect, np.inf)):
         if not 0 < low <= high <= most:
@@ -65,7 +66,7 @@ def random_erase(
 
 
 def mixup(
-    key: jax.Array, images: jax.Array, targets: jax.Array, *, alpha: ArrayLike = 0.2
+    key: jax.Array, images: ArrayLike, targets: ArrayLike, *, alpha: ArrayLike = 0.2
 ) -> tuple[jax.Array, jax.Array]:
     """Blend each image and its target with another one's: Zhang et al., "mixup" (2017).
 
@@ -88,7 +89,7 @@ def mixup(
     >>> mixed.sum(-1).round(5).tolist()
     [1.0, 1.0, 1.0, 1.0]
     """
-    _check_mixed(images, targets, alpha)
+    images, targets = _check_mixed(images, targets, alpha)
     _check_floating("images", images)
     of_partner, of_weight = jax.random.split(key)
     partner = jax.random.permutation(of_partner, len(images))
@@ -97,7 +98,7 @@ def mixup(
 
 
 def cutmix(
-    key: jax.Array, images: jax.Array, targets: jax.Array, *, alpha: ArrayLike = 1.0
+    key: jax.Array, images: ArrayLike, targets: ArrayLike, *, alpha: ArrayLike = 1.0
 ) -> tuple[jax.Array, jax.Array]:
     """Put a rectangle of another image into each: Yun et al., "CutMix" (2019).
 
@@ -124,7 +125,7 @@ def cutmix(
     >>> mixed.sum(-1).round(5).tolist()
     [1.0, 1.0, 1.0, 1.0]
     """
-    _check_mixed(images, targets, alpha)
+    images, targets = _check_mixed(images, targets, alpha)
     n, height, width, _ = images.shape
     of_partner, of_size, of_place = jax.random.split(key, 3)
     partner = jax.random.permutation(of_partner, n)
@@ -160,8 +161,10 @@ def _blend(weight: jax.Array, values: jax.Array, partner: jax.Array) -> jax.Arra
     return weight * values + (1 - weight) * values[partner]
 
 
-def _check_mixed(images: jax.Array, targets: jax.Array, alpha: ArrayLike) -> None:
-    check_images(images)
+def _check_mixed(
+    images: ArrayLike, targets: ArrayLike, alpha: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    images, targets = as_images(images), jnp.asarray(targets)
     if targets.ndim < 2 or len(targets) != len(images):
         raise ValueError(
             f"targets must be probabilities [{len(images)}, classes], got shape "
@@ -170,6 +173,7 @@ def _check_mixed(images: jax.Array, targets: jax.Array, alpha: ArrayLike) -> Non
     _check_floating("targets", targets)
     if not isinstance(number("alpha", alpha, 0), jax.Array) and alpha == 0:
         raise ValueError(f"alpha must be more than 0, got {alpha!r}")
+    return images, targets
 
 
 def _check_floating(name: str, values: jax.Array) -> None:

@@ -23,9 +23,9 @@ def _images(num_images, *, height=5, width=7, channels=3, dtype=np.uint8):
     return values.astype(dtype)
 
 
-def _shifted(image, down, right):
+def _shifted(image, down, right, fill=0):
     """`image` moved by whole pixels, written pixel by pixel."""
-    result = np.zeros_like(image)
+    result = np.full_like(image, fill)
     height, width, _ = image.shape
     for row in range(height):
         for column in range(width):
@@ -204,6 +204,114 @@ def test_masks_move_with_their_images():
         assert np.array_equal(both[0] * 7, both[1])
 
 
+def _coordinates(n, height, width):
+    """Images whose channels are row, column and 1: they tell where pixels came from."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows, columns, np.ones_like(rows)], -1)[None].repeat(n, 0)
+
+
+def _box_of_pixels(seen, box):
+    """The least box around the pixels of a moved image that came from inside `box`."""
+    top, left, bottom, right = box
+    places = [
+        (i, j)
+        for i, j in np.ndindex(*seen.shape[:2])
+        if seen[i, j, 2]
+        and top <= seen[i, j, 0] < bottom
+        and left <= seen[i, j, 1] < right
+    ]
+    if not places:
+        return [0, 0, 0, 0]
+    rows, columns = zip(*places, strict=True)
+    return [min(rows), min(columns), max(rows) + 1, max(columns) + 1]
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        random_flip,
+        lambda k, x, **how: alternating_flip(k, x, jnp.arange(len(x)), 1, **how),
+        lambda k, x, **how: random_crop(k, x, 4, **how),
+    ],
+)
+def test_boxes_are_where_the_pixels_within_them_went(move, rng):
+    """Also those of the border, cut as the images are, and those without a pixel."""
+    n, height, width = 40, 7, 10
+    images, key = jnp.asarray(_coordinates(n, height, width)), jax.random.key(2)
+    corners = rng.integers(0, (height, width), (2, n, 5, 2))
+    boxes = np.concatenate([corners.min(0), corners.max(0) + 1], -1)
+    boxes[:, 4, 2] = boxes[:, 4, 0]  # no height
+    moved, found = jax.jit(move)(key, images, boxes=boxes)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(moved, move(key, images))
+    expected = [
+        [_box_of_pixels(seen, box) for box in of_image]
+        for seen, of_image in zip(np.asarray(moved), boxes, strict=True)
+    ]
+    np.testing.assert_array_equal(found, expected)
+    assert (np.asarray(moved) != images).any((1, 2, 3)).sum() > n / 4
+
+
+def test_cut_boxes_are_those_of_an_affine_map():
+    """A shift by whole pixels is one that both can draw."""
+    images = jnp.asarray(_coordinates(200, 8, 8))
+    boxes = jnp.array([[[-3.0, 1, 2.5, 9], [6, 6, 12, 12], [5, 5, 4, 6]]] * 200)
+    unmoved, expected = random_affine(jax.random.key(0), images, boxes=boxes)
+    np.testing.assert_array_equal(unmoved, images)
+    _, kept = random_crop(jax.random.key(0), images, 0, boxes=boxes)
+    np.testing.assert_array_equal(kept, expected)
+    np.testing.assert_array_equal(kept[0], [[0, 1, 2.5, 8], [6, 6, 8, 8], [0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    "dtype, fill", [(np.uint8, 255), (np.float32, -1.5), (bool, 1)]
+)
+def test_pixels_from_outside_are_filled(dtype, fill):
+    images, key = jnp.asarray(_images(60).astype(dtype)), jax.random.key(4)
+    moved = np.asarray(random_crop(key, images, 2, fill=fill))
+    filled = 0
+    for before, after in zip(np.asarray(images), moved, strict=True):
+        shifts = [(i, j) for i in range(-2, 3) for j in range(-2, 3)]
+        shifted = [_shifted(before, *shift, fill=fill) for shift in shifts]
+        assert any(np.array_equal(one, after) for one in shifted)
+        filled += (after == fill).any()
+    assert filled > 40
+    # What is filled has come from no pixel, so zeros enter there too.
+    how = {"degrees": 30, "shift": 0.2, "nearest": True}
+    inside, _ = random_affine(key, jnp.ones_like(images), **how)
+    zeros, _ = random_affine(key, images, **how)
+    moved, _ = random_affine(key, images, **how, fill=fill)
+    expected = np.where(np.asarray(inside) == 1, zeros, np.asarray(fill, dtype))
+    np.testing.assert_array_equal(moved, expected)
+    assert moved.dtype == dtype and 0 < np.mean(np.asarray(inside) == 1) < 1
+
+
+def test_a_fill_is_blended_where_pixels_are_interpolated(rng):
+    """An image less its fill, filled with zeros, is the same image."""
+    images = jnp.asarray(rng.normal(size=(9, 6, 8, 2)), jnp.float32)
+    how = {"degrees": 45, "shift": 0.3, "scale": (0.5, 1.5)}
+    filled, _ = random_affine(jax.random.key(1), images, **how, fill=0.7)
+    moved, _ = random_affine(jax.random.key(1), images - 0.7, **how)
+    np.testing.assert_allclose(filled, moved + 0.7, atol=1e-5)
+
+
+def test_lists_are_images_too():
+    """As for the other array functions."""
+    images, key = _images(3).tolist(), jax.random.key(1)
+    given, boxes = jnp.asarray(images), [[[0, 1, 2, 3]]] * 3
+    for move in (
+        random_flip,
+        lambda k, x: random_flip(k, x, boxes=boxes),
+        lambda k, x: alternating_flip(k, x, [4, 5, 6], 0),
+        lambda k, x: random_crop(k, x, 1, boxes=boxes),
+        lambda k, x: random_affine(k, x, degrees=9, boxes=boxes),
+        random_erase,
+        lambda k, x: cutmix(k, x, np.eye(3).tolist()),
+        lambda _, x: average_views(lambda x: x.sum((1, 2)), x),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, move(key, images), move(key, given))
+
+
 def test_boxes_that_leave_the_image_are_empty():
     images, boxes = jnp.ones((50, 10, 10, 1)), jnp.array([[[0, 0, 2, 2]]] * 50)
     _, moved = random_affine(jax.random.key(0), images, shift=1, boxes=boxes)
@@ -373,10 +481,15 @@ def test_strengths_can_be_traced():
         (lambda k, x: random_affine(k, x, shift=1.5), "shift.*1.5"),
         (lambda k, x: random_affine(k, x, scale=(2, 1)), "scale.*2, 1"),
         (lambda k, x: random_affine(k, x, boxes=jnp.ones((2, 4))), "boxes.*2, 4"),
+        (lambda k, x: random_affine(k, x, fill=np.nan), "fill.*nan"),
+        (lambda k, x: random_crop(k, x > 0, 1, fill=2), "fill must be from 0 to 1.*2"),
+        (lambda k, x: random_crop(k, x, 1, boxes=jnp.ones((2, 4))), "boxes.*2, 4"),
+        (lambda k, x: random_flip(k, x, boxes=jnp.ones((3, 1, 4))), "boxes.*3, 1, 4"),
         (lambda k, x: random_crop(k, x, 5, border="reflect"), "fewer than.*got 5"),
         (lambda k, x: random_crop(k, x, 1, border="wrap"), "border.*wrap"),
         (lambda k, x: random_erase(k, x, probability=2), "probability.*2"),
         (lambda k, x: random_erase(k, x, area=(0, 1)), "area.*0, 1"),
+        (lambda k, x: random_erase(k, x.astype(jnp.uint8), fill=-1), "fill.*0 to 255"),
         (lambda k, x: alternating_flip(k, x, jnp.arange(3), 0), "indices.*3"),
         (lambda k, x: mixup(k, x, jnp.ones((3, 2))), "targets.*3, 2"),
         (lambda k, x: cutmix(k, x, jnp.ones((2, 2)), alpha=0), "alpha.*0"),
