@@ -89,6 +89,11 @@ def child_key(key: jax.Array, name: str) -> jax.Array:
     return jax.random.fold_in(key, crc32(name.encode()))
 
 
+def leaf_name(path: Any) -> str:
+    """Return the name of a leaf, such as "conv1/kernel", from its path in a pytree."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def init_nothing(key, x):
     return {}, {}
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import train
+from ._layer import leaf_name
 from .train import Batch, BatchAt, LossFn, TrainState, batch_at, gradients
 
 _NAMED = 6  # arrays that a message names, of each kind
@@ -162,8 +163,7 @@ def describe(fault: Fault) -> str:
 
 
 def _name(kind: str, path: Any) -> str:
-    within = jax.tree_util.keystr(path, simple=True, separator="/")
-    return f"{kind}/{within}" if path else kind
+    return f"{kind}/{leaf_name(path)}" if path else kind
 
 
 def _count(array: jax.Array) -> Count:

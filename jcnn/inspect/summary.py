@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .._layer import leaf_name
 from ..combine import Part, as_layers
 from ..engine import acceleration
 from ..layers import Layer
@@ -210,7 +211,7 @@ def _read(
 
 def _holder(path: Any) -> str:
     """Return "layers/0" of the path, behind the argument, of "layers/0/kernel"."""
-    name = jax.tree_util.keystr(path[1:], simple=True, separator="/")
+    name = leaf_name(path[1:])
     # Flax's variables hold their arrays as "value".
     return name.removesuffix("/value").rpartition("/")[0]
 

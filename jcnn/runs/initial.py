@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 
+from .._layer import leaf_name
 from ..layers import Params, State
 from .config import OptionError
 from .recipe import Recipe, network_inputs
-from .store.digests import leaf_name
 from .store.weights import read_weights
 
 KEPT = "init.safetensors"  # a run's own copy

@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
+from .._layer import leaf_name
 from ..layers import Params
 from ..train import mask_by_path
 from .config import Count, NonNegative, OptionError, Positive, Range, Rate
 from .schedule import Schedule, make_schedule
-from .store.digests import leaf_name
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from .._layer import leaf_name
 from ..layers import Params
 
 
@@ -31,7 +32,6 @@ def mask_by_path(pattern: str) -> Callable[[Params], Any]:
         ) from error
 
     def matches(path, _) -> bool:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return regex.search(name) is not None
+        return regex.search(leaf_name(path)) is not None
 
     return lambda params: jax.tree.map_with_path(matches, params)

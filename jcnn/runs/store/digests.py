@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..._layer import leaf_name
+
 Description = dict[str, Any]  # {"dtype": …, "shape": […], "sha256": …}
 
 
@@ -26,11 +28,6 @@ def take_snapshot(tree: Any) -> Snapshot:
     """Copy the arrays of a pytree, as `host_arrays`, and compute their digests."""
     arrays = host_arrays(tree)
     return Snapshot(arrays, {name: describe_array(a) for name, a in arrays.items()})
-
-
-def leaf_name(path: Any) -> str:
-    """Return the name of a leaf, such as "conv1/kernel", from its path in a pytree."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def host_arrays(tree: Any) -> dict[str, np.ndarray]:
