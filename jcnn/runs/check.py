@@ -45,9 +45,9 @@ def check_recipe(
         the metrics of `loss_fn`.
 
     Raises:
-        OptionError: If layer, loss or metrics do not take the images, metrics have
-            wrong shapes or reserved names, a label has no logit, or there is no watched
-            metric.
+        OptionError: If layer, loss or metrics do not take the images, the optimizer
+            does not take the parameters, metrics have wrong shapes or reserved names, a
+            label has no logit, or there is no watched metric.
 
     >>> import optax
     >>> from jcnn import flatten, serial
@@ -71,6 +71,8 @@ def check_recipe(
     key = jax.random.key(0)
     layer = f"the layer cannot be made for inputs {described(inputs)}"
     params, model_state = shapes_of(layer, recipe.layer.init, key, inputs)
+    if not callable(recipe.tx):
+        shapes_of("the optimizer takes no such parameters", recipe.tx.init, params)
     hint = (
         "" if recipe.prepare else "; if it prepares them, Recipe.prepare must say how"
     )

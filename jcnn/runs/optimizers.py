@@ -10,7 +10,8 @@ the number of steps, an optimizer gives optax's transformation, so it is the `tx
 True
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -49,13 +50,21 @@ class _Common:
         rate = make_schedule(
             self.schedule, self.learning_rate, num_steps, warmup=self.warmup
         )
-        tx = self._rule(rate, _mask("decayed", self.decayed))
+        tx = self._rule(rate, self._mask("decayed"))
         if self.clip_norm is not None:
             tx = optax.chain(optax.clip_by_global_norm(self.clip_norm), tx)
         return tx if self.lookahead is None else with_lookahead(tx, self.lookahead)
 
     def _rule(self, rate: optax.Schedule, mask: Any) -> optax.GradientTransformation:
         raise NotImplementedError
+
+    def _mask(self, option: str) -> Callable[[Params], Any]:
+        pattern = getattr(self, option)
+        # Not every network has what the default names.
+        missing_ok = pattern == getattr(type(self), option)
+        with _errors_of(option):
+            mask = mask_by_path(pattern, missing_ok=missing_ok)
+        return _errors_of(option)(mask)
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ class Muon(_Common):
     """Regular expression for the paths of parameters that Muon updates."""
 
     def _rule(self, rate, mask):
-        chosen = _mask("orthogonalized", self.orthogonalized)
+        chosen = self._mask("orthogonalized")
 
         def dimensions(params: Any) -> Any:
             of = muon_dimensions(params)
@@ -135,9 +144,10 @@ class Muon(_Common):
 Optimizer = SGD | AdamW | Muon
 
 
-def _mask(option: str, pattern: str) -> Callable[[Params], Any]:
+@contextmanager
+def _errors_of(option: str) -> Iterator[None]:
     try:
-        return mask_by_path(pattern)
+        yield
     except ValueError as error:
         raise OptionError(f"{option}: {error}") from error
 
@@ -251,7 +261,7 @@ def by_path(
             to transformations.
 
     Raises:
-        ValueError: When used, if no expression fits a parameter.
+        ValueError: When used, if no expression fits a parameter, or one fits none.
 
     >>> tx = by_path({"bias$": optax.set_to_zero(), "": optax.sgd(1.0)})
     >>> params = {"kernel": jnp.ones(1), "bias": jnp.ones(1)}
@@ -259,7 +269,7 @@ def by_path(
     >>> jax.tree.map(float, jax.tree.map(jnp.sum, updates))
     {'bias': 0.0, 'kernel': -1.0}
     """
-    masks = {pattern: _mask("rules", pattern) for pattern in rules}
+    masks = {pattern: mask_by_path(pattern) for pattern in rules}
 
     def label(path, _, *fits):
         if True not in fits:

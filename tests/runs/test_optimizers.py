@@ -242,8 +242,35 @@ def test_the_first_rule_that_fits_is_taken_and_none_is_an_error(params, grads):
         np.testing.assert_allclose(update, -rate * grad, rtol=1e-6)
     with pytest.raises(ValueError, match="rules must fit every parameter.*head/kernel"):
         by_path({"bias$": optax.sgd(1.0), "conv": optax.sgd(1.0)}).init(params)
-    with pytest.raises(ValueError, match=r"rules: pattern must be a regular.*'\('"):
+    with pytest.raises(ValueError, match=r"pattern must be a regular.*'\('"):
         by_path({"(": optax.sgd(1.0)})
+
+
+def test_a_pattern_that_fits_no_parameter_is_an_error(params):
+    words = "pattern must fit.*'haed'.*conv/bias, conv/kernel, head/bias, head/kernel$"
+    for tx in (
+        by_path({"haed": optax.sgd(1.0), "": optax.sgd(2.0)}),
+        optax.masked(optax.sgd(1.0), mask_by_path("haed")),
+        AdamW(decayed="haed")(STEPS),
+        Muon(orthogonalized="haed")(STEPS),
+    ):
+        with pytest.raises(ValueError, match=words):
+            tx.init(params)
+    with pytest.raises(OptionError, match="^decayed: pattern"):
+        SGD(decayed="haed", lookahead=2)(STEPS).init(params)
+    many = {f"part{i}": jnp.zeros(1) for i in range(9)}
+    with pytest.raises(ValueError, match="part0, .*part5 and 3 more$"):
+        mask_by_path("kernel")(many)
+    # What a rule before it has taken, it fits all the same.
+    rules = {"^conv": optax.sgd(1.0), "conv/bias": optax.sgd(2.0), "": optax.sgd(3.0)}
+    by_path(rules).init(params)
+
+
+@pytest.mark.parametrize("optimizer", [SGD(), AdamW(), Muon()])
+def test_default_patterns_may_fit_nothing(optimizer, rng):
+    params = {"w": rng.normal(size=(3, 2)).astype(np.float32)}
+    assert mask_by_path("kernel", missing_ok=True)(params) == {"w": False}
+    assert trained(optimizer(STEPS), params, [params])["w"].shape == (3, 2)
 
 
 def test_full_matrix_adam_is_adam_in_the_basis_of_the_gradients(rng):

@@ -16,6 +16,7 @@ from jcnn import flatten, global_avg_pool, serial
 from jcnn.data import Dataset, from_arrays
 from jcnn.layers import BatchNorm, Conv, Dense
 from jcnn.runs import (
+    SGD,
     OptionError,
     Recipe,
     RunConfig,
@@ -526,6 +527,10 @@ REFUSED = {
     "no usual metric": (
         _tested_by(lambda *args: {"b": jnp.zeros(5), "a": jnp.zeros(5)}),
         "watch is None, but must be a metric of the test images: a, b",
+    ),
+    "optimizer": (
+        lambda: _recipe()._replace(tx=SGD(decayed="haed")(10)),
+        "the optimizer takes no such parameters: decayed: pattern must fit .*'haed'",
     ),
     "watch": (
         lambda: _recipe(watch="f1"),
