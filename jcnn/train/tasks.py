@@ -116,7 +116,8 @@ def classification(
     Returns:
         loss_fn for `make_step` and example_metrics for `make_evaluate`, both for
         batches {"image": …, "label": int [N] or [N, H, W]} and with the metrics "loss"
-        and "accuracy". They can be pickled if layer and prepare can.
+        and "accuracy". A label that has no logit, also a negative one, makes the loss
+        NaN. They can be pickled if layer and prepare can.
 
     >>> from jcnn.layers import Dense
     >>> _, metrics = classification(Dense(2), lambda images, key: images)
@@ -156,7 +157,8 @@ def _logit_metrics(
         import optax
 
         loss = optax.losses.softmax_cross_entropy(logits, targets)
+    has_logit = (labels >= 0) & (labels < logits.shape[-1])
     return {
-        "loss": loss,
+        "loss": jnp.where(has_logit, loss, jnp.nan),
         "accuracy": (jnp.argmax(logits, -1) == labels).astype(jnp.float32),
     }

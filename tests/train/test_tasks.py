@@ -165,6 +165,30 @@ def test_mixed_examples_are_weighted_as_they_are_mixed(params, batch):
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"label_smoothing": 0.1}, {"mix": _swapped}, {"class_weights": [1.0] * 3}],
+)
+def test_labels_without_a_logit_make_the_loss_nan(how, params, batch):
+    """So that the step is not taken; other examples of the batch keep their loss."""
+    loss_fn, metrics = classification(LAYER, _plain, **how)
+
+    @jax.jit
+    def losses(label):
+        given = batch | {"label": batch["label"].at[2].set(label)}
+        loss, _ = loss_fn(params, {}, given, jax.random.key(2))
+        return loss, metrics(params, {}, given)
+
+    with jax.debug_nans(True):
+        mean, good = losses(0)
+    assert np.isfinite(mean)
+    for label in (-CLASSES - 1, -1, CLASSES, 255):
+        mean, bad = losses(label)
+        assert np.isnan(mean) and bad["accuracy"][2] == 0
+        expected = np.where(np.arange(6) == 2, np.nan, good["loss"])
+        np.testing.assert_array_equal(bad["loss"], expected)
+
+
 @pytest.mark.parametrize("weights", [[1.0, 2.0], [1.0] * 5])
 def test_there_is_a_weight_for_each_class(weights, params, batch):
     with pytest.raises(ValueError, match=r"class_weights must be \[3\]"):
