@@ -21,7 +21,7 @@ from jcnn.data import load
 from jcnn.initializers import dirac, whitening
 from jcnn.layers import BatchNorm, Conv, Dense, Initializer, MaxPool, child_key
 from jcnn.runs import Count, Positive, Rate, Recipe, RunConfig, main
-from jcnn.runs.optimizers import by_path, keep_norm, muon_dimensions
+from jcnn.runs.transformations import by_path, keep_norm, muon_dimensions
 from jcnn.train import batch_at, classification, indices_at
 
 # Of the training images' channels.

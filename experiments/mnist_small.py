@@ -20,8 +20,7 @@ import optax
 from jcnn import Layer, global_avg_pool, serial
 from jcnn.data import load
 from jcnn.layers import BatchNorm, Conv, DepthwiseConv, MaxPool, child_key
-from jcnn.runs import Count, Positive, Recipe, RunConfig, main
-from jcnn.runs.optimizers import full_matrix_adam
+from jcnn.runs import Count, Positive, Recipe, RunConfig, full_matrix_adam, main
 from jcnn.train import classification
 
 

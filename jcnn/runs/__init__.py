@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from .optimizers import AdamW as AdamW
     from .optimizers import Muon as Muon
     from .optimizers import Optimizer as Optimizer
-    from .optimizers import by_path as by_path
-    from .optimizers import keep_norm as keep_norm
-    from .optimizers import muon_dimensions as muon_dimensions
     from .recipe import Recipe as Recipe
     from .schedule import make_schedule as make_schedule
     from .stepping import count_steps as count_steps
@@ -42,6 +39,11 @@ if TYPE_CHECKING:
     from .store.weights import read_weights as read_weights
     from .store.weights import write_weights as write_weights
     from .training import Result as Result
+    from .transformations import by_path as by_path
+    from .transformations import full_matrix_adam as full_matrix_adam
+    from .transformations import keep_norm as keep_norm
+    from .transformations import muon_dimensions as muon_dimensions
+    from .transformations import with_lookahead as with_lookahead
 
 _MODULE_OF = {
     **dict.fromkeys(("main", "refuses"), "command"),
@@ -52,7 +54,8 @@ _MODULE_OF = {
     "fit": "loop",
     "Result": "training",
     "make_schedule": "schedule",
-    **dict.fromkeys(("by_path", "keep_norm", "muon_dimensions"), "optimizers"),
+    **dict.fromkeys(("by_path", "full_matrix_adam", "keep_norm"), "transformations"),
+    **dict.fromkeys(("muon_dimensions", "with_lookahead"), "transformations"),
     **dict.fromkeys(("AdamW", "Muon", "Optimizer", "SGD"), "optimizers"),
     "keep_memory": "memory",
     "Recipe": "recipe",

@@ -12,9 +12,17 @@ import pytest
 import tyro
 
 from jcnn.layers import Dense
-from jcnn.runs import SGD, AdamW, Muon, OptionError, RunConfig, make_schedule
+from jcnn.runs import (
+    SGD,
+    AdamW,
+    Muon,
+    OptionError,
+    RunConfig,
+    by_path,
+    make_schedule,
+)
 from jcnn.runs.config_json import config_from_json, config_to_json
-from jcnn.runs.optimizers import Optimizer, by_path, full_matrix_adam
+from jcnn.runs.optimizers import Optimizer
 from jcnn.train import classification, create, make_step, mask_by_path
 
 STEPS = 5
@@ -233,19 +241,6 @@ def test_steps_with_lookahead_can_donate_their_state(optimizer, rng):
     assert metrics["finite"] and int(state.step) == 3
 
 
-def test_the_first_rule_that_fits_is_taken_and_none_is_an_error(params, grads):
-    rules = {"^conv/bias": optax.sgd(1.0), "bias$": optax.sgd(2.0), "^": optax.sgd(3.0)}
-    tx = by_path(rules)
-    updates, _ = tx.update(grads[0], tx.init(params), params)
-    rates = {"conv": {"bias": 1.0, "kernel": 3.0}, "head": {"bias": 2.0, "kernel": 3.0}}
-    for rate, grad, update in zip(*map(jax.tree.leaves, (rates, grads[0], updates))):
-        np.testing.assert_allclose(update, -rate * grad, rtol=1e-6)
-    with pytest.raises(ValueError, match="rules must fit every parameter.*head/kernel"):
-        by_path({"bias$": optax.sgd(1.0), "conv": optax.sgd(1.0)}).init(params)
-    with pytest.raises(ValueError, match=r"pattern must be a regular.*'\('"):
-        by_path({"(": optax.sgd(1.0)})
-
-
 def test_a_pattern_that_fits_no_parameter_is_an_error(params):
     words = "pattern must fit.*'haed'.*conv/bias, conv/kernel, head/bias, head/kernel$"
     for tx in (
@@ -271,44 +266,6 @@ def test_default_patterns_may_fit_nothing(optimizer, rng):
     params = {"w": rng.normal(size=(3, 2)).astype(np.float32)}
     assert mask_by_path("kernel", missing_ok=True)(params) == {"w": False}
     assert trained(optimizer(STEPS), params, [params])["w"].shape == (3, 2)
-
-
-def test_full_matrix_adam_is_adam_in_the_basis_of_the_gradients(rng):
-    n, every, b1, b2, decay = 5, 6, 0.8, 0.9, 0.7  # no basis before full rank
-    rates = rng.uniform(0.01, 0.1, size=14)
-    rate = jnp.asarray(rates, jnp.float32).__getitem__
-    tx = full_matrix_adam(rate, every=every, b1=b1, b2=b2, covariance_decay=decay)
-    params = {"a": jnp.ones((2, 2)), "b": jnp.ones(1)}
-    state, update = tx.init(params), jax.jit(tx.update, donate_argnums=1)
-    mean, covariance, basis = np.zeros(n), np.zeros((n, n)), np.eye(n)
-    second = np.zeros((n, n))  # diagonal in the basis
-    for t, gradient in enumerate(rng.normal(size=(14, n)) * np.arange(1, n + 1), 1):
-        mean = b1 * mean + (1 - b1) * gradient
-        covariance = decay * covariance + (1 - decay) * np.outer(gradient, gradient)
-        if t % every == 0:
-            basis = np.linalg.eigh(covariance)[1]
-        # What is not on the diagonal of the new basis is forgotten.
-        own = basis.T @ second @ basis
-        coordinates = basis.T @ gradient
-        squares = b2 * np.diag(own) + (1 - b2) * coordinates**2
-        second = basis @ np.diag(squares) @ basis.T
-        unbiased = basis.T @ mean / (1 - b1**t)
-        expected = -rates[t - 1] * basis @ (unbiased / np.sqrt(squares / (1 - b2**t)))
-        grads = {
-            "a": jnp.asarray(gradient[:4].reshape(2, 2), jnp.float32),
-            "b": jnp.asarray(gradient[4:], jnp.float32),
-        }
-        updates, state = update(grads, state, params)
-        got = np.concatenate([np.ravel(updates["a"]), updates["b"]])
-        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-5)
-
-
-def test_bases_are_renewed_after_whole_numbers_of_steps():
-    rate = optax.constant_schedule(0.1)
-    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
-        full_matrix_adam(rate, every=0)
-    with pytest.raises(TypeError, match="every must be an integer, got 2.5"):
-        full_matrix_adam(rate, every=2.5)  # pyright: ignore
 
 
 @pytest.mark.parametrize("path", ["head", "body/head", "overhead"])
