@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -84,3 +85,13 @@ def write(path: Path, dataset: Dataset) -> None:
             label=dataset.label,
         )
         os.replace(temporary, path)
+
+
+def warn_of(error: OSError, *, stacklevel: int) -> None:
+    """Warn that a data set could not be kept, as from the function that calls this."""
+    warnings.warn(
+        f"decoded images are not kept for next time: {error}. "
+        "Set XDG_CACHE_HOME to another cache folder.",
+        RuntimeWarning,
+        stacklevel=stacklevel + 1,
+    )

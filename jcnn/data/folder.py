@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -102,12 +101,7 @@ def load_folder(
         write_file(kept.with_suffix(".json"), json.dumps(notes).encode())
         cache.write(kept, found.dataset)
     except OSError as error:
-        warnings.warn(
-            f"decoded images are not kept for next time: {error}. "
-            "Set XDG_CACHE_HOME to another cache folder.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        cache.warn_of(error, stacklevel=2)
     return found
 
 

@@ -1,7 +1,6 @@
 """Load a data set by name."""
 
 import os
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -79,10 +78,5 @@ def _load_split(name: str, root: Path, split: str) -> Dataset:
         try:
             cache.write(path, dataset)
         except OSError as error:
-            warnings.warn(
-                f"decoded images are not kept for next time: {error}. "
-                "Set XDG_CACHE_HOME to another cache folder.",
-                RuntimeWarning,
-                stacklevel=4,  # select, load, its caller
-            )
+            cache.warn_of(error, stacklevel=4)  # select, load, its caller
     return dataset

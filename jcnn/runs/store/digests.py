@@ -1,4 +1,4 @@
-"""SHA-256 of arrays, little-endian in C order, and of trees of arrays.
+"""SHA-256 of bytes, of arrays (little-endian in C order) and of trees of arrays.
 
 A tree's digest is that of lines `["name", "dtype", [shape], "digest"]`, sorted by name.
 """
@@ -56,17 +56,21 @@ def host_arrays(tree: Any) -> dict[str, np.ndarray]:
     return arrays
 
 
+def digest_bytes(content: bytes | memoryview) -> str:
+    """Return the SHA-256 of bytes, as 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def describe_array(array: np.ndarray) -> Description:
     """Return dtype, shape and digest of an array, as JSON values."""
     big = array.dtype.byteorder == ">" or (
         array.dtype.byteorder == "=" and sys.byteorder == "big"
     )
     content = np.asarray(array.byteswap() if big else array, order="C")
-    digest = hashlib.sha256(content.reshape(-1).view(np.uint8).data)
     return {
         "dtype": array.dtype.name,
         "shape": list(array.shape),
-        "sha256": digest.hexdigest(),
+        "sha256": digest_bytes(content.reshape(-1).view(np.uint8).data),
     }
 
 
@@ -77,7 +81,7 @@ def combine(descriptions: dict[str, Description]) -> str:
         for name, d in sorted(descriptions.items())
     ]
     text = "".join(f"{line}\n" for line in lines)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest_bytes(text.encode())
 
 
 def digest_tree(tree: Any) -> str:

@@ -1,6 +1,5 @@
 """The trained network in the folder of a run, used without its program and its data."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from jax.typing import ArrayLike
 
 from ..._files import open_file, read_object, write_file
 from ...data import Dataset
+from .digests import digest_bytes
 from .folder import write_json
 from .weights import read_weights
 
@@ -64,7 +64,9 @@ def write_network(
     names = data.class_names or tuple(map(str, range(data.num_classes)))
     content = bytes(program.serialize(vjp_order=1))
     write_file(run_dir / _PROGRAM, content)
-    write_json(run_dir / _FACTS, {"class_names": names, "sha256": _digest(content)})
+    write_json(
+        run_dir / _FACTS, {"class_names": names, "sha256": digest_bytes(content)}
+    )
 
 
 def load(run: str | Path) -> Network:
@@ -137,11 +139,7 @@ def _read(run_dir: Path) -> tuple[export.Exported, tuple[Any, Any], tuple[str, .
         ) from error
     except (KeyError, TypeError) as error:
         raise ValueError(f"{run_dir / _FACTS} is damaged: {error}") from error
-    if facts.get("sha256") != _digest(content):
+    if facts.get("sha256") != digest_bytes(content):
         raise ValueError(f"{run_dir / _PROGRAM} is damaged, or of another run")
     program = export.deserialize(bytearray(content))
     return program, (params, model_state), names
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -1,7 +1,6 @@
 """Reading one checkpoint and checking that it is what was saved."""
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -15,7 +14,7 @@ import tensorstore as ts
 from ..._files import read_object
 from ..config import OptionError
 from ..output import printable
-from .digests import describe_array
+from .digests import describe_array, digest_bytes
 
 FORMAT = 2
 _MOST_CONTENT = 256 << 20  # bytes; it holds the run's journals
@@ -152,7 +151,7 @@ def _unreadable(folder: Path) -> str | None:
 def content_digest(content: dict[str, Any]) -> str:
     """Return the digest of the JSON item `content`."""
     text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest_bytes(text.encode())
 
 
 def first_line(error: Exception) -> str:

@@ -4,7 +4,6 @@ A run that was resumed with other source also has a `source-2.json`, and so on.
 """
 
 import difflib
-import hashlib
 import os
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 from ..._files import read_object, write_file
 from ..output import printable
 from ..program import Program, is_below, is_installed
+from ..store.digests import digest_bytes
 from ..store.folder import write_json
 from .environment import git
 
@@ -98,7 +98,7 @@ def compare_source(recorded: dict[str, Any], program: Program) -> list[str]:
         new = _content(root / name)
         if program.file is None and name == program.name:
             new = _bytes(program.text)
-        if new is None or _digest(new) != file["sha256"]:
+        if new is None or digest_bytes(new) != file["sha256"]:
             lines += _difference(name, file["text"], new)
         elif hidden := _hidden_by(root / name, file["module"]):
             lines.append(f"{printable(name)} is hidden by {printable(hidden)}")
@@ -200,7 +200,7 @@ def _files(
         total += len(content)
         files[name] = {
             "module": modules.get(name, "__main__"),
-            "sha256": _digest(content),
+            "sha256": digest_bytes(content),
             "text": _text(content) if total <= _MOST_TEXT else None,
         }
     return files
@@ -252,12 +252,8 @@ def _bytes(text: str) -> bytes:
     return text.encode(errors="surrogateescape")
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def _is_intact(file: dict[str, Any]) -> bool:
     """Return whether a recorded file has the digest of its text."""
     text = file["text"]
-    digest = file["sha256"] if text is None else _digest(_bytes(text))
+    digest = file["sha256"] if text is None else digest_bytes(_bytes(text))
     return digest == file["sha256"] and isinstance(digest + file["module"], str)
