@@ -36,6 +36,7 @@ if _TYPE_CHECKING:
         order,
         runs,
         train,
+        weights,
     )
 
 __version__ = "0.1.0"
@@ -78,6 +79,7 @@ __all__ = [
     "serial",
     "summarize",
     "train",
+    "weights",
 ]
 
 # All functions are here already, so what is asked for later is a module.

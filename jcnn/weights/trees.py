@@ -1,0 +1,159 @@
+"""Arrays of one tree in the places of another, by names and with checks."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path
+from jax.typing import ArrayLike
+
+from .._layer import Layer, Params, State
+
+# The names of the other libraries for ours. A "weight" has its outputs on the first
+# axis, a "kernel" on the last.
+NAMES = {
+    "kernel": ("kernel", "weight"),
+    "scale": ("scale", "weight"),
+    "mean": ("mean", "running_mean"),
+    "var": ("var", "running_var"),
+}
+_TOLERANCE = 1e-4  # of the largest output: what rounding in float32 may come to
+
+
+def taken(
+    layer: Layer,
+    x: Any,
+    y: ArrayLike | None,
+    weights: Mapping[str, Any],
+    module_of: Callable[[str], str],
+) -> tuple[Params, State]:
+    """Return params and state for layer, made of `weights` by path.
+
+    Args:
+        layer, x, y: As for `from_torch`.
+        weights: The arrays of another library.
+        module_of: Gives its name for a part of layer.
+    """
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), x)
+    ours = flat(shapes, 1)
+    places = _places(ours, weights, module_of)
+    arrays = [
+        jnp.asarray(moved(weights[places[path]], path, places[path]), like.dtype)
+        for path, like in ours.items()
+    ]
+    params, state = jax.tree.unflatten(jax.tree.structure(shapes), arrays)
+    if y is not None:
+        _check_outputs(layer, params, state, x, np.asarray(y))
+    return params, state
+
+
+def given(
+    params: Params,
+    state: State,
+    weights: Mapping[str, Any],
+    module_of: Callable[[str], str],
+) -> dict[str, jax.Array]:
+    """Return our arrays in the shapes and dtypes, and by the paths, of `weights`."""
+    ours = flat((params, state), 1)
+    places = _places(ours, weights, module_of)
+    new = {}
+    for path, place in places.items():
+        like, array = weights[place], moved(ours[path], path, place, back=True)
+        new[place] = jnp.asarray(array.reshape(like.shape), like.dtype)
+    return new
+
+
+def _places(
+    ours: Mapping[str, Any],
+    weights: Mapping[str, Any],
+    module_of: Callable[[str], str],
+) -> dict[str, str]:
+    """Return the path in `weights` of each of our arrays.
+
+    Raises:
+        ValueError: If there is none, not all are used, or shapes differ.
+    """
+    places, missing, shapes = {}, [], []
+    for path, array in ours.items():
+        part, _, name = path.rpartition("/")
+        module = module_of(part).replace(".", "/")
+        options = ["/".join(filter(None, (module, n))) for n in NAMES.get(name, [name])]
+        found = [option for option in options if option in weights]
+        if not found:
+            missing.append(f"{path} ({' or '.join(options)})")
+            continue
+        places[path] = found[0]
+        shape = moved(weights[found[0]], path, found[0]).shape
+        if shape != array.shape:
+            shapes.append(f"{path} ({array.shape}, {found[0]} gives {shape})")
+    left = [path for path in weights if path not in set(places.values())]
+    lists = {"missing": missing, "left over": left, "of another shape": shapes}
+    if any(lists.values()):
+        raise ValueError(
+            "weights must be those of the layer: "
+            + "; ".join(
+                f"{what}: {_some(them)}" for what, them in lists.items() if them
+            )
+        )
+    return places
+
+
+def by_names(names: Mapping[str, str] | None) -> Callable[[str], str]:
+    """Return the function to the name of a part, its own if `names` has none."""
+    return lambda part: (names or {}).get(part, part)
+
+
+def _some(paths: list[str]) -> str:
+    more = f" and {len(paths) - 8} more" if len(paths) > 8 else ""
+    return ", ".join(paths[:8]) + more
+
+
+def moved(array: Any, path: str, place: str, *, back: bool = False) -> np.ndarray:
+    """Return an array at `place` as ours at `path`, or if `back` ours as theirs."""
+    array, name = np.asarray(array), path.rpartition("/")[2]
+    if name == "kernel" and array.ndim > 1 and re.search(r"\bweight$", place):
+        first, last = (0, 1), (-1, -2)  # outputs and inputs there, and here
+        return (
+            np.moveaxis(array, last, first) if back else np.moveaxis(array, first, last)
+        )
+    if name == "bias" and not back and set(array.shape[1:]) == {1}:
+        return array.reshape(-1)  # Equinox has [O, 1, 1]
+    return array
+
+
+def _check_outputs(
+    layer: Layer, params: Params, state: State, x: Any, y: np.ndarray
+) -> None:
+    with jax.default_matmul_precision("highest"):
+        ours = np.asarray(jax.jit(layer.apply)(params, state, x)[0])
+    if ours.shape != y.shape:
+        raise ValueError(f"y must be the outputs {ours.shape} of layer, got {y.shape}")
+    error, largest = np.abs(ours - y).max(), np.abs(y).max()
+    if not error <= _TOLERANCE * largest:
+        raise ValueError(
+            f"y must be the outputs of layer, which differ by {error / largest:.2g} of "
+            "the largest: the arrays fit, but not the network. Usual causes: padding "
+            "with strides, epsilon of norms, ceil_mode, the order of flatten (channels "
+            "last here), transposed convolutions, and outputs of training"
+        )
+
+
+def flat(tree: Any, skipped: int = 0) -> dict[str, Any]:
+    """Return the arrays of a tree by path, without the first entries of paths."""
+    return {
+        keystr(path[skipped:], simple=True, separator="/"): leaf
+        for path, leaf in tree_flatten_with_path(tree)[0]
+        if hasattr(leaf, "dtype")
+    }
+
+
+def replaced(
+    tree: Any, arrays: Mapping[str, jax.Array], path_of: Callable[[str], str]
+) -> Any:
+    def new(path, leaf):
+        return arrays.get(path_of(keystr(path, simple=True, separator="/")), leaf)
+
+    return jax.tree_util.tree_map_with_path(new, tree)
