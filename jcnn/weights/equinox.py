@@ -1,6 +1,7 @@
 """Modules of Equinox, and the state of its batch norms."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,9 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from jax.typing import ArrayLike
 
 from .._layer import Layer, Params, State
-from .trees import by_names, flat, given, replaced, taken
+from .trees import flat, given, place, replaced, taken
+
+_LEAVES = {"kernel": "weight", "scale": "weight"}
 
 
 def from_equinox(
@@ -44,7 +47,7 @@ def from_equinox(
     (2, 1)
     """
     weights = flat(model) | _statistics(model, model_state)
-    return taken(layer, x, y, weights, by_names(names))
+    return taken(layer, x, y, weights, partial(place, names=names, leaves=_LEAVES))
 
 
 def to_equinox(
@@ -73,7 +76,7 @@ def to_equinox(
     Array([[1., 1.]], dtype=float32)
     """
     weights = flat(model) | _statistics(model, model_state)
-    new = given(params, state, weights, by_names(names))
+    new = given(params, state, weights, partial(place, names=names, leaves=_LEAVES))
     # A copy, since setting an entry invalidates the old state.
     model_state = jax.tree.map(jnp.asarray, model_state)
     for path, norm in _batch_norms(model):

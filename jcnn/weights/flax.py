@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp  # noqa: F401  # for the examples
 from jax.typing import ArrayLike
 
 from .._layer import Layer, Params, State
-from .trees import by_names, flat, given, replaced, taken
+from .trees import flat, given, place, replaced, taken
 
 
 def from_flax(
@@ -41,7 +42,7 @@ def from_flax(
     Array([1., 1.], dtype=float32)
     """
     weights = {_flax_path(path): array for path, array in flat(variables).items()}
-    return taken(layer, x, y, weights, by_names(names))
+    return taken(layer, x, y, weights, partial(place, names=names, leaves={}))
 
 
 def to_flax(
@@ -70,7 +71,7 @@ def to_flax(
     Array([1., 1.], dtype=float32)
     """
     weights = {_flax_path(path): array for path, array in flat(variables).items()}
-    new = given(params, state, weights, by_names(names))
+    new = given(params, state, weights, partial(place, names=names, leaves={}))
     return replaced(variables, new, _flax_path)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax  # noqa: F401  # for the examples
@@ -10,7 +11,14 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._layer import Layer, Params, State
-from .trees import NAMES, by_names, flat, moved, taken
+from .trees import flat, moved, place, taken
+
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+}
 
 
 def from_torch(
@@ -49,13 +57,12 @@ def from_torch(
     if names is not None and y is None:
         raise ValueError("y must be given with names: outputs for x, to be compared")
     weights = {
-        name.replace(".", "/"): array
+        name: array
         for name, array in state_dict.items()
         if name.rpartition(".")[2] != "num_batches_tracked"
     }
-    return taken(
-        layer, x, y, weights, _torchvision if names is None else by_names(names)
-    )
+    place_of = partial(place, names=names, leaves=_LEAVES, separator=".")
+    return taken(layer, x, y, weights, _torchvision if names is None else place_of)
 
 
 def to_torch(params: Params, state: State) -> dict[str, np.ndarray]:
@@ -83,33 +90,33 @@ def to_torch(params: Params, state: State) -> dict[str, np.ndarray]:
     arrays = flat((params, state), 1)
     weights = {}
     for path, array in arrays.items():
-        part, _, name = path.rpartition("/")
-        module = _torchvision(part)
-        for needed in ("scale", "bias", "mean", "var") * (name in ("scale", "mean")):
+        name = _torchvision(path)
+        part, _, leaf = path.rpartition("/")
+        for needed in ("scale", "bias", "mean", "var") * (leaf in ("scale", "mean")):
             if f"{part}/{needed}" not in arrays:
                 raise ValueError(f"params or state has no array {part}/{needed}")
-        their_name = f"{module}.{NAMES.get(name, (name,))[-1]}"
-        weights[their_name] = np.array(
-            moved(array, path, their_name, back=True), order="C"
-        )
-        if name == "mean":
-            weights[f"{module}.num_batches_tracked"] = np.array(0, np.int64)
+        weights[name] = np.array(moved(array, path, name, back=True), order="C")
+        if leaf == "mean":
+            count = name.replace("running_mean", "num_batches_tracked")
+            weights[count] = np.array(0, np.int64)
     return weights
 
 
-def _torchvision(part: str) -> str:
-    """Return torchvision's name for a part of a residual network."""
-    ends = {"stem/conv": "conv1", "stem/norm": "bn1", "head": "fc"}
-    if part in ends:
-        return ends[part]
+def _torchvision(path: str) -> str:
+    """Return torchvision's name for an array of a residual network."""
+    part = path.rpartition("/")[0]
+    names = {"stem/conv": "conv1", "stem/norm": "bn1", "head": "fc"}
     block = re.fullmatch(
         r"layer(\d+)_block(\d+)/sum/(?:body/(conv|norm)(\d)|shortcut/(conv|norm))", part
     )
-    if block is None:
+    if block is not None:
+        stage, number, kind, i, shortcut = block.groups()
+        inside = f"downsample.{int(shortcut == 'norm')}" if shortcut else f"{kind}{i}"
+        inside = inside.replace("norm", "bn")
+        names[part] = f"layer{stage}.{int(number) - 1}.{inside}"
+    if part not in names:
         raise ValueError(
-            "without names the layer must be a residual network of jcnn.models with "
-            f"padding='SYMMETRIC', as PyTorch pads; {part!r} is no part of one"
+            "torchvision has names for residual networks of jcnn.models with "
+            f"padding='SYMMETRIC', which is PyTorch's, but none for {part!r}"
         )
-    stage, number, kind, i, shortcut = block.groups()
-    inside = f"downsample.{int(shortcut == 'norm')}" if shortcut else f"{kind}{i}"
-    return f"layer{stage}.{int(number) - 1}.{inside.replace('norm', 'bn')}"
+    return place(path, names, _LEAVES, ".")

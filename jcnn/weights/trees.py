@@ -12,14 +12,6 @@ from jax.typing import ArrayLike
 
 from .._layer import Layer, Params, State
 
-# The names of the other libraries for ours. A "weight" has its outputs on the first
-# axis, a "kernel" on the last.
-NAMES = {
-    "kernel": ("kernel", "weight"),
-    "scale": ("scale", "weight"),
-    "mean": ("mean", "running_mean"),
-    "var": ("var", "running_var"),
-}
 _TOLERANCE = 1e-4  # of the largest output: what rounding in float32 may come to
 
 
@@ -28,18 +20,18 @@ def taken(
     x: Any,
     y: ArrayLike | None,
     weights: Mapping[str, Any],
-    module_of: Callable[[str], str],
+    place_of: Callable[[str], str],
 ) -> tuple[Params, State]:
     """Return params and state for layer, made of `weights` by path.
 
     Args:
         layer, x, y: As for `from_torch`.
         weights: The arrays of another library.
-        module_of: Gives its name for a part of layer.
+        place_of: Gives the path in weights for one of our arrays.
     """
     shapes = jax.eval_shape(layer.init, jax.random.key(0), x)
     ours = flat(shapes, 1)
-    places = _places(ours, weights, module_of)
+    places = _places(ours, weights, place_of)
     arrays = [
         jnp.asarray(moved(weights[places[path]], path, places[path]), like.dtype)
         for path, like in ours.items()
@@ -54,11 +46,11 @@ def given(
     params: Params,
     state: State,
     weights: Mapping[str, Any],
-    module_of: Callable[[str], str],
+    place_of: Callable[[str], str],
 ) -> dict[str, jax.Array]:
     """Return our arrays in the shapes and dtypes, and by the paths, of `weights`."""
     ours = flat((params, state), 1)
-    places = _places(ours, weights, module_of)
+    places = _places(ours, weights, place_of)
     new = {}
     for path, place in places.items():
         like, array = weights[place], moved(ours[path], path, place, back=True)
@@ -67,43 +59,47 @@ def given(
 
 
 def _places(
-    ours: Mapping[str, Any],
-    weights: Mapping[str, Any],
-    module_of: Callable[[str], str],
+    ours: Mapping[str, Any], weights: Mapping[str, Any], place_of: Callable[[str], str]
 ) -> dict[str, str]:
     """Return the path in `weights` of each of our arrays.
 
     Raises:
         ValueError: If there is none, not all are used, or shapes differ.
     """
-    places, missing, shapes = {}, [], []
-    for path, array in ours.items():
-        part, _, name = path.rpartition("/")
-        module = module_of(part).replace(".", "/")
-        options = ["/".join(filter(None, (module, n))) for n in NAMES.get(name, [name])]
-        found = [option for option in options if option in weights]
-        if not found:
-            missing.append(f"{path} ({' or '.join(options)})")
+    places = {path: place_of(path) for path in ours}
+    missing, shapes = [], []
+    for path, place in places.items():
+        if place not in weights:
+            missing.append(f"{place} ({path})")
             continue
-        places[path] = found[0]
-        shape = moved(weights[found[0]], path, found[0]).shape
-        if shape != array.shape:
-            shapes.append(f"{path} ({array.shape}, {found[0]} gives {shape})")
+        shape = moved(weights[place], path, place).shape
+        if shape != ours[path].shape:
+            shapes.append(f"{place} (gives {shape}, {path} is {ours[path].shape})")
     left = [path for path in weights if path not in set(places.values())]
-    lists = {"missing": missing, "left over": left, "of another shape": shapes}
-    if any(lists.values()):
-        raise ValueError(
-            "weights must be those of the layer: "
-            + "; ".join(
-                f"{what}: {_some(them)}" for what, them in lists.items() if them
-            )
-        )
+    faults = {"missing": missing, "left over": left, "of another shape": shapes}
+    if any(faults.values()):
+        texts = (f"{what}: {_some(them)}" for what, them in faults.items() if them)
+        raise ValueError(f"weights must be those of the layer; {'; '.join(texts)}")
     return places
 
 
-def by_names(names: Mapping[str, str] | None) -> Callable[[str], str]:
-    """Return the function to the name of a part, its own if `names` has none."""
-    return lambda part: (names or {}).get(part, part)
+def place(
+    path: str,
+    names: Mapping[str, str] | None,
+    leaves: Mapping[str, str],
+    separator: str = "/",
+) -> str:
+    """Return the path of our array `path` in a library.
+
+    Args:
+        path: Such as "stem/conv/kernel".
+        names: Its modules for our parts. Without one a part keeps its path.
+        leaves: Its names for our arrays, such as `{"kernel": "weight"}`.
+        separator: Between the entries of its paths.
+    """
+    part, _, leaf = path.rpartition("/")
+    module = (names or {}).get(part, part.replace("/", separator))
+    return f"{module}{separator}{leaves.get(leaf, leaf)}".removeprefix(separator)
 
 
 def _some(paths: list[str]) -> str:
