@@ -11,7 +11,15 @@ import pytest
 from jax import export
 
 from jcnn import train
-from jcnn.models import lenet5, resnet18, resnet20, small_cnn, unet, vgg
+from jcnn.models import (
+    imagenet_resnet,
+    lenet5,
+    resnet18,
+    resnet20,
+    small_cnn,
+    unet,
+    vgg,
+)
 from tests.helpers.stress import few_of
 
 pytestmark = [
@@ -129,6 +137,12 @@ def test_parameters_are_counted_by_the_closed_form(layer, image, expected):
         (lenet5(), (28, 28, 1), 0.06),  # LeCun et al.: 60,000
         (resnet20(), (32, 32, 3), 0.27),  # He et al., table 6
         (resnet18(), (32, 32, 3), 11.17),
+        # torchvision's documentation, rounded
+        (imagenet_resnet(depth=18), (224, 224, 3), 11.69),
+        (imagenet_resnet(depth=34, padding="SYMMETRIC"), (224, 224, 3), 21.80),
+        (imagenet_resnet(), (224, 224, 3), 25.56),
+        (imagenet_resnet(depth=101), (224, 224, 3), 44.55),
+        (imagenet_resnet(depth=152), (224, 224, 3), 60.19),
     ],
 )
 def test_parameters_are_as_many_as_in_the_papers(layer, image, millions):
@@ -296,6 +310,14 @@ def test_dropout_of_small_cnn_is_before_the_head(rng):
         layer.apply(params, {}, x, train=True)
     with pytest.raises(ValueError, match="rate must be from 0 to 1"):
         small_cnn(dropout=1.5)
+
+
+def test_residual_networks_are_of_known_depths_and_paddings():
+    with pytest.raises(ValueError, match=r"depth must be one of \[18, .*\], got 20"):
+        imagenet_resnet(depth=20)
+    for model in (imagenet_resnet, resnet18, resnet20):
+        with pytest.raises(ValueError, match="padding must be 'SAME' or 'SYMM.*got 1"):
+            model(padding=1)
 
 
 def test_lenet5_wants_images_of_its_size():

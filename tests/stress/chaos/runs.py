@@ -22,7 +22,7 @@ SOURCES = {
         "(jnp.float32) / 255",
         "(jnp.float32) / 256",
     ),
-    "other model": ("jcnn/models.py", "conv1=Conv(6, 5,", "conv1=Conv(7, 5,"),
+    "other model": ("jcnn/models/plain.py", "conv1=Conv(6, 5,", "conv1=Conv(7, 5,"),
 }
 # Root may open any file. It gives up these rights, for good, before it is the run.
 _WITHOUT_PRIVILEGES = """
