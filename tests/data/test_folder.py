@@ -176,6 +176,14 @@ def test_the_second_time_nothing_is_decoded(images, monkeypatch):
         load_folder(images, size=4)
 
 
+def test_a_cache_that_cannot_be_written_is_only_a_warning(images, tmp_path):
+    (tmp_path / "cache").touch()
+    with pytest.warns(RuntimeWarning, match="not kept .*XDG_CACHE_HOME") as caught:
+        found = load_folder(images, size=4)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert len(found.paths) == 6 and found.broken == {}
+
+
 def test_a_class_that_is_broken_as_a_whole_is_an_error(images):
     for path in (images / "red").iterdir():
         path.write_text("x")
