@@ -7,11 +7,11 @@ _APART = {"__main__.py", "_files.py", "experiment.py"}
 
 # The aims are 3,300, 2,600, 550, 2,600, below 9,000, and 340.
 BUDGETS = {
-    "library": 6_461,
+    "library": 6_196,
     "engine": 4_269,
     "data": 1_126,
     "runs": 8_204,
-    "all": 21_526,
+    "all": 22_162,
     "a file": 340,
 }
 
