@@ -149,8 +149,8 @@ def depthwise_conv(
         x: [N, *spatial, C].
         kernel: [*size, 1, C * M]: features c*M to c*M + M - 1 see channel c.
         bias: [C * M] or None.
-        strides, padding, padding_mode, kernel_dilation, input_dilation, precision,
-            preferred_element_type, impl: As for `conv`.
+        strides, padding, padding_mode, kernel_dilation, input_dilation: As for `conv`.
+        precision, preferred_element_type, impl: As for `conv`.
 
     Returns:
         [N, *out, C * M].

@@ -104,8 +104,8 @@ def find_fault(
         accumulate: As for `make_step`.
 
     Returns:
-        The counts of every array of floats: the loss, its gradients, the parameters and
-        model state before the step, the new model state, and the batch.
+        The counts of every array of floats, which are the loss, its gradients, the
+        parameters and model state before the step, the new model state, and the batch.
 
     >>> def loss_fn(params, model_state, batch, key):
     ...     return jnp.log(params["a"]).sum(), (model_state, {})

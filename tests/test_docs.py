@@ -1,13 +1,86 @@
-"""What the documents refer to exists. Their examples are doctests."""
+"""What the documents refer to exists, and their Python runs.
 
+Examples with prompts are doctests, the tutorial has its own test, and those of trackers
+are in runs/test_trackers.py. The others are executed here.
+"""
+
+import inspect
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import copytree
 
+import jax
+import jax.numpy as jnp
 import pytest
+from PIL import Image
+
+import jcnn
+from experiments import digits
 
 _ROOT = Path(__file__).parents[1]
 _DOCUMENTS = [*_ROOT.glob("*.md"), *_ROOT.glob("docs/*.md")]
+
+
+def _programs():
+    """The blocks of code without prompts, and where they are."""
+    for path in _DOCUMENTS:
+        text = path.read_text()
+        for block in re.finditer(r"^```py\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            if not re.search("^import (wandb|mlflow)$", block[1], re.MULTILINE):
+                line = text.count("\n", 0, block.start()) + 1
+                yield pytest.param(block[1], id=f"{path.name}:{line}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with what the documents take as given: runs, and pictures to train on."""
+    root = tmp_path_factory.mktemp("documents")
+    run = root / "runs" / "a"
+    options = ["--max-steps=2", "--no-report", f"--run-dir={run}"]
+    assert jcnn.runs.main(digits.Config, digits.recipe, options) == 0
+    copytree(run, run.with_name("digits-20261127-101500-seed0"))
+    for name in ("cat/1", "cat/2", "dog/1", "dog/2"):
+        path = root / "pictures" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (70, 90), "red").save(path)
+    return root
+
+
+@pytest.fixture
+def accelerations(monkeypatch):
+    """The handles that programs get of `jcnn.accelerate` and forget."""
+    handles, accelerate = [], jcnn.accelerate
+    monkeypatch.setattr(
+        jcnn, "accelerate", lambda: handles.append(accelerate()) or handles[-1]
+    )
+    yield handles
+    for handle in handles:
+        handle.undo()
+
+
+@pytest.mark.parametrize("program", [*_programs()])
+def test_programs_run(program, folder, accelerations, monkeypatch):
+    if "from flax" in program:
+        pytest.importorskip("flax.nnx")
+    monkeypatch.chdir(folder)
+    params = {"a": jnp.ones(3)}
+    given = {
+        "__name__": "example",
+        "jax": jax,
+        "jcnn": jcnn,
+        "images": jcnn.data.load("digits", "test").image[:3],
+        "params": params,
+        "loss": lambda params: (params["a"] ** 2).sum(),
+    }
+    exec(program, given)
+    if "names" in given:
+        assert len(given["names"]) == len(given["images"])
+    if "logits" in given:
+        assert given["logits"].shape == (len(given["images"]), 10)
+    if "found" in given:
+        assert (len(given["train"].image), len(given["test"].image)) == (2, 2)
+    assert bool(accelerations) == ("accelerate" in program)
 
 
 @pytest.mark.parametrize("path", _DOCUMENTS, ids=lambda path: path.name)
@@ -31,6 +104,20 @@ def test_commands_name_modules_that_exist(path):
         r"python -m ((?:experiments|tests|jcnn)[\w.]*\w)", path.read_text()
     ):
         assert find_spec(name) is not None, name
+
+
+def test_the_reference_has_everything_public():
+    pages = "\n".join(path.read_text() for path in _ROOT.glob("docs/api/*.rst"))
+    named = set(re.findall(r"^\.\. auto\w+:: (?:jcnn\.)?(\S+)$", pages, re.MULTILINE))
+    assert set(jcnn.__all__) <= named
+    kinds = re.findall(r"^\.\. automodule:: jcnn\.(\S+)$", pages, re.MULTILINE)
+    assert all(inspect.ismodule(getattr(jcnn, name)) for name in kinds)
+
+
+def test_every_guide_is_in_the_contents_of_the_site():
+    contents = (_ROOT / "docs" / "conf.py").read_text()
+    for path in _ROOT.glob("docs/*.md"):
+        assert f"docs/{path.stem}" in contents
 
 
 def test_the_readme_is_short():

@@ -53,7 +53,7 @@ def main(
         fit: The training loop, such as `functools.partial(fit, on_metrics=log)`.
 
     Returns:
-        The exit status: 0; 1 if a file of the run cannot be written or a step was not
+        The exit status 0; 1 if a file of the run cannot be written or a step was not
         finite; 2 if an option, the data or the run folder cannot be used; 130 after
         Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
 

@@ -72,9 +72,9 @@ def fit(
     Args:
         recipe: What to train, on what, and how.
         run_dir: An existing folder.
-        seed, epochs, batch_size, max_steps, not_finite, ema_decay, accumulate,
-            patience, test_each_epoch, certify_every, keep_checkpoints: As in
-            `RunConfig`.
+        seed, epochs, batch_size, max_steps, not_finite, ema_decay: As in `RunConfig`.
+        accumulate, patience, test_each_epoch, certify_every: As in `RunConfig`.
+        keep_checkpoints: As in `RunConfig`.
         weights: Initial parameters and model state; None: draw them.
         first_step: The step that a run was made longer after; it never goes back
             behind that.

@@ -19,7 +19,7 @@ def keep_memory() -> bool:
     a step. The price is that the memory of the largest step stays taken.
 
     Returns:
-        Whether it could be done: only with glibc.
+        Whether it could be done, which takes glibc.
 
     >>> keep_memory()  # doctest: +SKIP
     True
