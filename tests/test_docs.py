@@ -34,7 +34,7 @@ def _programs():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with what the documents take as given: runs, and pictures to train on."""
+    """A folder with what the documents take as given: two runs, and pictures."""
     root = tmp_path_factory.mktemp("documents")
     run = root / "runs" / "a"
     options = ["--max-steps=2", "--no-report", f"--run-dir={run}"]
