@@ -26,9 +26,11 @@ from .pool import avg_pool, global_avg_pool, global_max_pool, max_pool, min_pool
 if _TYPE_CHECKING:
     from . import (
         augment,
+        boxes,
         compilation,
         data,
         finite,
+        initializers,
         inspect,
         layers,
         metrics,
@@ -47,6 +49,7 @@ __all__ = [
     "augment",
     "avg_pool",
     "batch_norm",
+    "boxes",
     "col2im",
     "compilation",
     "conv",
@@ -64,6 +67,7 @@ __all__ = [
     "global_max_pool",
     "group_norm",
     "im2col",
+    "initializers",
     "inspect",
     "layer_norm",
     "layers",
