@@ -45,8 +45,8 @@ class Apply(Protocol):
 class Layer(NamedTuple):
     """Two pure functions.
 
-    `init(key, x) -> (params, state)`
-    `apply(params, state, x, *, train=False, key=None) -> (y, state)`
+    `init(key, x) -> (params, state)` and
+    `apply(params, state, x, *, train=False, key=None) -> (y, state)`.
     """
 
     init: Init
