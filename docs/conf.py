@@ -60,11 +60,11 @@ docs/functions
 Tutorial <docs/tutorial>
 docs/training
 docs/runs
-docs/reproducibility
 docs/data
-docs/speed
 docs/accelerate
-Embedding <docs/embedding>
+How to embed it <docs/embedding>
+How it is fast <docs/speed>
+How it is reproducible <docs/reproducibility>
 docs/results
 Comparison with others <docs/comparison>
 ```
@@ -85,7 +85,7 @@ docs/api/runs
 :hidden:
 :caption: Project
 
-CONTRIBUTING
+Contributing, how to add … <CONTRIBUTING>
 CHANGELOG
 ```
 """
