@@ -27,8 +27,8 @@ def from_equinox(
     """Return the parameters and state of an Equinox network.
 
     Args:
-        layer: A network of the same architecture. Equinox pads like PyTorch, both
-            sides alike, and flattens with channels first.
+        layer: A network of the same architecture. Equinox pads by ints like PyTorch,
+            both sides alike, unless told "SAME", and flattens with channels first.
         x: Inputs, batched and with channels last.
         y: The outputs of the Equinox network for them in inference, channels last.
         model: The Equinox module.

@@ -36,9 +36,9 @@ def from_torch(
             residual networks with padding="SYMMETRIC", whose arrays have the names of
             torchvision's in `state_dict`.
         x: Images [N, H, W, C], or a `jax.ShapeDtypeStruct` if there is no y.
-        state_dict: Tensors or NumPy arrays by name: `model.state_dict()` or
-            `safetensors.numpy.load_file(path)`. "num_batches_tracked" is ignored:
-            PyTorch uses it only without a momentum.
+        state_dict: Tensors on the CPU, not of bfloat16, or NumPy arrays by name:
+            `model.state_dict()` or `safetensors.numpy.load_file(path)`.
+            "num_batches_tracked" is ignored: PyTorch uses it only without a momentum.
         names: Of any other network: PyTorch's module for each part, such as
             `{"conv1": "features.0"}`. A part that is not in it has the same name.
         y: The outputs of the PyTorch model in evaluation for x, with channels last.

@@ -239,6 +239,18 @@ class _Torch:
     def resnet18(self, x, p, s, train):
         return self.resnet20(x, p, s, train, stages=4, blocks=2)
 
+    def imagenet_resnet18(self, x, p, s):
+        stem, state = p["stem"], s["stem"]
+        x = self.conv(x, stem["conv"], stride=2)
+        x = self.norm(x, stem["norm"], state["norm"], False)
+        # "SAME" of an even size: one pixel, behind. The ReLU's outputs are at least 0.
+        x = self.f.max_pool2d(self.f.pad(x.relu(), (0, 1, 0, 1)), 3, 2)
+        for i in range(1, 5):
+            for j in (1, 2):
+                name, stride = f"stage{i}_block{j}", 2 if i > 1 and j == 1 else 1
+                x = self.block(x, p[name], s[name], False, stride)
+        return self.dense(x.mean((2, 3)), p["head"])
+
 
 class _Run(NamedTuple):
     """What a model was given, and what it made of it out of training and in it."""
@@ -287,6 +299,16 @@ def test_logits_are_those_of_pytorch(name, training):
     assert y.shape == expected.shape == (6, 10) and y.dtype == jnp.float32
     # A few float32 roundings in each of up to 20 layers, some of them normalised.
     np.testing.assert_allclose(y, expected, rtol=0, atol=2e-4 * np.abs(expected).max())
+
+
+def test_imagenets_residual_network_is_pytorchs_with_same_padding(rng):
+    oracle, layer = _Torch(), imagenet_resnet(depth=18)
+    params, state = _shaken(rng, _shapes(layer, (64, 48, 3)))
+    x = jnp.asarray(rng.normal(size=(2, 64, 48, 3)), jnp.float32)
+    p, s, images = oracle.tensors((params, state, x))
+    expected = oracle.imagenet_resnet18(images.permute(0, 3, 1, 2), p, s).numpy()
+    y, _ = jax.jit(layer.apply)(params, state, x)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
 @EACH

@@ -307,7 +307,9 @@ def test_other_sources_differ_in_a_line(tmp_path, monkeypatch):
         assert [file.as_posix() for file in differing] == (
             [change[0]] if change else []
         )
-    monkeypatch.setitem(SOURCES, "other model", ("jcnn/models/plain.py", "Konv", "Conv"))
+    monkeypatch.setitem(
+        SOURCES, "other model", ("jcnn/models/plain.py", "Konv", "Conv")
+    )
     with pytest.raises(ValueError, match="jcnn/models/plain.py has not one 'Konv'"):
         write_place(tmp_path / "again")
 

@@ -63,10 +63,12 @@ def _nnx(rng, x):
 
 
 def _drawn(rng, tree):
-    def draw(a):
-        return jnp.asarray(0.5 + np.abs(rng.normal(size=a.shape)), a.dtype)
+    def draw(path, a):
+        drawn = rng.normal(size=a.shape)
+        is_var = "var" in jax.tree_util.keystr(path, simple=True, separator="/")
+        return jnp.asarray(0.5 + np.abs(drawn) if is_var else drawn, a.dtype)
 
-    return jax.tree.map(draw, tree)
+    return jax.tree_util.tree_map_with_path(draw, tree)
 
 
 @pytest.fixture(params=[_linen, _nnx], ids=["linen", "nnx"])

@@ -164,7 +164,7 @@ def test_all_layers_of_a_residual_network_are_pytorchs(depth, size, rng):
     for name, path in modules.items():
         expected = theirs[name].reshape(ours[path].shape)
         error = np.abs(ours[path] - expected).max() / np.abs(expected).max()
-        # Every layer rounds sums of up to 4,608 products, and passes on what came in.
+        # float32 rounds sums of up to 4,608 products, and Winograd is not as exact.
         assert error <= 2e-5, (name, error)
 
 
@@ -227,7 +227,7 @@ def test_weights_of_either_padding_are_refused_by_the_other(tmp_path, rng):
     # Were they not refused, the outputs would be wrong without a word.
     expected = _outputs(pair.net, x)["fc"]
     y, _ = jax.jit(same.apply)(params, state, x)
-    assert np.abs(y - expected).max() > 0.05 * np.abs(expected).max()
+    assert np.abs(y - expected).max() > 0.1 * np.abs(expected).max()
 
 
 # --- names and shapes ---
