@@ -485,3 +485,13 @@ def test_members_of_a_sweep_lack_nothing_of_their_own(runs, tmp_path, capsys):
 def test_a_folder_of_runs_stands_for_all_of_them(runs):
     assert find_runs([runs]) == [runs / name for name in "abc"]
     assert find_runs([runs / "a"]) == [runs / "a"]
+
+
+def test_the_table_of_a_profile_is_shown_as_text(runs, tmp_path):
+    folder = shutil.copytree(runs / "a", tmp_path / "run")
+    (folder / "profile").mkdir()
+    (folder / "profile" / "times.txt").write_text(f"conv1  1.5\n{EVIL}\n")
+    write_page(tmp_path / "page.html", [read_run(folder)])
+    page = _Page(tmp_path / "page.html")
+    assert any("conv1  1.5" in text and "onerror" in text for text in page.texts)
+    assert not page.handlers

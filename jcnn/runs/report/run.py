@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..._files import read_object
+from ..._files import open_file, read_object
 from ..output import printable
 from ..store.journal import iterate_lines
 from ..store.weights import read_arrays
@@ -33,6 +33,7 @@ class Run(NamedTuple):
         certificate: The lines of `certificate.jsonl`.
         contents: As `report.safetensors`.
         kernels: Kernels of convolutions in the plane by name, [KH, KW, C, O].
+        times: The table of `--profile`; "" without one.
         pictures: Those that the experiment has drawn.
         missing: What cannot be shown, and why.
     """
@@ -45,6 +46,7 @@ class Run(NamedTuple):
     certificate: list[dict[str, Any]]
     contents: Contents
     kernels: dict[str, np.ndarray]
+    times: str
     pictures: list[Path]
     missing: list[str]
 
@@ -132,6 +134,7 @@ def read_run(folder: Path) -> Run:
         lines("the certificate", "certificate.jsonl"),
         attempt(network, NAME, read_contents, Contents({}, {})),
         attempt("filters", "params.safetensors", _kernels, {}),
+        _times(folder / "profile" / "times.txt"),
         _pictures(folder),
         missing,
     )
@@ -156,6 +159,15 @@ def _kernels(path: Path) -> dict[str, np.ndarray]:
         for name, array in arrays.items()
         if name.endswith("/kernel") and array.ndim == 4
     }
+
+
+def _times(path: Path) -> str:
+    try:
+        with open_file(path, _MOST_BYTES) as file:
+            lines = file.read().decode(errors="replace").splitlines()
+    except (OSError, ValueError):  # most runs have none
+        return ""
+    return "\n".join(map(printable, lines))
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -24,6 +24,7 @@ FREE = (
     "begin_anew",
     "report",
     "tensorboard",
+    "profile",
     "keep_memory",
     "keep_checkpoints",
 )
