@@ -113,7 +113,7 @@ def results(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     columns = {"run": [run.name for run in runs], **differing_options(runs)}
     for name in metric_names(runs):
         reached = [tested(run).get(name) for run in runs]
-        columns[f"test {name.replace('_', ' ')}"] = [
+        columns[_title(name)] = [
             "" if value is None else format_metric(name, value) for value in reached
         ]
     columns["seconds"] = [
@@ -123,35 +123,48 @@ def results(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     return [*zip(*rows)] if len(rows) <= max(len(runs), 7) else rows
 
 
+def means_over_seeds(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """Return what runs that differ by their seeds reached, as lines of cells.
+
+    The first line has the headings; without such runs there is none.
+    """
+    groups = [group for group in spreads(runs) if len(group.runs) > 1]
+    if not groups:
+        return []
+    first = [group.runs[0] for group in groups]
+    columns = differing_options(first)
+    columns.pop("seed", None)
+    columns = columns or {"experiment": [run.experiment for run in first]}
+    columns["seeds"] = [str(len(group.runs)) for group in groups]
+    for name in metric_names(runs):
+        columns[_title(name)] = [group.described(name) for group in groups]
+    return [*zip(*((name, *values) for name, values in columns.items()))]
+
+
+def _title(metric: str) -> str:
+    return f"test {metric.replace('_', ' ')}"
+
+
 def tables(runs: Sequence[Run]) -> Group:
     """Return the comparison for a terminal."""
-    names, (headings, *rows) = metric_names(runs), results(runs)
-    every = _table(*headings)
-    for row in rows:
-        every.add_row(*map(Text, row))
-    groups = [group for group in spreads(runs) if len(group.runs) > 1]
-    parts = [every]
-    if groups:
-        tests = (f"test {name}" for name in names)
-        means = _table("runs that differ by their seeds", "seeds", *tests)
-        for group in groups:
-            first, *_ = group.runs
-            means.add_row(
-                Text(f"{first.name} …"),
-                str(len(group.runs)),
-                *(group.described(name) for name in names),
-            )
-        parts += [Text(), means]
+    parts: list[Table | Text] = [_table(results(runs))]
+    if means := means_over_seeds(runs):
+        parts += [Text(), Text("Mean and standard deviation over seeds:"), Text()]
+        parts += [_table(means)]
     missing = [Text(f"{run.name}: {text}") for run in runs for text in run.missing]
     return Group(*parts, *[Text(), Text("Missing:"), *missing] * bool(missing))
 
 
-def _table(*names: str) -> Table:
+def _table(lines: Sequence[tuple[str, ...]]) -> Table:
+    """Return a table whose first line has the headings."""
+    headings, *rows = lines
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for name in names:
+    for name in headings:
         numbers = name.startswith("test ") or name in ("seconds", "seeds")
         justify = "right" if numbers else "left"
         table.add_column(Text(name), justify=justify, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -21,14 +21,7 @@ from ...metrics import f1, iou, precision, recall
 from ..output import printable
 from ..progress import format_metric
 from . import images
-from .comparison import (
-    Spread,
-    final_metrics,
-    metric_names,
-    options,
-    results,
-    spreads,
-)
+from .comparison import final_metrics, means_over_seeds, options, results
 from .contents import BINS, Contents
 from .curves import charts
 from .run import Run, read_run
@@ -130,13 +123,7 @@ def _one(run: Run) -> dict[str, Any]:
 
 
 def _several(runs: Sequence[Run]) -> dict[str, Any]:
-    groups: list[Spread] = [group for group in spreads(runs) if len(group.runs) > 1]
-    return {
-        "run": None,
-        "results": results(runs),
-        "metric_names": metric_names(runs),
-        "groups": groups,
-    }
+    return {"run": None, "results": results(runs), "means": means_over_seeds(runs)}
 
 
 def _class_names(contents: Contents) -> list[str]:
