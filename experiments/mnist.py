@@ -34,9 +34,7 @@ def prepare(images: jax.Array, key: jax.Array | None) -> jax.Array:
     """Pixels from 0 to 1; in training, each digit turned, scaled and moved."""
     images = images.astype(jnp.float32) / 255
     if key is not None:
-        images, _ = random_affine(
-            key, images, degrees=12, shift=0.08, scale=(0.85, 1.15)
-        )
+        images = random_affine(key, images, degrees=12, shift=0.08, scale=(0.85, 1.15))
     return images
 
 

@@ -62,7 +62,7 @@ def prepare(images: jax.Array, key: jax.Array | None) -> jax.Array:
     if key is None:
         return x
     flip, move, erase = jax.random.split(key, 3)
-    x, _ = random_affine(
+    x = random_affine(
         move, random_flip(flip, x), degrees=10, shift=0.1, scale=(0.9, 1.1)
     )
     return random_erase(erase, x, probability=0.25)

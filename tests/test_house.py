@@ -7,11 +7,11 @@ _APART = {"__main__.py", "_files.py", "experiment.py"}
 
 # The aims are 3,300, 2,600, 550, 2,600, below 9,000, and 340.
 BUDGETS = {
-    "library": 8_111,
+    "library": 8_147,
     "engine": 4_269,
     "data": 1_126,
     "runs": 8_217,
-    "all": 22_179,
+    "all": 22_215,
     "a file": 340,
 }
 

@@ -5,8 +5,8 @@ They run inside the jitted training step, on uint8 as well as on floats:
 masks [N, H, W, 1] as it moves their images; what moves images moves boxes too.
 """
 
+from .affine import random_affine as random_affine
 from .geometry import alternating_flip as alternating_flip
-from .geometry import random_affine as random_affine
 from .geometry import random_crop as random_crop
 from .geometry import random_flip as random_flip
 from .mixing import cutmix as cutmix

@@ -71,7 +71,7 @@ def test_flip_is_the_image_or_its_mirror_image_in_equal_parts():
     [
         lambda k, x: random_crop(k, x, 2),
         random_flip,
-        lambda k, x: random_affine(k, x, degrees=10)[0],
+        lambda k, x: random_affine(k, x, degrees=10),
         random_erase,
     ],
 )
@@ -191,9 +191,9 @@ def test_masks_move_with_their_images():
     images = np.zeros((20, 16, 16, 1), np.float32)
     images[:, 4:9, 5:12] = 1
     key, options = jax.random.key(3), {"degrees": 30, "shift": 0.2}
-    moved, _ = random_affine(key, jnp.asarray(images), **options)
+    moved = random_affine(key, jnp.asarray(images), **options)
     masks = jnp.asarray(images, jnp.int32) * 7
-    labels, _ = random_affine(key, masks, **options, nearest=True)
+    labels = random_affine(key, masks, **options, nearest=True)
     assert labels.dtype == jnp.int32 and set(np.unique(labels)) == {0, 7}
     assert np.array_equal(
         np.asarray(moved) > 0.999, np.asarray(moved > 0.999) & (labels > 0)
@@ -278,9 +278,9 @@ def test_pixels_from_outside_are_filled(dtype, fill):
     assert filled > 40
     # What is filled has come from no pixel, so zeros enter there too.
     how = {"degrees": 30, "shift": 0.2, "nearest": True}
-    inside, _ = random_affine(key, jnp.ones_like(images), **how)
-    zeros, _ = random_affine(key, images, **how)
-    moved, _ = random_affine(key, images, **how, fill=fill)
+    inside = random_affine(key, jnp.ones_like(images), **how)
+    zeros = random_affine(key, images, **how)
+    moved = random_affine(key, images, **how, fill=fill)
     expected = np.where(np.asarray(inside) == 1, zeros, np.asarray(fill, dtype))
     np.testing.assert_array_equal(moved, expected)
     assert moved.dtype == dtype and 0 < np.mean(np.asarray(inside) == 1) < 1
@@ -290,8 +290,8 @@ def test_a_fill_is_blended_where_pixels_are_interpolated(rng):
     """An image less its fill, filled with zeros, is the same image."""
     images = jnp.asarray(rng.normal(size=(9, 6, 8, 2)), jnp.float32)
     how = {"degrees": 45, "shift": 0.3, "scale": (0.5, 1.5)}
-    filled, _ = random_affine(jax.random.key(1), images, **how, fill=0.7)
-    moved, _ = random_affine(jax.random.key(1), images - 0.7, **how)
+    filled = random_affine(jax.random.key(1), images, **how, fill=0.7)
+    moved = random_affine(jax.random.key(1), images - 0.7, **how)
     np.testing.assert_allclose(filled, moved + 0.7, atol=1e-5)
 
 
@@ -450,9 +450,9 @@ def test_predictions_of_pixels_are_mirrored_back(rng):
 def test_masks_of_bools_move_as_those_of_integers():
     mask = jnp.asarray(_images(4) > 120)
     for nearest in (True, False):
-        moved, _ = random_affine(jax.random.key(1), mask, degrees=40, nearest=nearest)
+        moved = random_affine(jax.random.key(1), mask, degrees=40, nearest=nearest)
         as_int = mask.astype(jnp.uint8)
-        other, _ = random_affine(jax.random.key(1), as_int, degrees=40, nearest=nearest)
+        other = random_affine(jax.random.key(1), as_int, degrees=40, nearest=nearest)
         assert moved.dtype == bool and 0 < moved.mean() < 1
         np.testing.assert_array_equal(moved, other.astype(bool))
 
@@ -463,7 +463,7 @@ def test_strengths_can_be_traced():
     key = jax.random.key(0)
 
     def all_of(strength):
-        moved, _ = random_affine(key, images, degrees=90 * strength, shift=strength)
+        moved = random_affine(key, images, degrees=90 * strength, shift=strength)
         erased = random_erase(key, moved, probability=strength)
         return mixup(key, erased, targets, alpha=strength)
 
