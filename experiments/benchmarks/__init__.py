@@ -2,7 +2,8 @@
 
 - conv: times of convolutions and their gradients, beside lax's and PyTorch's.
 - step: times of whole train steps, beside other frameworks'.
-- accelerate: train steps of Flax, Equinox and Keras, without and with `accelerate()`.
+- accelerate: train steps of Flax, Equinox, Haiku and Keras, without and with
+  `accelerate()`, and gradients per example.
 - pool: times of pools and their gradients.
 - ensemble: times of several models at once.
 - memory: peak memory of convolutions, beside lax's.

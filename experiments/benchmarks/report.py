@@ -5,7 +5,7 @@ import platform
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-_PACKAGES = ("jax", "jaxlib", "jcnn", "flax", "equinox", "keras", "torch")
+_PACKAGES = ("jax", "jaxlib", "jcnn", "flax", "equinox", "dm-haiku", "keras", "torch")
 
 
 def environment() -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .peers import PEERS, Name
-from .peers.workload import Dtype, Model
+from .peers.workload import AnyModel, Dtype
 from .worker import Sample
 
 # Every process compiles anew.
@@ -21,10 +21,11 @@ class Job(NamedTuple):
     """A train step to measure, with or without `accelerate()` and `keep_memory()`."""
 
     name: Name
-    model: Model
+    model: AnyModel
     accelerated: bool = False
     keep_memory: bool = False
     dtype: Dtype = "float32"
+    examples: int | None = None  # None: the model's own number
 
 
 def those_installed(names: Iterable[Name]) -> list[Name]:
@@ -74,6 +75,7 @@ def _sample(job: Job, seconds: float) -> Sample:
     arguments = [job.name, job.model, str(seconds), job.dtype]
     arguments += ["accelerated"] if job.accelerated else []
     arguments += ["keep-memory"] if job.keep_memory else []
+    arguments += [] if job.examples is None else [f"examples={job.examples}"]
     process = subprocess.run(
         [sys.executable, "-m", "experiments.benchmarks.worker", *arguments],
         capture_output=True,

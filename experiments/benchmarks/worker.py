@@ -2,7 +2,8 @@
 
     python -m experiments.benchmarks.worker PEER MODEL SECONDS DTYPE [SETTING ...]
 
-with the settings "accelerated" and "keep-memory" prints a `Sample` as a line of JSON.
+with the settings "accelerated", "keep-memory" and "examples=N" prints a `Sample` as a
+line of JSON.
 Nothing that a peer imports is imported before.
 """
 
@@ -43,7 +44,8 @@ def main(name: str, model: str, seconds: str, dtype: str, *settings: str) -> Non
         from jcnn.engine.acceleration import accelerate
 
         accelerate()
-    step = peer.make(model, dtype=dtype)
+    numbers = [int(s.removeprefix("examples=")) for s in settings if "=" in s]
+    step = peer.make(model, *numbers, dtype=dtype)
     start = time.perf_counter()
     losses = [step.run()]
     first_s = time.perf_counter() - start

@@ -76,9 +76,9 @@ def test_with_and_without_stand_in_one_row():
         Job("keras", "mnist"): FAST,
         Job("equinox", "vgg", True): FAST,  # its other half failed
     }
-    _, _, row = _cells(accelerate.results_table("vgg", samples))
-    assert row[:4] == ["keras", "12.0 / 50.0", "10.0 / 20.0", "2.50"]
-    assert row[4:] == ["4.00", "2.00", "1.0000", "0.5000"]
+    _, _, row = _cells(accelerate.results_table(samples))
+    assert row[:5] == ["keras", "vgg", "12.0 / 50.0", "10.0 / 20.0", "2.50"]
+    assert row[5:] == ["4.00", "2.00", "1.0000", "0.5000"]
 
 
 def test_memory_is_that_of_temporary_arrays():

@@ -1,4 +1,4 @@
-"""One train step of the same three models in several frameworks.
+"""One train step of the same models in several frameworks.
 
 Each file has `make(model, examples=None, dtype="float32")`, which builds a model and
 returns a `Step`.
@@ -12,8 +12,11 @@ Name = Literal[
     "jcnn_scan",
     "jax",
     "jax+",
+    "jax_per_example",
     "flax_nnx",
+    "flax_linen",
     "equinox",
+    "haiku",
     "keras",
     "torch",
     "torch_compile",
@@ -34,8 +37,11 @@ PEERS: dict[str, Peer] = {
     "jcnn_scan": Peer("jcnn_scan", "jax"),
     "jax": Peer("jax_", "jax"),
     "jax+": Peer("jax_plus", "jax"),
+    "jax_per_example": Peer("jax_per_example", "jax"),
     "flax_nnx": Peer("flax_nnx", "flax"),
+    "flax_linen": Peer("flax_linen", "flax"),
     "equinox": Peer("equinox_", "equinox"),
+    "haiku": Peer("haiku_", "haiku"),
     "keras": Peer("keras_", "keras"),
     "torch": Peer("torch_", "torch"),
     "torch_compile": Peer("torch_compile", "torch"),

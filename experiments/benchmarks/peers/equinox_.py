@@ -3,7 +3,7 @@
 For bfloat16 the loss casts the network: layers compute in their parameters' dtype.
 """
 
-from collections.abc import Iterator
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,19 +12,20 @@ import optax
 from equinox import nn
 
 from . import workload
-from .workload import Dtype, Model, Step
+from .networks import NETWORKS, Made, Network
+from .workload import AnyModel, Dtype, Step
 
-Keys = Iterator[jax.Array]
 
-
-def make(model: Model, examples: int | None = None, dtype: Dtype = "float32") -> Step:
+def make(model: AnyModel, examples: int | None = None, dtype: Dtype = "float32"):
     images, labels = map(jnp.asarray, workload.batch(model, examples))
-    images = images.transpose(0, 3, 1, 2)
-    build = {"mnist": mnist, "vgg": vgg, "resnet20": resnet20}[model]
-    keys = iter(jax.random.split(jax.random.key(0), 64))
-    net, state = nn.make_with_state(build)(keys)
+    images = jnp.moveaxis(images, -1, 1)
+    net = nn.make_with_state(Net)(NETWORKS[model], images[0])
+    return train(net, images, labels, optax.adam(workload.LEARNING_RATE), dtype)
+
+
+def train(net: Any, images: jax.Array, labels: jax.Array, tx: Any, dtype) -> Step:
+    net, state = net
     params = eqx.filter(net, eqx.is_inexact_array)
-    tx = optax.adam(workload.LEARNING_RATE)
     all_state = net, state, tx.init(params)
     parameters = sum(p.size for p in jax.tree.leaves(params))
 
@@ -37,7 +38,7 @@ def make(model: Model, examples: int | None = None, dtype: Dtype = "float32") ->
             net, axis_name="batch", in_axes=(0, None), out_axes=(0, None)
         )(cast(images), state)
         losses = optax.softmax_cross_entropy_with_integer_labels(
-            logits.astype(jnp.float32), labels
+            logits.astype(jnp.float32), labels, axis=1
         )
         return losses.mean(), state
 
@@ -59,75 +60,78 @@ def make(model: Model, examples: int | None = None, dtype: Dtype = "float32") ->
     return Step(run, parameters)
 
 
-def mnist(keys: Keys) -> nn.Sequential:
-    first, second = workload.MNIST_WIDTHS
-    hidden = workload.MNIST_HIDDEN
-    return nn.Sequential(
-        [
-            nn.Conv2d(1, first, 3, padding="SAME", key=next(keys)),
-            nn.Lambda(jax.nn.relu),
-            nn.MaxPool2d(2, 2),
-            nn.Conv2d(first, second, 3, padding="SAME", key=next(keys)),
-            nn.Lambda(jax.nn.relu),
-            nn.MaxPool2d(2, 2),
-            nn.Lambda(jnp.ravel),
-            nn.Linear(7 * 7 * second, hidden, key=next(keys)),
-            nn.Lambda(jax.nn.relu),
-            nn.Linear(hidden, workload.CLASSES, key=next(keys)),
-        ]
-    )
+class Layers(Made):
+    def __init__(self, made=None, state=None):
+        super().__init__(made)
+        self.state = state  # the running statistics
+        self._keys = iter(jax.random.split(jax.random.key(0), 64))
 
+    def conv(self, x, width, size=3, strides=1, *, bias=False, depthwise=False):
+        inputs, *sizes = x.shape
+        return self.layer(
+            lambda: self.Conv(
+                len(sizes),
+                inputs,
+                width,
+                size,
+                strides,
+                "SAME",
+                groups=inputs if depthwise else 1,
+                use_bias=bias,
+                key=next(self._keys),
+            )
+        )(x)
 
-def vgg(keys: Keys) -> nn.Sequential:
-    layers, inputs = [], 3
-    for width in workload.VGG_WIDTHS:
-        layers += [_conv_norm(inputs, width, 3, 1, keys), nn.Lambda(jax.nn.relu)]
-        layers += [_conv_norm(width, width, 3, 1, keys), nn.Lambda(jax.nn.relu)]
-        layers += [nn.MaxPool2d(2, 2)]
-        inputs = width
-    return nn.Sequential([*layers, *_head(inputs, keys)])
+    def transposed(self, x, width):
+        inputs, *sizes = x.shape
+        return self.layer(
+            lambda: self.ConvTranspose(
+                len(sizes), inputs, width, 2, 2, key=next(self._keys)
+            )
+        )(x)
 
-
-def resnet20(keys: Keys) -> nn.Sequential:
-    inputs = workload.RESNET_STAGES[0][0]
-    layers = [_conv_norm(3, inputs, 3, 1, keys), nn.Lambda(jax.nn.relu)]
-    for width, strides in workload.RESNET_BLOCKS:
-        layers.append(Block(inputs, width, strides, keys))
-        inputs = width
-    return nn.Sequential([*layers, *_head(inputs, keys)])
-
-
-class Block(nn.StatefulLayer):
-    first: nn.Sequential
-    second: nn.Sequential
-    shortcut: nn.Sequential
-
-    def __init__(self, inputs: int, width: int, strides: int, keys: Keys):
-        self.first = _conv_norm(inputs, width, 3, strides, keys)
-        self.second = _conv_norm(width, width, 3, 1, keys)
-        self.shortcut = (
-            nn.Sequential([])
-            if inputs == width
-            else _conv_norm(inputs, width, 1, strides, keys)
+    def norm(self, x):
+        layer = self.layer(
+            lambda: nn.BatchNorm(x.shape[0], "batch", momentum=0.9, mode="batch")
         )
+        if not self.making:
+            x, self.state = layer(x, self.state)
+        return x
 
-    def __call__(self, x, state, *, key=None):
-        y, state = self.first(x, state)
-        y, state = self.second(jax.nn.relu(y), state)
-        x, state = self.shortcut(x, state)
-        return jax.nn.relu(x + y), state
+    def dense(self, x, width):
+        return self.layer(lambda: nn.Linear(x.size, width, key=next(self._keys)))(x)
+
+    def max_pool(self, x, size=2):
+        return getattr(nn, f"MaxPool{x.ndim - 1}d")(size, size)(x)
+
+    def avg_pool(self, x, size=2):
+        return getattr(nn, f"AvgPool{x.ndim - 1}d")(size, size)(x)
+
+    def relu(self, x):
+        return jax.nn.relu(x)
+
+    def mean(self, x):
+        return x.mean(range(1, x.ndim))
+
+    def flatten(self, x):
+        return jnp.ravel(x)
+
+    def concatenate(self, x, y):
+        return jnp.concatenate([x, y])
+
+    Conv, ConvTranspose = nn.Conv, nn.ConvTranspose
 
 
-def _conv_norm(
-    inputs: int, width: int, size: int, strides: int, keys: Keys
-) -> nn.Sequential:
-    conv = nn.Conv2d(
-        inputs, width, size, strides, "SAME", use_bias=False, key=next(keys)
-    )
-    norm = nn.BatchNorm(width, "batch", momentum=0.9, mode="batch")
-    return nn.Sequential([conv, norm])
+class Net(eqx.Module):
+    layers: list[Any]
+    network: Network = eqx.field(static=True)
+    kind: type[Layers] = eqx.field(static=True)
 
+    def __init__(self, network: Network, x: jax.Array, kind: type[Layers] = Layers):
+        first = kind()
+        network(first, x)
+        self.layers, self.network, self.kind = first.made, network, kind
 
-def _head(inputs: int, keys: Keys):
-    mean = nn.Lambda(lambda x: x.mean((1, 2)))
-    return mean, nn.Linear(inputs, workload.CLASSES, key=next(keys))
+    def __call__(self, x, state):
+        layers = self.kind(self.layers, state)
+        return self.network(layers, x), layers.state

@@ -8,17 +8,18 @@ import optax
 from flax import nnx
 
 from . import workload
-from .workload import Dtype, Model, Step
+from .networks import NETWORKS, Made, Network
+from .workload import AnyModel, Dtype, Step
 
-Settings = dict[str, Any]  # dtype and rngs of each layer
 
-
-def make(model: Model, examples: int | None = None, dtype: Dtype = "float32") -> Step:
+def make(model: AnyModel, examples: int | None = None, dtype: Dtype = "float32"):
     images, labels = map(jnp.asarray, workload.batch(model, examples))
-    build = {"mnist": mnist, "vgg": vgg, "resnet20": resnet20}[model]
-    net = build({"dtype": jnp.dtype(dtype), "rngs": nnx.Rngs(0)})
-    net.train()
-    optimizer = nnx.Optimizer(net, optax.adam(workload.LEARNING_RATE), wrt=nnx.Param)
+    net = Net(NETWORKS[model], images[:1], dtype)
+    return train(net, images, labels, optax.adam(workload.LEARNING_RATE))
+
+
+def train(net: "Net", images: jax.Array, labels: jax.Array, tx: Any) -> Step:
+    optimizer = nnx.Optimizer(net, tx, wrt=nnx.Param)
 
     def loss_fn(net, images, labels):
         logits = net(images).astype(jnp.float32)
@@ -40,67 +41,68 @@ def make(model: Model, examples: int | None = None, dtype: Dtype = "float32") ->
     return Step(run, sum(p.size for p in params))
 
 
-def mnist(settings: Settings) -> nnx.Sequential:
-    first, second = workload.MNIST_WIDTHS
-    return nnx.Sequential(
-        nnx.Conv(1, first, (3, 3), **settings),
-        nnx.relu,
-        _max_pool,
-        nnx.Conv(first, second, (3, 3), **settings),
-        nnx.relu,
-        _max_pool,
-        lambda x: x.reshape(x.shape[0], -1),
-        nnx.Linear(7 * 7 * second, workload.MNIST_HIDDEN, **settings),
-        nnx.relu,
-        nnx.Linear(workload.MNIST_HIDDEN, workload.CLASSES, **settings),
-    )
+class Layers(Made):
+    def __init__(self, settings: dict[str, Any], made=None):
+        super().__init__(made)
+        self.settings = settings  # dtype and rngs of each layer
 
+    def conv(self, x, width, size=3, strides=1, *, bias=False, depthwise=False):
+        inputs, sizes = x.shape[-1], (size,) * (x.ndim - 2)
+        groups = inputs if depthwise else 1
+        return self.layer(
+            lambda: self.Conv(
+                inputs,
+                width,
+                sizes,
+                strides,
+                feature_group_count=groups,
+                use_bias=bias,
+                **self.settings,
+            )
+        )(x)
 
-def vgg(settings: Settings) -> nnx.Sequential:
-    layers, inputs = [], 3
-    for width in workload.VGG_WIDTHS:
-        layers += [_conv_norm(inputs, width, 3, 1, settings), nnx.relu]
-        layers += [_conv_norm(width, width, 3, 1, settings), nnx.relu, _max_pool]
-        inputs = width
-    head = nnx.Linear(inputs, workload.CLASSES, **settings)
-    return nnx.Sequential(*layers, _mean, head)
+    def transposed(self, x, width):
+        inputs, twos = x.shape[-1], (2,) * (x.ndim - 2)
+        return self.layer(
+            lambda: self.ConvTranspose(inputs, width, twos, twos, **self.settings)
+        )(x)
 
-
-def resnet20(settings: Settings) -> nnx.Sequential:
-    inputs = workload.RESNET_STAGES[0][0]
-    layers = [_conv_norm(3, inputs, 3, 1, settings), nnx.relu]
-    for width, strides in workload.RESNET_BLOCKS:
-        layers.append(Block(inputs, width, strides, settings))
-        inputs = width
-    head = nnx.Linear(inputs, workload.CLASSES, **settings)
-    return nnx.Sequential(*layers, _mean, head)
-
-
-class Block(nnx.Module):
-    def __init__(self, inputs: int, width: int, strides: int, settings: Settings):
-        self.first = _conv_norm(inputs, width, 3, strides, settings)
-        self.second = _conv_norm(width, width, 3, 1, settings)
-        self.shortcut = (
-            None if inputs == width else _conv_norm(inputs, width, 1, strides, settings)
+    def norm(self, x):
+        layer = self.layer(
+            lambda: nnx.BatchNorm(x.shape[-1], momentum=0.9, **self.settings)
         )
+        return x if self.making else layer(x)
+
+    def dense(self, x, width):
+        return self.layer(lambda: nnx.Linear(x.shape[-1], width, **self.settings))(x)
+
+    def max_pool(self, x, size=2):
+        return nnx.max_pool(x, (size,) * (x.ndim - 2), (size,) * (x.ndim - 2))
+
+    def avg_pool(self, x, size=2):
+        return nnx.avg_pool(x, (size,) * (x.ndim - 2), (size,) * (x.ndim - 2))
+
+    def relu(self, x):
+        return nnx.relu(x)
+
+    def mean(self, x):
+        return x.mean(range(1, x.ndim - 1))
+
+    def flatten(self, x):
+        return x.reshape(x.shape[0], -1)
+
+    def concatenate(self, x, y):
+        return jnp.concatenate([x, y], -1)
+
+    Conv, ConvTranspose = nnx.Conv, nnx.ConvTranspose
+
+
+class Net(nnx.Module):
+    def __init__(self, network: Network, x: jax.Array, dtype: Dtype, layers=Layers):
+        first = layers({"dtype": jnp.dtype(dtype), "rngs": nnx.Rngs(0)})
+        network(first, x)
+        self.layers = nnx.List(first.made)
+        self.network, self.kind = network, layers
 
     def __call__(self, x):
-        y = self.second(nnx.relu(self.first(x)))
-        return nnx.relu(y + (x if self.shortcut is None else self.shortcut(x)))
-
-
-def _conv_norm(
-    inputs: int, width: int, size: int, strides: int, settings: Settings
-) -> nnx.Sequential:
-    return nnx.Sequential(
-        nnx.Conv(inputs, width, (size, size), strides, use_bias=False, **settings),
-        nnx.BatchNorm(width, momentum=0.9, **settings),
-    )
-
-
-def _max_pool(x):
-    return nnx.max_pool(x, (2, 2), (2, 2))
-
-
-def _mean(x):
-    return x.mean((1, 2))
+        return self.network(self.kind({}, self.layers), x)

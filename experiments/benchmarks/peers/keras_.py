@@ -4,25 +4,38 @@ import os
 
 os.environ["KERAS_BACKEND"] = "jax"  # Keras reads it when it is imported
 
+from typing import Any  # noqa: E402
+
 import jax.numpy as jnp  # noqa: E402
 import keras  # noqa: E402
-from keras import layers  # noqa: E402
 
-from . import workload  # noqa: E402
-from .workload import Dtype, Model, Step  # noqa: E402
+from . import networks, workload  # noqa: E402
+from .workload import AnyModel, Dtype, Step  # noqa: E402
 
 
-def make(model: Model, examples: int | None = None, dtype: Dtype = "float32") -> Step:
+def make(model: AnyModel, examples: int | None = None, dtype: Dtype = "float32"):
     images, labels = map(jnp.asarray, workload.batch(model, examples))
+    net = network(networks.NETWORKS[model], images.shape[1:], dtype)
+    adam = keras.optimizers.Adam(workload.LEARNING_RATE, epsilon=1e-8)
+    return train(net, images, labels, adam)
+
+
+def network(
+    of_layers: networks.Network, shape: tuple[int, ...], dtype: Dtype, layers=None
+) -> keras.Model:
     keras.utils.set_random_seed(0)
-    mixed = dtype == "bfloat16"
-    keras.config.set_dtype_policy("mixed_bfloat16" if mixed else dtype)
-    build = {"mnist": mnist, "vgg": vgg, "resnet20": resnet20}[model]
-    inputs = keras.Input(images.shape[1:])
-    head = layers.Dense(workload.CLASSES, dtype="float32")  # for a float32 loss
-    net = keras.Model(inputs, head(build(inputs)))
+    keras.config.set_dtype_policy(
+        "mixed_bfloat16" if dtype == "bfloat16" else "float32"
+    )
+    x = keras.Input(shape)
+    logits = of_layers(layers or Layers(), x)
+    # The loss is computed in float32.
+    return keras.Model(x, keras.layers.Activation("linear", dtype="float32")(logits))
+
+
+def train(net: keras.Model, images: Any, labels: Any, optimizer: Any) -> Step:
     net.compile(
-        optimizer=keras.optimizers.Adam(workload.LEARNING_RATE, epsilon=1e-8),
+        optimizer=optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
 
@@ -32,32 +45,41 @@ def make(model: Model, examples: int | None = None, dtype: Dtype = "float32") ->
     return Step(run, sum(p.value.size for p in net.trainable_variables))
 
 
-def mnist(x):
-    for width in workload.MNIST_WIDTHS:
-        x = layers.ReLU()(layers.Conv2D(width, 3, padding="same")(x))
-        x = layers.MaxPooling2D()(x)
-    return layers.ReLU()(layers.Dense(workload.MNIST_HIDDEN)(layers.Flatten()(x)))
+class Layers(networks.Layers):
+    def conv(self, x, width, size=3, strides=1, *, bias=False, depthwise=False):
+        settings = {"strides": strides, "padding": "same", "use_bias": bias}
+        if depthwise:
+            return self.of_rank("DepthwiseConv", x)(size, **settings)(x)
+        return self.of_rank("Conv", x)(width, size, **settings)(x)
 
+    def transposed(self, x, width):
+        conv = self.of_rank("Conv", x, "Transpose")
+        return conv(width, 2, strides=2, padding="same")(x)
 
-def vgg(x):
-    for width in workload.VGG_WIDTHS:
-        x = layers.ReLU()(_conv_norm(x, width))
-        x = layers.ReLU()(_conv_norm(x, width))
-        x = layers.MaxPooling2D()(x)
-    return layers.GlobalAveragePooling2D()(x)
+    def norm(self, x):
+        layer = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+        return layer(x)
 
+    def dense(self, x, width):
+        return keras.layers.Dense(width)(x)
 
-def resnet20(x):
-    x = layers.ReLU()(_conv_norm(x, workload.RESNET_STAGES[0][0]))
-    for width, strides in workload.RESNET_BLOCKS:
-        y = layers.ReLU()(_conv_norm(x, width, strides=strides))
-        y = _conv_norm(y, width)
-        if x.shape[-1] != width:
-            x = _conv_norm(x, width, 1, strides)
-        x = layers.ReLU()(layers.Add()([x, y]))
-    return layers.GlobalAveragePooling2D()(x)
+    def max_pool(self, x, size=2):
+        return self.of_rank("MaxPooling", x)(size)(x)
 
+    def avg_pool(self, x, size=2):
+        return self.of_rank("AveragePooling", x)(size)(x)
 
-def _conv_norm(x, width: int, size: int = 3, strides: int = 1):
-    x = layers.Conv2D(width, size, strides, padding="same", use_bias=False)(x)
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(x)
+    def relu(self, x):
+        return keras.layers.ReLU()(x)
+
+    def mean(self, x):
+        return self.of_rank("GlobalAveragePooling", x)()(x)
+
+    def flatten(self, x):
+        return keras.layers.Flatten()(x)
+
+    def concatenate(self, x, y):
+        return keras.layers.Concatenate()([x, y])
+
+    def of_rank(self, name: str, x, end: str = "") -> Any:
+        return getattr(keras.layers, f"{name}{len(x.shape) - 2}D{end}")

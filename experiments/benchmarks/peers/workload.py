@@ -1,13 +1,9 @@
-"""The workload of every peer: sizes of three models, and a fixed batch for each.
+"""The workload of every peer: sizes of the models, and a fixed batch for each.
 
-- mnist: two 3x3 convolutions with bias, ReLU and a 2x2 max pool each; two dense layers.
-- vgg: per stage two 3x3 convolutions with batch norm and ReLU, then a 2x2 max pool; the
-  global mean; one dense layer.
-- resnet20: He et al. (2015), section 4.2, with 1x1 convolutions where sizes change.
-
-Softmax cross-entropy, Adam, float32. Sizes and numbers of parameters agree; each
-framework has its own initial parameters. In bfloat16 each uses its own form of mixed
-precision, with parameters, running statistics and loss in float32.
+networks.py describes the models. Softmax cross-entropy, of the U-Net that of each pixel,
+Adam, float32. Sizes and numbers of parameters agree; each framework has its own initial
+parameters. In bfloat16 each uses its own form of mixed precision, with parameters and
+loss in float32.
 """
 
 from collections.abc import Callable
@@ -15,13 +11,18 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-Model = Literal["mnist", "vgg", "resnet20"]
+Model = Literal["mnist", "vgg", "resnet20"]  # of all peers
+AnyModel = Literal[Model, "unet", "mobilenet", "audio", "video"]
 Dtype = Literal["float32", "bfloat16"]
 
-BATCHES = {  # [N, H, W, C]
+BATCHES = {  # [N, *spatial, C]
     "mnist": (128, 28, 28, 1),
     "vgg": (64, 32, 32, 3),
     "resnet20": (128, 32, 32, 3),
+    "unet": (8, 64, 64, 3),
+    "mobilenet": (32, 32, 32, 3),
+    "audio": (16, 8000, 1),
+    "video": (4, 16, 32, 32, 3),
 }
 CLASSES = 10
 MNIST_WIDTHS, MNIST_HIDDEN = (32, 64), 256
@@ -43,8 +44,12 @@ class Step(NamedTuple):
     steps: int = 1  # per run
 
 
-def batch(model: Model, examples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return images [N, H, W, C] and labels [N]; `examples` overrides the model's N.
+def batch(
+    model: AnyModel, examples: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return images [N, *spatial, C] and labels [N], of the U-Net [N, *spatial].
+
+    `examples` overrides the model's N.
 
     >>> images, labels = batch("mnist", 2)
     >>> images.shape, images.dtype, labels.shape, labels.dtype
@@ -54,4 +59,5 @@ def batch(model: Model, examples: int | None = None) -> tuple[np.ndarray, np.nda
     number = number if examples is None else examples
     rng = np.random.default_rng(0)
     images = rng.standard_normal((number, *shape)).astype(np.float32)
-    return images, rng.integers(0, CLASSES, number).astype(np.int32)
+    labelled = images.shape[:-1] if model == "unet" else number
+    return images, rng.integers(0, CLASSES, labelled).astype(np.int32)
