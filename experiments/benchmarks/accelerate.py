@@ -26,7 +26,7 @@ class Config:
     dtype: Dtype = "float32"
     """Dtype of the computation."""
     peers: tuple[Name, ...] = get_args(Name)
-    """Frameworks to measure; gradients per example are of the model "mnist" only."""
+    """Frameworks to measure; gradients per example are of the model "vgg" only."""
     rounds: int = 3
     """Processes per framework and model."""
     seconds: float = 5.0
@@ -42,7 +42,7 @@ def main(config: Config) -> None:
         Job(name, model, accelerated, dtype=config.dtype, examples=config.examples)
         for model in config.models
         for name in names
-        if model == "mnist" or name != "jax_per_example"
+        if model == "vgg" or name != "jax_per_example"
         for accelerated in (False, True)
     ]
     samples = sample_in_turn(jobs, rounds=config.rounds, seconds=config.seconds)

@@ -3,10 +3,10 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jcnn
 import optax
 from equinox import nn
 
+import jcnn
 from experiments.benchmarks.peers import equinox_ as peer
 
 from .small import IMAGES, LABELS, RATE, small

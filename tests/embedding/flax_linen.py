@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import jcnn
 import optax
 from flax import linen
 
+import jcnn
 from experiments.benchmarks.peers import flax_linen as peer
 
 from .small import IMAGES, LABELS, RATE, small

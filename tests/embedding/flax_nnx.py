@@ -1,9 +1,9 @@
 """Flax NNX, and its layers with jcnn's functions inside."""
 
-import jcnn
 import optax
 from flax import nnx
 
+import jcnn
 from experiments.benchmarks.peers import flax_nnx as peer
 
 from .small import IMAGES, LABELS, RATE, small

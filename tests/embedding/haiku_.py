@@ -4,9 +4,9 @@ from math import prod
 
 import haiku as hk
 import jax
-import jcnn
 import optax
 
+import jcnn
 from experiments.benchmarks.peers import haiku_ as peer
 
 from .small import IMAGES, LABELS, RATE, small

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from jcnn import accelerate, conv
+from jcnn.engine.onednn.support import unavailable_reason
 
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(6, 8, 8, 3)), "float32")
 LABELS = jnp.arange(6) % 5
@@ -57,9 +58,10 @@ def wide(tree):
     return jax.tree.map(lambda a: a.astype("float32"), tree)
 
 
-def assert_by_jcnn(got: Outcome, laxs: Outcome) -> None:
-    """Most convolutions and all gradients of maxima are; what comes out is alike."""
-    assert got.convolutions < laxs.convolutions / 2
+def assert_by_jcnn(got: Outcome, laxs: Outcome, dtype: str) -> None:
+    """All convolutions are, where there is oneDNN, and all gradients of maxima."""
+    assert got.convolutions < laxs.convolutions
+    assert got.convolutions == 0 or unavailable_reason(dtype)
     assert got.scatters == 0 < laxs.scatters
     for a, b in zip(*map(jax.tree.leaves, (got.values, laxs.values)), strict=True):
         assert a.dtype == b.dtype
@@ -71,29 +73,34 @@ def assert_close(values, expected, tolerance=1e-5) -> None:
     1e-5 are 100 roundings of float32, for sums of up to a thousand products in some
     layers after each other.
     """
-    for error, largest, _ in _errors(values, expected):
+    for a, b in _pairs(values, expected):
+        error, largest = np.abs(a - b).max(), np.abs(b).max()
         assert error <= tolerance * largest, f"{error=} where {largest=}"
 
 
 def assert_as_close(values, expected, exact) -> None:
-    """Compares errors: of bfloat16, which keeps 8 bits, some layers leave few.
+    """Compares errors: of bfloat16, in which rounding opens and shuts many a ReLU.
 
-    `values` are no further from the exact ones than twice what is expected, or two
-    roundings.
+    `values` are, over all arrays, no further from the exact ones than twice what is
+    expected.
     """
-    errors = zip(_errors(values, exact), _errors(expected, exact))
-    for (own, largest, dtype), (laxs, *_) in errors:
-        rounding = float(jnp.finfo(dtype).eps)
-        assert own <= 2 * laxs + rounding * largest, f"{own=} {laxs=} {largest=}"
+
+    def error(values):
+        relative = [
+            np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in _pairs(values, exact)
+        ]
+        return np.mean(relative)
+
+    own, laxs = error(values), error(expected)
+    assert 0 < own <= 2 * laxs < 0.2, f"{own=} {laxs=}"
 
 
-def _errors(values, expected):
+def _pairs(values, expected):
     for a, b in zip(jax.tree.leaves(values), jax.tree.leaves(expected), strict=True):
-        dtype, shape = a.dtype, a.shape
-        assert shape == b.shape
+        assert a.shape == b.shape
         a, b = (np.asarray(v, "float64") for v in (a, b))
         assert np.any(b)
-        yield np.abs(a - b).max(), np.abs(b).max(), dtype
+        yield a, b
 
 
 def by_lax(x, kernel):

@@ -45,7 +45,7 @@ def test_results_and_gradients(library, dtype):
         apply, *_ = library.pure(library.OWN, "float32")
         exact = outcome(everything(apply), wide(params), wide(x)).values
     for got in (accelerated, inside):
-        assert_by_jcnn(got, laxs)
+        assert_by_jcnn(got, laxs, dtype)
         if dtype == "float32":
             assert_close(got.values, laxs.values)
         else:

@@ -4,6 +4,8 @@ tests/functions/test_transformations.py has more of jcnn's functions: policies o
 `checkpoint`, strides and groups under `jet`, `hessian` and `shard_map`, in float64.
 """
 
+from importlib.metadata import version
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from jcnn import conv
 
-from .small import assert_same_both_ways
+from .small import assert_same_both_ways, by_lax
 
 SHAPES = {"first": (3, 3, 3, 4), "second": (1, 1, 4, 5)}  # 1x1: no platform's is lax's
 
@@ -63,14 +65,17 @@ def _shard_map(network, loss, params, x):
 
 
 def _spmd_axis_name(network, loss, params, x):
-    """Of a function that says how its own arrays lie on the other axis."""
+    """Of a function that says how its own arrays lie on the other axis.
+
+    For gradients to the kernels see the last test.
+    """
     mesh = jax.make_mesh((2, 1), ("two", "one"), axis_types=(AxisType.Auto,) * 2)
 
-    def gradient(params, x):
+    def run(params, x):
         x = jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P("one")))
-        return jax.grad(loss, (0, 1))(params, x)
+        return network(params, x), jax.grad(loss, 1)(params, x)
 
-    return jax.vmap(gradient, (None, 0), spmd_axis_name="two")(params, x[:, None])
+    return jax.vmap(run, (None, 0), spmd_axis_name="two")(params, x[:, None])
 
 
 def _per_example(network, loss, params, x):
@@ -108,15 +113,31 @@ def test_it_gives_what_lax_gives(transform, rng):
     assert_same_both_ways(run, params, x, sharded=transform is _spmd_axis_name)
 
 
-def test_gradients_per_example_are_those_of_each(rng):
-    """Each by itself, without `vmap`."""
+@pytest.mark.parametrize(
+    "divided",
+    (
+        False,
+        pytest.param(
+            True,
+            marks=pytest.mark.xfail(
+                version("jaxlib") == "0.10.2",
+                reason="XLA divides convolutions of groups wrongly, lax's too",
+                strict=True,
+            ),
+        ),
+    ),
+)
+@pytest.mark.parametrize("convolve", (by_lax, conv))
+def test_gradients_per_example_are_those_of_each(convolve, divided, rng):
+    """Each by itself, without `vmap`; also where a batch lies on two devices."""
     kernel = jnp.asarray(rng.normal(size=(3, 3, 3, 4)), "float32")
     x = jnp.asarray(rng.normal(size=(4, 5, 6, 3)), "float32")
 
     def gradient(kernel, x):
-        return jax.grad(lambda kernel: jnp.sum(jnp.sin(conv(x[None], kernel))))(kernel)
+        return jax.grad(lambda k: jnp.sum(jnp.sin(convolve(x[None], k))))(kernel)
 
-    together = jax.jit(jax.vmap(gradient, (None, 0)))(kernel, x)
+    batch = jax.device_put(x, NamedSharding(_mesh(), P("two"))) if divided else x
+    together = jax.jit(jax.vmap(gradient, (None, 0)))(kernel, batch)
     for own, image in zip(together, x, strict=True):
         expected = gradient(kernel, image)
         np.testing.assert_allclose(own, expected, atol=1e-5 * abs(expected).max())

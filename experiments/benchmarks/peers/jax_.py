@@ -98,13 +98,13 @@ def init_mnist(keys: Keys):
 
 def mnist(params, statistics, x):
     for conv in params["convs"]:
-        x = _max_pool(relu(_conv(x, conv.kernel) + conv.bias.astype(x.dtype)))
-    x = relu(_dense(params["hidden"], x.reshape(x.shape[0], -1)))
-    return _dense(params["head"], x), statistics
+        x = max_pool(relu(conv(x, conv.kernel) + conv.bias.astype(x.dtype)))
+    x = relu(dense(params["hidden"], x.reshape(x.shape[0], -1)))
+    return dense(params["head"], x), statistics
 
 
-def init_vgg(keys: Keys):
-    widths = [3] + [width for width in workload.VGG_WIDTHS for _ in range(2)]
+def init_vgg(keys: Keys, shrink: int = 1):
+    widths = [3] + [w // shrink for w in workload.VGG_WIDTHS for _ in range(2)]
     return {
         "units": [
             _init_unit(keys, 3, inputs, width)
@@ -118,9 +118,9 @@ def vgg(params, statistics, x):
     new = []
     for i, (unit, old) in enumerate(zip(params["units"], statistics["units"])):
         x, statistic = _conv_norm(unit, old, x)
-        x = relu(x) if i % 2 == 0 else _max_pool(relu(x))
+        x = relu(x) if i % 2 == 0 else max_pool(relu(x))
         new.append(statistic)
-    return _dense(params["head"], x.mean((1, 2))), statistics | {"units": new}
+    return dense(params["head"], x.mean((1, 2))), statistics | {"units": new}
 
 
 def init_resnet20(keys: Keys):
@@ -150,7 +150,7 @@ def resnet20(params, statistics, x):
             x, shortcut = _conv_norm(block.shortcut, old.shortcut, x, strides)
         x = relu(x + y)
         new.append(Block(first, second, shortcut))
-    logits = _dense(params["head"], x.mean((1, 2)))
+    logits = dense(params["head"], x.mean((1, 2)))
     return logits, statistics | {"stem": stem, "blocks": new}
 
 
@@ -179,7 +179,7 @@ def _statistics(params):
     )
 
 
-def _conv(x: jax.Array, kernel: jax.Array, strides: int = 1) -> jax.Array:
+def conv(x: jax.Array, kernel: jax.Array, strides: int = 1) -> jax.Array:
     layouts = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(
         x,
@@ -191,7 +191,7 @@ def _conv(x: jax.Array, kernel: jax.Array, strides: int = 1) -> jax.Array:
 
 
 def _conv_norm(unit: Unit, old: Statistics, x: jax.Array, strides: int = 1):
-    y = _conv(x, unit.kernel, strides).astype(jnp.float32)
+    y = conv(x, unit.kernel, strides).astype(jnp.float32)
     mean = y.mean((0, 1, 2))
     var = jnp.square(y).mean((0, 1, 2)) - jnp.square(mean)
     new = jax.tree.map(
@@ -201,10 +201,10 @@ def _conv_norm(unit: Unit, old: Statistics, x: jax.Array, strides: int = 1):
     return y.astype(x.dtype), new
 
 
-def _max_pool(x: jax.Array) -> jax.Array:
+def max_pool(x: jax.Array) -> jax.Array:
     window = (1, 2, 2, 1)
     return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
 
 
-def _dense(layer: Affine, x: jax.Array) -> jax.Array:
+def dense(layer: Affine, x: jax.Array) -> jax.Array:
     return x @ layer.kernel.astype(x.dtype) + layer.bias.astype(x.dtype)

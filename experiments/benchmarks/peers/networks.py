@@ -6,8 +6,8 @@
 - resnet20: He et al. (2015), section 4.2, with 1x1 convolutions where sizes change.
 - unet: Ronneberger et al. (2015), figure 1, with three levels, batch norm, and 2x2
   transposed convolutions.
-- mobilenet: Howard et al. (2017), table 1, its first depthwise separable blocks, as wide
-  as there, for small images.
+- mobilenet: Howard et al. (2017), table 1, its first depthwise separable blocks, for
+  small images.
 - audio: M5 of Dai et al. (2017), table 1, of half the width.
 - video: 3-D convolutions with batch norm, ReLU and a 2x2x2 mean of pixels each.
 """

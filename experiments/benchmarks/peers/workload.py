@@ -1,9 +1,9 @@
 """The workload of every peer: sizes of the models, and a fixed batch for each.
 
-networks.py describes the models. Softmax cross-entropy, of the U-Net that of each pixel,
+networks.py describes the models. Softmax cross-entropy (the U-Net's of each pixel),
 Adam, float32. Sizes and numbers of parameters agree; each framework has its own initial
-parameters. In bfloat16 each uses its own form of mixed precision, with parameters and
-loss in float32.
+parameters. In bfloat16 each uses its own form of mixed precision, with parameters,
+running statistics and loss in float32.
 """
 
 from collections.abc import Callable
