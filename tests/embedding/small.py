@@ -92,7 +92,7 @@ def assert_as_close(values, expected, exact) -> None:
         return np.mean(relative)
 
     own, laxs = error(values), error(expected)
-    assert 0 < own <= 2 * laxs < 0.2, f"{own=} {laxs=}"
+    assert 0 < own <= 2 * laxs < 0.5, f"{own=} {laxs=}"
 
 
 def _pairs(values, expected):

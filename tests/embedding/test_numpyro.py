@@ -50,10 +50,10 @@ def test_variational_inference_is_laxs(data):
 def test_hamiltonian_monte_carlo_is_laxs(data):
     from numpyro.infer import HMC, MCMC
 
-    fixed = {"adapt_step_size": False, "adapt_mass_matrix": False}
+    fixed = {"step_size": 1e-3, "num_steps": 5, "trajectory_length": None}
 
     def samples(convolve, x, y):
-        kernel = HMC(_model(convolve), step_size=1e-3, num_steps=5, **fixed)
+        kernel = HMC(_model(convolve), **fixed, adapt_mass_matrix=False)
         mcmc = MCMC(kernel, num_warmup=2, num_samples=3, progress_bar=False)
         mcmc.run(jax.random.key(0), x, y)
         return mcmc.get_samples()
