@@ -5,6 +5,7 @@ is named computes everywhere.
 """
 
 from functools import partial
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ from jax.interpreters import mlir
 
 from .._dtypes import wide, widest
 from .algorithm import Algorithm
-from .algorithms.lax import ELSEWHERE
+from .algorithms.lax import ELSEWHERE, LAX
+from .algorithms.matmul import MATMUL
 from .declaration import define_lowering
 from .onednn.support import keeps_programs
 from .planner import ALGORITHMS, plan
@@ -58,8 +60,13 @@ def _solve_elsewhere(first, second, *, problem: Problem):
     if problem.impl != "auto" and ALGORITHMS[problem.impl].portable:
         return solve(first, second, problem=problem, portable=True)
     if problem.models is not None:
-        one = partial(_solve_elsewhere, problem=problem.one_model())
-        return jax.vmap(one, problem.model_axes(first, second))(first, second)
+        # XLA-FAULT divided groups: vmap makes groups of models.
+        one = problem.one_model()
+        algorithm = (
+            MATMUL if prod(one.kernel_size) == 1 and MATMUL.supports(one) else LAX
+        )
+        run = partial(_by, algorithm, one)
+        return jax.vmap(run, problem.model_axes(first, second))(first, second)
     return _by(ELSEWHERE, problem, first, second)
 
 
