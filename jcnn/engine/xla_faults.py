@@ -21,10 +21,9 @@ XLA-FAULT layouts in loops: XLA brings operands of a convolution to layouts that
 fast only in the outermost part of a program, and up to 30 times slower in a loop
 (ConvCanonicalization; jaxlib 0.10.2 and 0.12.0.1). `algorithms/lax.py`.
 
-XLA-FAULT divided groups: where XLA divides groups among devices, it computes wrongly
-convolutions of 1x1, and in lax's layouts kernel gradients of one example a group (jaxlib
-0.10.2). Groups come from `vmap` over kernels and of kernel gradients. Layouts as in
-`algorithms/lax.py` and matrix products are right. `lowering.py`.
+XLA-FAULT divided groups: XLA divides groups among devices wrongly in 1x1 convolutions
+and, in lax's layouts, in kernel gradients of one example a group (jaxlib 0.10.2).
+`vmap` over kernels or of kernel gradients makes groups. `lowering.py`.
 
 XLA-FAULT sums by YNNPACK: their order depends on the number of threads, and some are
 wrong (jax#39103, jax#40412; jaxlib 0.10.2, not seen with 0.12.0.1). `sums.py`.

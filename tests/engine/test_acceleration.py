@@ -452,35 +452,7 @@ def test_sums_over_windows_and_their_gradients_are_laxs(k, s, padding, rng):
     _assert_same(both, x, t, exact=False)
 
 
-# --- other libraries ---
-
-
-def test_flax_trains_on_it(rng):
-    nnx = pytest.importorskip("flax.nnx")
-    x = rng.standard_normal((4, 12, 12, 3)).astype(np.float32)
-    layer = nnx.Conv(3, 32, (3, 3), rngs=nnx.Rngs(0))
-    graph, weights = nnx.split(layer)
-
-    def loss(weights, x):
-        y = nnx.relu(nnx.merge(graph, weights)(x))
-        y = nnx.max_pool(y, (3, 3), strides=(2, 2), padding="SAME")
-        return jnp.mean(nnx.avg_pool(y, (2, 2), strides=(2, 2)) ** 2)
-
-    gradient = jax.value_and_grad(loss, (0, 1))
-    _assert_same(gradient, weights, x, exact=False)
-
-
-def test_equinox_trains_on_it(rng):
-    eqx = pytest.importorskip("equinox")
-    x = rng.standard_normal((4, 3, 12, 12)).astype(np.float32)
-    layer = eqx.nn.Conv2d(3, 32, 3, padding=1, key=jax.random.key(0))
-    pool = eqx.nn.MaxPool2d(3, 2, padding=1)
-
-    def loss(layer, x):
-        return jnp.mean(jax.vmap(lambda x: pool(jax.nn.relu(layer(x))))(x) ** 2)
-
-    gradient = jax.value_and_grad(loss, (0, 1))
-    _assert_same(gradient, layer, x, exact=False)
+# --- the handle ---
 
 
 def test_a_handle_that_has_ended_cannot_be_entered_again():
