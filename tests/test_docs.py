@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 import jcnn
 from experiments import digits
+from jcnn.runs.store.network import export_network
 
 _ROOT = Path(__file__).parents[1]
 _DOCUMENTS = [*_ROOT.glob("*.md"), *_ROOT.glob("docs/*.md")]
@@ -34,12 +36,18 @@ def _programs():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with what the documents take as given: two runs, and pictures."""
+    """A folder with what the documents take as given: runs, weights and pictures."""
     root = tmp_path_factory.mktemp("documents")
     run = root / "runs" / "a"
     options = ["--max-steps=2", "--no-report", f"--run-dir={run}"]
     assert jcnn.runs.main(digits.Config, digits.recipe, options) == 0
     copytree(run, run.with_name("digits-20261127-101500-seed0"))
+    export_network(run)
+    net = jcnn.models.imagenet_resnet(depth=18, padding="SYMMETRIC")
+    x = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x)
+    weights = jax.tree.map(lambda a: jnp.ones(a.shape), shapes)
+    save_file(jcnn.weights.to_torch(*weights), root / "resnet18.safetensors")
     for name in ("cat/1", "cat/2", "dog/1", "dog/2"):
         path = root / "pictures" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +76,7 @@ def test_programs_run(program, folder, accelerations, monkeypatch):
     given = {
         "__name__": "example",
         "jax": jax,
+        "jnp": jnp,
         "jcnn": jcnn,
         "images": jcnn.data.load("digits", "test").image[:3],
         "params": params,

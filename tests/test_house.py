@@ -8,10 +8,10 @@ _APART = {"__main__.py", "_files.py", "experiment.py"}
 # The aims are 3,300, 2,600, 550, 2,600, below 9,000, and 340.
 BUDGETS = {
     "library": 8_147,
-    "engine": 4_269,
+    "engine": 4_280,
     "data": 1_126,
     "runs": 8_217,
-    "all": 22_215,
+    "all": 22_226,
     "a file": 340,
 }
 

@@ -60,7 +60,7 @@ def test_training_shows_a_moving_bar_and_leaves_a_line_for_each_epoch(executed):
     assert (bar.output_type, bar.data) == ("display_data", {})
     *table, done = printed.text.splitlines()
     table, epochs = table[:-20], table[-20:]
-    assert table[1].split()[:3] == ["layer", "output", "parameters"]
+    assert table[1].split()[:2] == ["layer", "output"]
     assert len(table) == 12 and table[-1].startswith("total")
     found = [line.split()[:2] for line in epochs]
     assert found == [["epoch", f"{n}/20"] for n in range(1, 21)]
