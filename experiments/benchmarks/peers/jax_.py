@@ -97,8 +97,8 @@ def init_mnist(keys: Keys):
 
 
 def mnist(params, statistics, x):
-    for conv in params["convs"]:
-        x = max_pool(relu(conv(x, conv.kernel) + conv.bias.astype(x.dtype)))
+    for layer in params["convs"]:
+        x = max_pool(relu(conv(x, layer.kernel) + layer.bias.astype(x.dtype)))
     x = relu(dense(params["hidden"], x.reshape(x.shape[0], -1)))
     return dense(params["head"], x), statistics
 
