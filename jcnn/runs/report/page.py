@@ -245,7 +245,7 @@ def _table(facts: dict[str, Any]) -> list[tuple[str, ...]]:
         return "?" if value is None else f"{value:,}"
 
     def total(name: str) -> str:
-        values = [row[name] for row in rows]
+        values = [row.get(name) for row in rows]
         return number(None if None in values else sum(values))
 
     rows = facts.get("table", [])
@@ -256,8 +256,8 @@ def _table(facts: dict[str, Any]) -> list[tuple[str, ...]]:
             number(row["params"]),
             number(row["multiply_adds"]),
             "×".join(map(number, row["receptive_field"])),
-            number(row["output_bytes"]),
-            str(row["algorithm"]),
+            number(row.get("output_bytes")),
+            str(row.get("algorithm", "")),
         )
         for row in rows
     ]
