@@ -85,11 +85,16 @@ def test_ctrl_c_ends_them(tmp_path):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        run([_LOCK.format(str(lock))], 60)
-    thread.join()
+    # A shell's background job is started with SIGINT ignored.
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            run([_LOCK.format(str(lock))], 60)
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, usual)
     assert _is_free(lock)
 
 
