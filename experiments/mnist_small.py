@@ -1,4 +1,4 @@
-"""MNIST with as few parameters as possible: 660.
+"""MNIST with as few parameters as possible: 660, for 99 %.
 
 Two depthwise-separable convolutions are applied again and again, each time with the
 scales and biases of its own batch norm, and the channels of the last are the classes:
