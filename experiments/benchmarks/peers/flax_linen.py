@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen
 
-from . import networks, workload
+from . import jax_, networks, workload
 from .workload import AnyModel, Dtype, Step
 
 
@@ -21,8 +21,6 @@ def make(model: AnyModel, examples: int | None = None, dtype: Dtype = "float32")
 def train(net: "Net", images: jax.Array, labels: jax.Array, tx: Any) -> Step:
     variables = net.init(jax.random.key(0), images[:1])
     params = variables.pop("params")
-    state = params, variables, tx.init(params)
-    parameters = sum(p.size for p in jax.tree.leaves(params))
 
     def loss_fn(params, statistics, images, labels):
         logits, statistics = net.apply(
@@ -33,22 +31,7 @@ def train(net: "Net", images: jax.Array, labels: jax.Array, tx: Any) -> Step:
         )
         return losses.mean(), statistics
 
-    def step(state, images, labels):
-        params, statistics, opt_state = state
-        (loss, statistics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            params, statistics, images, labels
-        )
-        updates, opt_state = tx.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), statistics, opt_state), loss
-
-    step = jax.jit(step, donate_argnums=0)
-
-    def run() -> float:
-        nonlocal state
-        state, loss = jax.block_until_ready(step(state, images, labels))
-        return float(loss)
-
-    return Step(run, parameters)
+    return jax_.train(loss_fn, tx, params, variables, images, labels)
 
 
 class Layers(networks.Layers):

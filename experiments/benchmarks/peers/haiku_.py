@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from . import networks, workload
+from . import jax_, networks, workload
 from .workload import AnyModel, Dtype, Step
 
 
@@ -22,8 +22,6 @@ def make(model: AnyModel, examples: int | None = None, dtype: Dtype = "float32")
 
 def train(net: Any, images: jax.Array, labels: jax.Array, tx: Any, dtype) -> Step:
     params, statistics = net.init(jax.random.key(0), images[:1])
-    state = params, statistics, tx.init(params)
-    parameters = sum(p.size for p in jax.tree.leaves(params))
 
     def loss_fn(params, statistics, images, labels):
         params = jax.tree.map(lambda p: p.astype(dtype), params)
@@ -33,22 +31,7 @@ def train(net: Any, images: jax.Array, labels: jax.Array, tx: Any, dtype) -> Ste
         )
         return losses.mean(), new
 
-    def step(state, images, labels):
-        params, statistics, opt_state = state
-        (loss, statistics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            params, statistics, images, labels
-        )
-        updates, opt_state = tx.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), statistics, opt_state), loss
-
-    step = jax.jit(step, donate_argnums=0)
-
-    def run() -> float:
-        nonlocal state
-        state, loss = jax.block_until_ready(step(state, images, labels))
-        return float(loss)
-
-    return Step(run, parameters)
+    return jax_.train(loss_fn, tx, params, statistics, images, labels)
 
 
 class Layers(networks.Layers):

@@ -1,6 +1,6 @@
 """Plain JAX: lax's convolutions and pools, pytrees of parameters, optax."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -54,7 +54,6 @@ def make(
     }[model]
     params = init(iter(jax.random.split(jax.random.key(0), 64)))
     tx = optax.adam(workload.LEARNING_RATE)
-    state = params, _statistics(params), tx.init(params)
 
     def loss_fn(params, statistics, images, labels):
         logits, statistics = apply(params, statistics, images.astype(dtype))
@@ -63,12 +62,30 @@ def make(
         )
         return losses.mean(), statistics
 
+    return train(
+        loss_fn, tx, params, _statistics(params), images, labels, compiler_options
+    )
+
+
+def train(
+    loss_fn: Callable[..., Any],
+    tx: optax.GradientTransformation,
+    params: Any,
+    statistics: Any,
+    images: jax.Array,
+    labels: jax.Array,
+    compiler_options: dict[str, Any] | None = None,
+) -> Step:
+    """Return the step of loss_fn(params, statistics, images, labels) -> (loss, new)."""
+    state = params, statistics, tx.init(params)
+    parameters = sum(p.size for p in jax.tree.leaves(params))
+
     def step(state, images, labels):
         params, statistics, opt_state = state
         (loss, statistics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             params, statistics, images, labels
         )
-        updates, opt_state = tx.update(grads, opt_state)
+        updates, opt_state = tx.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), statistics, opt_state), loss
 
     step = jax.jit(step, donate_argnums=0, compiler_options=compiler_options)
@@ -78,7 +95,7 @@ def make(
         state, loss = jax.block_until_ready(step(state, images, labels))
         return float(loss)
 
-    return Step(run, sum(p.size for p in jax.tree.leaves(params)))
+    return Step(run, parameters)
 
 
 # --- models ---
