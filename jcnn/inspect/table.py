@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .._extras import missing
+from .reader import total
 from .summary import Row
 
 if TYPE_CHECKING:
@@ -76,8 +77,7 @@ def model_table(rows: Sequence[Row], width: int) -> "Table":
 
 
 def _numbers(header: str, numbers: Sequence[int | None]) -> tuple[str, str, list[str]]:
-    total = None if None in numbers else sum(numbers)  # pyright: ignore
-    return header, _number(total), [_number(n) for n in numbers]
+    return header, _number(total(numbers)), [_number(n) for n in numbers]
 
 
 def _number(value: int | None) -> str:

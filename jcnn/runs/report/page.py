@@ -17,6 +17,7 @@ import jinja2
 import numpy as np
 
 from ..._files import write_file
+from ...inspect.reader import total
 from ...metrics import f1, iou, precision, recall
 from ..output import printable
 from ..progress import format_metric
@@ -244,9 +245,8 @@ def _table(facts: dict[str, Any]) -> list[tuple[str, ...]]:
     def number(value: int | None) -> str:
         return "?" if value is None else f"{value:,}"
 
-    def total(name: str) -> str:
-        values = [row.get(name) for row in rows]
-        return number(None if None in values else sum(values))
+    def sum_of(name: str) -> str:
+        return number(total([row.get(name) for row in rows]))
 
     rows = facts.get("table", [])
     cells = [
@@ -261,7 +261,7 @@ def _table(facts: dict[str, Any]) -> list[tuple[str, ...]]:
         )
         for row in rows
     ]
-    sums = total("params"), total("multiply_adds"), "", total("output_bytes"), ""
+    sums = sum_of("params"), sum_of("multiply_adds"), "", sum_of("output_bytes"), ""
     return [*cells, ("total", "", *sums)] if rows else []
 
 
