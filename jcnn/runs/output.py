@@ -38,6 +38,15 @@ def lasting_output() -> Iterator[None]:
             sys.stdout, sys.stderr = usual
 
 
+def reason_of(error: Exception) -> str:
+    """Return the first line of an error's message; its type's name without one.
+
+    >>> reason_of(ValueError("no such file\\nsee above")), reason_of(KeyError())
+    ('no such file', 'KeyError')
+    """
+    return [*str(error).splitlines(), type(error).__name__][0]
+
+
 def printable(text: str) -> str:
     """Return a text with escapes for line ends, control characters and invalid bytes.
 

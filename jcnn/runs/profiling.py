@@ -9,6 +9,7 @@ from .._files import write_file
 from ..inspect.profiling import count_work, record, report
 from ..inspect.trace import Place
 from ..train.step import gradients
+from .output import reason_of
 from .progress import say
 from .training import Training
 
@@ -48,8 +49,7 @@ def profile_steps(run: Training, calls: dict[int, Any]) -> None:
         lines = [*report(recorded, calls[size].as_text(), work, steps=size)]
         write_file(folder / "times.txt", "\n".join([*lines, ""]).encode())
     except Exception as error:  # of the profiler, of a full disk, of a lack of memory
-        reason = [*str(error).splitlines(), type(error).__name__][0]
-        say(run.console, f"--profile: not measured: {reason}")
+        say(run.console, f"--profile: not measured: {reason_of(error)}")
         return
     for line in lines:
         say(run.console, line)

@@ -26,6 +26,7 @@ from ..train import (
     batch_at,
 )
 from .config import OptionError
+from .output import reason_of
 
 
 class Recipe(NamedTuple):
@@ -212,8 +213,7 @@ def shapes_of(what: str, function: Callable[..., Any], *args: Any) -> Any:
     try:
         return jax.eval_shape(function, *args)
     except (TypeError, ValueError) as error:
-        reason = [*str(error).splitlines(), type(error).__name__][0]
-        raise OptionError(f"{what}: {reason}{_place(error)}") from error
+        raise OptionError(f"{what}: {reason_of(error)}{_place(error)}") from error
 
 
 def _place(error: Exception) -> str:

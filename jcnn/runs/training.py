@@ -32,6 +32,7 @@ from ..train import TrainState
 from .config import OptionError
 from .evaluation import Epochs, evaluated, make_evaluator
 from .interrupt import Interrupts
+from .output import reason_of
 from .pictures import draw_run
 from .progress import describe_metrics, format_metric, say
 from .recipe import Recipe, arrays, network_logits
@@ -260,8 +261,7 @@ def try_network(
         logits = network_logits(recipe)
         write_network(run_dir, logits, params, model_state, recipe.train)
     except Exception as error:  # that of a custom layer can be any
-        reason = [*str(error).splitlines(), type(error).__name__][0]
-        say(console, f"the network cannot be exported: {reason}")
+        say(console, f"the network cannot be exported: {reason_of(error)}")
 
 
 def _sum(by_step: dict[str, np.ndarray], finite: np.ndarray) -> dict[str, float]:

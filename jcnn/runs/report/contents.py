@@ -20,6 +20,7 @@ from ..._files import open_file, write_file
 from ...inspect import grad_cam, input_gradient, part_outputs
 from ...inspect.summary import Row
 from ...train import TrainState
+from ..output import reason_of
 from ..recipe import Recipe, network_logits
 
 NAME = "report.safetensors"
@@ -65,8 +66,7 @@ def collect(recipe: Recipe, state: TrainState, rows: Sequence[Row]) -> Contents:
         try:
             arrays.update(compute())
         except Exception as error:  # that of a custom layer can be any
-            reason = [*str(error).splitlines(), type(error).__name__][0]
-            missing.append(f"{what}: {reason}")
+            missing.append(f"{what}: {reason_of(error)}")
 
     attempt("results by class", lambda: _tested(recipe, state))
     images = arrays.get("examples/images", test.image[:1])

@@ -20,6 +20,7 @@ from ..config_json import config_to_json, map_paths
 from ..lock import lock
 from ..loop import tell
 from ..memory import keep_memory
+from ..output import reason_of
 from ..progress import open_console, say
 from ..recipe import Recipe
 from ..start import check_tensorboard
@@ -150,8 +151,7 @@ def _untraced(members: Sequence[Member], make: Callable[[Any], Recipe]) -> str |
     try:
         jax.eval_shape(traced, {k: jnp.float32(v[0]) for k, v in numbers.items()})
     except Exception as error:  # a tracer has not all methods of a number
-        reason = [*str(error).splitlines(), type(error).__name__][0]
-        return f"{', '.join(numbers)}: {reason}"
+        return f"{', '.join(numbers)}: {reason_of(error)}"
     return None
 
 
