@@ -4,7 +4,7 @@ All of it is here, with a test each (tests/engine/test_jax_internals.py): that t
 fails with the release that changes it.
 """
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -56,6 +56,14 @@ def define_nan_check(primitive: Primitive) -> None:
     except ImportError:
         return
     error_checks[primitive] = partial(nan_error_check, primitive)
+
+
+def scan_operands(parameters: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many operands of a `scan` are constants, and how many are carried."""
+    if "num_consts" in parameters:  # before jax 0.11
+        return parameters["num_consts"], parameters["num_carry"]
+    constants, carried, _ = parameters["ft_in"].unpack()
+    return len([*constants]), len([*carried])
 
 
 def backends_are_initialized() -> bool:

@@ -52,7 +52,7 @@ def define_lowering(
 
     Args:
         primitive: Of `declare`.
-        by_parts: Computes it where JAX takes programs apart (`jax.disable_jit`,
+        by_parts: Computes it on CPUs where JAX takes programs apart (`jax.disable_jit`,
             `jax_debug_nans`): the primitive would become itself, without end.
         on_cpu: Returns what computes it in the program that is being lowered.
         elsewhere: Computes it on other platforms.
@@ -62,7 +62,8 @@ def define_lowering(
     @primitive.def_impl
     def compute(*operands, **parameters):
         if taken_apart():
-            return by_parts(*operands, **parameters)
+            run = by_parts if _on_cpu(operands) else elsewhere
+            return run(*operands, **parameters)
         return program(**parameters)(*operands)
 
     def lower_on_cpu(context, *operands, **parameters):
@@ -71,6 +72,11 @@ def define_lowering(
 
     mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=False))
     mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
+
+
+def _on_cpu(operands: tuple[Any, ...]) -> bool:
+    devices = (a.devices() for a in operands if isinstance(a, jax.Array))
+    return all(device.platform == "cpu" for d in devices for device in d)
 
 
 def define_linear(primitive: Primitive, transpose: Function, others: int = 0) -> None:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, jaxprs_in_params
 
+from .._jax_internals import scan_operands
 from .explanation import operation_of
 from .fields import View, propagate, to_rank, union
 from .jaxprs import multiply_adds, scope_of, shapes
@@ -114,7 +115,7 @@ class Reader:
     def _scan(
         self, params: dict[str, Any], operands: list[Value], name: str
     ) -> list[Value]:
-        consts, carry = params["num_consts"], params["num_carry"]
+        consts, carry = scan_operands(params)
         body, length = params["jaxpr"].jaxpr, params["length"]
         slices = [_each(v, _slice) for v in operands[consts + carry :]]
         state, results, steps = operands[consts : consts + carry], [], []

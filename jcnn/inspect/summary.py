@@ -170,14 +170,14 @@ def _read(
         )
     if not getattr(x, "shape", ()):
         raise TypeError(f"x must be an array or ShapeDtypeStruct [N, …], got {x!r}")
-    image = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    image = _struct((1, *x.shape[1:]), x.dtype)
     function = layer
     if not others:
         others = jax.eval_shape(layer.init, jax.random.key(0), image)
         function = lambda *args: layer.apply(*args)[0]  # noqa: E731
     flat, tree = jax.tree.flatten_with_path((*others, image))
     arrays = {
-        i: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        i: _struct(leaf.shape, leaf.dtype)
         for i, (_, leaf) in enumerate(flat)
         if hasattr(leaf, "shape") and hasattr(leaf, "dtype")
     }
@@ -207,6 +207,11 @@ def _read(
     return params, [
         s._replace(views=s.views[:axis] + s.views[axis + 1 :]) for s in steps
     ]
+
+
+def _struct(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    dtype = jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
+    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def _holder(path: Any) -> str:

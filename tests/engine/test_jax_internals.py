@@ -87,3 +87,15 @@ def test_checkify_finds_nan_in_a_convolution():
 def test_backends_are_initialized_by_a_computation():
     jnp.zeros(1).block_until_ready()
     assert _jax_internals.backends_are_initialized() is True
+
+
+def test_operands_of_a_scan_are_constants_what_is_carried_and_slices():
+    x, y = jnp.ones((4, 2)), jnp.ones(3)
+
+    def body(carry, a):
+        return (carry[0] * y.sum(), carry[1] + 1), a * x.sum()
+
+    jaxpr = jax.make_jaxpr(lambda x: jax.lax.scan(body, (1.0, 2), x))(x)
+    scan = next(eqn for eqn in jaxpr.eqns if eqn.primitive.name == "scan")
+    constants, carried = _jax_internals.scan_operands(scan.params)
+    assert (constants, carried) == (len(scan.invars) - 3, 2) and constants > 0

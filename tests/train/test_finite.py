@@ -354,6 +354,8 @@ def test_statistics_are_averaged_too_and_integers_are_the_last_ones(rng):
     np.testing.assert_allclose(found["mean"], expected, rtol=1e-5)
 
 
+# Without optimizations jaxlib 0.12 rounds a loop's steps in another way.
+@pytest.mark.usefixtures("full_compilation")
 def test_a_scan_averages_as_steps_do_and_goes_on_to_the_bit(rng):
     data = _data(rng)
     step = make_step(_loss, TX, ema_decay=0.9)
