@@ -58,6 +58,25 @@ def define_nan_check(primitive: Primitive) -> None:
     error_checks[primitive] = partial(nan_error_check, primitive)
 
 
+def lower_with_mesh(primitive: Primitive, on: bool = True) -> None:
+    """Let JAX tell the primitive's lowering of the devices and of their mesh, or not.
+
+    While it does, programs with the primitive cannot be lowered for an abstract mesh.
+    """
+    try:
+        from jax._src.dispatch import (
+            prim_requires_devices_during_lowering as primitives,
+        )
+    except ImportError:
+        return
+    (primitives.add if on else primitives.discard)(primitive)
+
+
+def mesh_of(context: Any) -> Any:
+    """Return the abstract mesh that divides what is being lowered; None if unknown."""
+    return getattr(context.module_context.axis_context, "abstract_mesh", None)
+
+
 def scan_operands(parameters: Mapping[str, Any]) -> tuple[int, int]:
     """Return how many operands of a `scan` are constants, and how many are carried."""
     if "num_consts" in parameters:  # before jax 0.11

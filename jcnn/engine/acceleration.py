@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import mlir
 
-from .._jax_internals import LoweringRules, lowering_rules
+from .._jax_internals import LoweringRules, lower_with_mesh, lowering_rules
 from .replacements import Replacement, replacements
 from .xla_faults import is_marked
 
@@ -103,6 +103,7 @@ class _Rule:
             self._before = tables.for_cpus.get(replacement.primitive)
             self._next = tables.of(replacement.primitive)
             mlir.register_lowering(replacement.primitive, self, platform="cpu")
+            lower_with_mesh(replacement.primitive)
 
     def __call__(self, context, *operands, **parameters):
         if self.on and not is_marked(context):
@@ -123,6 +124,7 @@ class _Rule:
                     return
                 if top._before is None:
                     del rules[primitive]
+                    lower_with_mesh(primitive, False)
                 else:
                     rules[primitive] = top._before
 

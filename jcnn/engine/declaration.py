@@ -1,9 +1,11 @@
 """Declaration of primitives and their rules to JAX."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.typing import DTypeLike
@@ -68,10 +70,20 @@ def define_lowering(
 
     def lower_on_cpu(context, *operands, **parameters):
         rule = mlir.lower_fun(on_cpu(context), multiple_results=False)
-        return rule(context, *operands, **parameters)
+        with wide_types(*context.avals_in):
+            return rule(context, *operands, **parameters)
 
     mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=False))
     mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
+
+
+def wide_types(*operands: Any) -> AbstractContextManager[Any]:
+    """Return a context that allows 64 bits if operands have them.
+
+    XLA lowers parts of divided programs in threads that do not know JAX's settings.
+    """
+    wide = any(jnp.dtype(a.dtype).itemsize == 8 for a in operands)
+    return jax.enable_x64(True) if wide else nullcontext()
 
 
 def _on_cpu(operands: tuple[Any, ...]) -> bool:

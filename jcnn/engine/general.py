@@ -54,7 +54,8 @@ def convolve_general(
     """Return the convolution by the algorithm named, or by the planner's choice.
 
     "lax" is the primitive of lax, which other tools know, wherever its derivatives are
-    safe. Arrays that are sharded by type go to lax, as does a result with `sharding`.
+    safe. Arrays that are sharded by type are divided by the compiler, as is a result
+    with `sharding`.
 
     Raises:
         ValueError: If the algorithm that is named does not support it.
@@ -62,7 +63,7 @@ def convolve_general(
     if sharding is not None or sharded_by_type(jax.typeof(lhs), jax.typeof(rhs)):
         return compiled_as(
             sharding or _sharding(lhs, rhs, convolution),
-            lambda lhs, rhs: _convolve(lhs, rhs, convolution, "lax"),
+            lambda lhs, rhs: _convolve(lhs, rhs, convolution, impl),
             lhs,
             rhs,
         )

@@ -1,7 +1,7 @@
 """What the primitive computes: the plan's choice on a CPU, lax's convolution elsewhere.
 
-"Elsewhere" includes programs that XLA divides among devices. A portable algorithm that
-is named computes everywhere.
+In programs that XLA divides among CPUs each computes a part by its own plan. A portable
+algorithm that is named computes everywhere.
 """
 
 from functools import partial
@@ -13,11 +13,13 @@ from jax import lax
 from jax.interpreters import mlir
 
 from .._dtypes import wide, widest
+from .._jax_internals import lower_with_mesh, mesh_of
 from .algorithm import Algorithm
 from .algorithms.lax import ELSEWHERE, LAX
 from .algorithms.matmul import MATMUL
 from .declaration import define_lowering
 from .onednn.support import keeps_programs
+from .partitioning import solve_by_parts
 from .planner import ALGORITHMS, plan
 from .primitive import convolution_p
 from .problem import Problem
@@ -88,10 +90,22 @@ def _by_parts(first, second, *, problem: Problem):
 
 
 def _on_cpu(context: mlir.LoweringRuleContext):
+    for_export = context.module_context.lowering_parameters.for_export
     if is_divided(context):
-        return _solve_elsewhere
-    to_file = context.module_context.lowering_parameters.for_export or keeps_programs()
-    return partial(solve, portable=to_file)
+        by_parts = mesh_of(context) and not for_export
+        return _divided if by_parts else _solve_elsewhere
+    return partial(solve, portable=for_export or keeps_programs())
+
+
+def _divided(first, second, *, problem: Problem):
+    def whole(first, second):
+        return _solve_elsewhere(first, second, problem=problem)
+
+    if problem.impl == "lax":
+        return whole(first, second)
+    part = partial(solve, portable=keeps_programs())
+    return solve_by_parts(first, second, problem=problem, solve=part, whole=whole)
 
 
 define_lowering(convolution_p, _by_parts, _on_cpu, _solve_elsewhere)
+lower_with_mesh(convolution_p)

@@ -7,6 +7,7 @@ from jax.experimental import checkify, jet
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jcnn import _jax_internals, conv
 from jcnn.engine.primitive import convolution_p
@@ -99,3 +100,23 @@ def test_operands_of_a_scan_are_constants_what_is_carried_and_slices():
     scan = next(eqn for eqn in jaxpr.eqns if eqn.primitive.name == "scan")
     constants, carried = _jax_internals.scan_operands(scan.params)
     assert (constants, carried) == (len(scan.invars) - 3, 2) and constants > 0
+
+
+def test_a_lowering_can_know_the_mesh():
+    seen = []
+
+    def lower(context, x):
+        seen.append(_jax_internals.mesh_of(context))
+        return [x]
+
+    same = Primitive("jcnn_same")
+    same.def_abstract_eval(lambda x: x)
+    mlir.register_lowering(same, lower)
+    mesh = jax.make_mesh((2,), ("two",), axis_types=(AxisType.Auto,))
+    x = jax.device_put(jnp.arange(4.0), NamedSharding(mesh, PartitionSpec("two")))
+    jax.jit(lambda x: same.bind(x)).lower(x)
+    _jax_internals.lower_with_mesh(same)
+    jax.jit(lambda x: same.bind(x + 1)).lower(x)
+    _jax_internals.lower_with_mesh(same, False)
+    jax.jit(lambda x: same.bind(x + 2)).lower(x)
+    assert seen == [None, mesh.abstract_mesh, None]

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export, lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 import jcnn
@@ -277,64 +275,6 @@ def test_what_is_exported_has_no_such_call(rng):
     exported = export.export(conv)(x, w)
     assert CALL not in exported.mlir_module()
     oracle.assert_close(exported.call(x, w), oracle.conv(x, w), "float32")
-
-
-@NEEDS_IT
-def test_where_xla_divides_the_batch_it_is_not_gathered(rng):
-    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
-    divided = NamedSharding(mesh, PartitionSpec("data"))
-    whole = NamedSharding(mesh, PartitionSpec())
-    x, w = _arrays(PROBLEM, rng)
-    x, w = jax.device_put(x, divided), jax.device_put(w, whole)
-    conv = jax.jit(lambda x, w: jcnn.conv(x, w, padding="VALID", impl="onednn"))
-    assert CALL not in conv.lower(x, w).as_text()
-    by_hand = jax.jit(
-        jax.shard_map(
-            lambda x, w: jcnn.conv(x, w, padding="VALID", impl="onednn"),
-            mesh=mesh,
-            in_specs=(PartitionSpec("data"), PartitionSpec()),
-            out_specs=PartitionSpec("data"),
-        )
-    )
-    text = by_hand.lower(x, w).compile().as_text()
-    assert CALL in text and "all-gather" not in text
-    for function in (conv, by_hand):
-        oracle.assert_close(function(x, w), oracle.conv(x, w), "float32")
-
-
-@pytest.mark.parametrize("accelerated", [False, True])
-def test_a_step_of_a_divided_batch_gathers_nothing(accelerated, rng):
-    """XLA divides its own convolution, gradients and all: the result is lax's."""
-    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
-    divided = NamedSharding(mesh, PartitionSpec("data"))
-    whole = NamedSharding(mesh, PartitionSpec())
-    x = jax.device_put(jnp.asarray(rng.normal(size=(8, 9, 8, 4)), "float32"), divided)
-    shapes = ((3, 3, 4, 6), (3, 3, 6, 6))
-    kernels = [jnp.asarray(rng.normal(size=shape), "float32") for shape in shapes]
-    kernels = jax.device_put(kernels, whole)
-
-    def by_lax(x, kernel, strides):
-        numbers = ("NHWC", "HWIO", "NHWC")
-        strides = (strides, strides)
-        return lax.conv_general_dilated(x, kernel, strides, "SAME", None, None, numbers)
-
-    def by_jcnn(x, kernel, strides):
-        return jcnn.conv(x, kernel, strides=strides)
-
-    def step(conv):
-        def loss(kernels, x):
-            hidden = jax.nn.relu(conv(x, kernels[0], 2))
-            return jnp.square(conv(hidden, kernels[1], 1)).sum()
-
-        return jax.jit(jax.grad(loss))
-
-    expected = step(by_lax)(kernels, x)
-    with jcnn.accelerate() if accelerated else nullcontext():
-        compiled = step(by_lax if accelerated else by_jcnn).lower(kernels, x).compile()
-    text = compiled.as_text()
-    assert "all-reduce" in text and "all-gather" not in text and CALL not in text
-    for a, b in zip(compiled(kernels, x), expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
 
 
 @NEEDS_IT
