@@ -5,6 +5,7 @@ or batch and channels exchanged and a window as large as the image.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple
 
@@ -26,19 +27,39 @@ class Canonical(NamedTuple):
         problem: The operation.
         orders: How to transpose lhs, rhs and the result.
         pads: How to pad (or crop) x beforehand.
+        features: The axes of lhs, rhs and the result of which groups become models.
     """
 
     problem: Problem
     orders: tuple[tuple[int, ...], ...]
     pads: Pairs
+    features: tuple[int, int, int] | None = None
 
     def operands(self, lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if self.features is None:
+            return self._operands(lhs, rhs)
+        models = [self._split(a, axis) for a, axis in zip((lhs, rhs), self.features)]
+        return jax.vmap(self._operands)(*models)
+
+    def result(self, result: jax.Array) -> jax.Array:
+        if self.features is None:
+            return self._result(result)
+        result, axis = jax.vmap(self._result)(result), self.features[2]
+        shape = list(result.shape[1:])
+        shape[axis] *= len(result)
+        return jnp.moveaxis(result, 0, axis).reshape(shape)
+
+    def _split(self, a: jax.Array, axis: int) -> jax.Array:
+        shape = [*a.shape[:axis], self.problem.models, -1, *a.shape[axis + 1 :]]
+        return jnp.moveaxis(a.reshape(shape), axis, 0)
+
+    def _operands(self, lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, jax.Array]:
         lhs, rhs = lhs.transpose(self.orders[0]), rhs.transpose(self.orders[1])
         if self.problem.op == "input_gradient":
             return transposed_kernel(rhs, self.problem.groups), lhs
         return pad(lhs, self.pads), rhs
 
-    def result(self, result: jax.Array) -> jax.Array:
+    def _result(self, result: jax.Array) -> jax.Array:
         order = self.orders[2]
         return result.transpose(sorted(range(len(order)), key=order.__getitem__))
 
@@ -60,6 +81,8 @@ def canonicalize(
         return None
     if not jnp.issubdtype(lhs.dtype, jnp.inexact):
         return None
+    if c.feature_group_count > 1 and _is_kernel_gradient(lhs, rhs, c):
+        return _of_each_example(lhs, rhs, c, impl)
     _, _, outputs = zip(*c.sizes(lhs, rhs))
     op = _operation(lhs, rhs, c)
     if min(outputs) <= 0 or op is None or op != "forward" and c.widens(lhs):
@@ -112,14 +135,44 @@ def _operation(lhs: Any, rhs: Any, c: Convolution) -> Op | None:
     if any(d > 1 for d in c.lhs_dilation):  # by the strides of what it is a gradient of
         strided = any(s > 1 for s in c.window_strides)
         return None if strided or c.batch_group_count > 1 else "input_gradient"
+    if c.batch_group_count > 1:
+        return "kernel_gradient" if c.feature_group_count == 1 else None
+    ungrouped = c.feature_group_count == 1
+    large = ungrouped and _is_kernel_gradient(lhs, rhs, c)
+    return "kernel_gradient" if large else "forward"
+
+
+def _is_kernel_gradient(lhs: Any, rhs: Any, c: Convolution) -> bool:
+    """Return whether the window is the image: its sum is that over positions."""
+    if any(d > 1 for d in c.lhs_dilation) or c.batch_group_count > 1 or c.widens(lhs):
+        return False
     _, taps, outputs = zip(*c.sizes(lhs, rhs))
     lhs_spec, *_ = c.dimension_numbers
     exchanged = lhs_spec[0] > lhs_spec[1]  # batch and channels, as JAX's gradients have
-    # The sum over positions is the window's.
-    large = exchanged and prod(taps) > prod(outputs) and not c.widens(lhs)
-    if c.feature_group_count == 1 and (c.batch_group_count > 1 or large):
-        return "kernel_gradient"
-    return None if c.batch_group_count > 1 else "forward"
+    return exchanged and prod(taps) > prod(outputs)
+
+
+def _of_each_example(lhs: Any, rhs: Any, c: Convolution, impl: str) -> Canonical | None:
+    """Return the models that `vmap(grad(…))` makes groups of: kernels' gradients."""
+    groups = c.feature_group_count
+    numbers = c.dimension_numbers
+    features = numbers.lhs_spec[1], numbers.rhs_spec[0], numbers.out_spec[1]
+
+    def part(a: Any, axis: int) -> jax.ShapeDtypeStruct:
+        shape = list(a.shape)
+        shape[axis] //= groups
+        return jax.ShapeDtypeStruct(shape, a.dtype)
+
+    one = canonicalize(
+        part(lhs, features[0]),
+        part(rhs, features[1]),
+        c._replace(feature_group_count=1),
+        impl,
+    )
+    if one is None:
+        return None
+    problem = replace(one.problem, models=groups)
+    return one._replace(problem=problem, features=features)
 
 
 def _orders(c: Convolution, op: Op) -> tuple[tuple[int, ...], ...]:

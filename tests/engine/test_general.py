@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from jax import lax
 
+from jcnn import accelerate
 from jcnn.engine.canonical import canonicalize
 from jcnn.engine.general import conv_general_dilated, convolve_general
 from jcnn.engine.lax_arguments import Convolution
+from jcnn.inspect.explanation import operations
 from tests.helpers.stress import few_of
 
 TOLERANCE = 1e-5  # of the largest value, which covers Winograd's errors too
@@ -92,6 +94,38 @@ def test_gradients_that_lax_writes_are_recognised(rng):
                 assert canonical.problem.strides == (2, 2)
                 assert canonical.problem.kernel_size == (3, 3)
     assert sorted(ops) == ["forward", "input_gradient", "kernel_gradient"]
+
+
+@pytest.mark.parametrize("layout", [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW")])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(window_strides=(1, 1), padding="SAME"),
+        dict(window_strides=(2, 1), padding="VALID", rhs_dilation=(1, 2)),
+        dict(window_strides=(1, 2), padding=((2, 0), (-1, 3))),
+    ],
+)
+def test_kernel_gradients_of_each_example_are_models(settings, layout, rng):
+    x = rng.standard_normal((5, 9, 8, 3))
+    kernel = rng.standard_normal((3, 2, 3, 4))
+    if layout[0] == "NCHW":
+        x, kernel = x.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1)
+
+    def loss(kernel, image):
+        convolve = lax.conv_general_dilated
+        y = convolve(image[None], kernel, dimension_numbers=layout, **settings)
+        return jnp.sin(y).sum()
+
+    def gradients(kernel, x):
+        return jax.vmap(jax.grad(loss), (None, 0))(kernel, x)
+
+    whats = [row.what for row in operations(gradients, kernel, x)]
+    assert "kernel gradient, 5 models" in whats
+    with jax.enable_x64(True):
+        expected = jnp.stack([jax.grad(loss)(kernel, image) for image in x])
+        with accelerate():
+            actual = jax.jit(lambda *ab: gradients(*ab))(kernel, x)
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(
