@@ -29,7 +29,7 @@ def from_equinox(
     Args:
         layer: A network of the same architecture. Equinox pads by ints like PyTorch,
             both sides alike, unless told "SAME", and flattens with channels first.
-        x: Inputs, batched and with channels last.
+        x: Inputs, float32 or float64, batched and with channels last.
         y: The outputs of the Equinox network for them in inference, channels last.
         model: The Equinox module.
         model_state: Its `eqx.nn.State`, if it has batch norms.

@@ -25,7 +25,8 @@ def from_flax(
     Args:
         layer: A network of the same architecture. "SAME" padding, kernels and the
             order of `flatten` are those of Flax; BatchNorm has momentum=0.99 there.
-        x, y: Inputs, and the outputs of the Flax network without training.
+        x, y: Inputs, float32 or float64, and the outputs of the Flax network without
+            training.
         variables: Linen's `{"params": …, "batch_stats": …}`, or
             `nnx.state(model, (nnx.Param, nnx.BatchStat))`.
         names: Flax's module for each part, such as `{"stem/conv": "Conv_0"}`. A part
@@ -62,7 +63,7 @@ def to_flax(
             of NNX into the model.
 
     Raises:
-        ValueError: If a name is missing or left over, or a shape differs.
+        ValueError: If a name is missing, left over or given twice, or a shape differs.
 
     >>> variables = {"params": {"Dense_0": {"kernel": jnp.zeros((2, 1))}}}
     >>> params = {"kernel": jnp.ones((2, 1))}
