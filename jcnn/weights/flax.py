@@ -9,7 +9,7 @@ import jax.numpy as jnp  # noqa: F401  # for the examples
 from jax.typing import ArrayLike
 
 from .._layer import Layer, Params, State
-from .trees import flat, given, place, replaced, taken
+from .trees import exported, flat, imported, place, replaced
 
 
 def from_flax(
@@ -43,7 +43,7 @@ def from_flax(
     Array([1., 1.], dtype=float32)
     """
     weights = {_flax_path(path): array for path, array in flat(variables).items()}
-    return taken(layer, x, y, weights, partial(place, names=names, leaves={}))
+    return imported(layer, x, y, weights, partial(place, names=names, leaves={}))
 
 
 def to_flax(
@@ -72,7 +72,7 @@ def to_flax(
     Array([1., 1.], dtype=float32)
     """
     weights = {_flax_path(path): array for path, array in flat(variables).items()}
-    new = given(params, state, weights, partial(place, names=names, leaves={}))
+    new = exported(params, state, weights, partial(place, names=names, leaves={}))
     return replaced(variables, new, _flax_path)
 
 

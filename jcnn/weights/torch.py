@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._layer import Layer, Params, State
-from .trees import flat, moved, place, taken
+from .trees import flat, imported, moved, place
 
 _LEAVES = {
     "kernel": "weight",
@@ -67,7 +67,7 @@ def from_torch(
         if name.rpartition(".")[2] != "num_batches_tracked"
     }
     place_of = partial(place, names=names, leaves=_LEAVES, separator=".")
-    return taken(layer, x, y, weights, _torchvision if names is None else place_of)
+    return imported(layer, x, y, weights, _torchvision if names is None else place_of)
 
 
 def to_torch(params: Params, state: State) -> dict[str, np.ndarray]:

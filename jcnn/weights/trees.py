@@ -15,7 +15,7 @@ from .._layer import Layer, Params, State
 _TOLERANCE = 1e-4  # of the largest output: what rounding in float32 may come to
 
 
-def taken(
+def imported(
     layer: Layer,
     x: Any,
     y: ArrayLike | None,
@@ -44,7 +44,7 @@ def taken(
     return params, state
 
 
-def given(
+def exported(
     params: Params,
     state: State,
     weights: Mapping[str, Any],
