@@ -59,3 +59,9 @@ def test_no_part_takes_the_place_of_another():
     variables = {"params": {"Dense_0": {"kernel": jnp.zeros((2, 2))}}}
     with pytest.raises(ValueError, match="own module, b/kernel has Dense_0/kernel too"):
         to_flax(params, {}, variables, names={"a": "Dense_0", "b": "Dense_0"})
+
+
+def test_all_names_can_be_imported_beside_the_libraries():
+    names = {}
+    exec("from jcnn.weights import *", names)
+    assert "from_torch" in names and not {"equinox", "flax", "torch"} & set(names)
