@@ -25,8 +25,8 @@ def from_flax(
     Args:
         layer: A network of the same architecture. "SAME" padding, kernels and the
             order of `flatten` are those of Flax; BatchNorm has momentum=0.99 there.
-        x, y: Inputs, float32 or float64, and the outputs of the Flax network without
-            training.
+        x: Inputs, float32 or float64.
+        y: The outputs of the Flax network for them without training.
         variables: Linen's `{"params": …, "batch_stats": …}`, or
             `nnx.state(model, (nnx.Param, nnx.BatchStat))`.
         names: Flax's module for each part, such as `{"stem/conv": "Conv_0"}`. A part
@@ -59,8 +59,9 @@ def to_flax(
 
     Args:
         params, state: Of a layer.
-        variables, names: As for `from_flax`. `nnx.update(model, variables)` puts those
-            of NNX into the model.
+        variables: As for `from_flax`. `nnx.update(model, variables)` puts those of NNX
+            into the model.
+        names: As for `from_flax`.
 
     Raises:
         ValueError: If a name is missing, left over or given twice, or a shape differs.
