@@ -78,9 +78,13 @@ def _export(options: argparse.Namespace) -> int:
 
     path = options.output or options.run / "inference.jaxexport"
     exported = export_network(options.run, path)
-    (images,), (output,) = exported.in_avals, exported.out_avals
-    print(f"{path} is a program of jax.export for {', '.join(exported.platforms)}:")
-    print(f"images {images.str_short()} -> output {output.str_short()}")
+    images, output = (
+        ", ".join(array.str_short() for array in arrays)
+        for arrays in (exported.in_avals, exported.out_avals)
+    )
+    platforms = ", ".join(exported.platforms)
+    print(printable(f"{path} is a program of jax.export for {platforms}:"))
+    print(f"images {images} -> output {output}")
     return 0
 
 

@@ -26,7 +26,8 @@ def write_file(path: Path, content: bytes) -> None:
     """Write a file, new or replaced, whole or not at all, even after a power cut.
 
     Raises:
-        OSError: If it cannot be written, with the file's name; an old one stays.
+        OSError: If it cannot be written, with the file's name; an old one stays. So
+            does a device, such as /dev/null.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -36,6 +37,8 @@ def write_file(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EEXIST, "it exists and is no file")
         temporary.unlink(missing_ok=True)  # it may be a link
         with open(temporary, "xb") as file:
             file.write(content)

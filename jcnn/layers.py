@@ -3,7 +3,7 @@
 `init(key, x)` creates parameters for inputs like x, an array or a
 `jax.ShapeDtypeStruct`. `apply(params, state, x, train=…, key=…)` checks their names and
 shapes, and returns the output and the new state. Parameters are kept in `param_dtype`
-and used in the dtype of x (rules: `_dtypes.py`).
+and used in the dtype of x.
 """
 
 from collections.abc import Sequence

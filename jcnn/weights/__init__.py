@@ -5,9 +5,16 @@ imported. Arrays of fitting shapes may still belong to another network, which pa
 otherwise, say; so the outputs of both networks are compared, unless names can tell.
 """
 
-from .equinox import from_equinox as from_equinox
-from .equinox import to_equinox as to_equinox
-from .flax import from_flax as from_flax
-from .flax import to_flax as to_flax
-from .torch import from_torch as from_torch
-from .torch import to_torch as to_torch
+from .equinox import from_equinox, to_equinox
+from .flax import from_flax, to_flax
+from .torch import from_torch, to_torch
+
+# Without the modules: `import *` would hide the user's own torch.
+__all__ = [
+    "from_equinox",
+    "from_flax",
+    "from_torch",
+    "to_equinox",
+    "to_flax",
+    "to_torch",
+]

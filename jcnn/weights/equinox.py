@@ -10,7 +10,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from jax.typing import ArrayLike
 
 from .._layer import Layer, Params, State
-from .trees import flat, given, place, replaced, taken
+from .trees import exported, flat, imported, place, replaced
 
 _LEAVES = {"kernel": "weight", "scale": "weight"}
 
@@ -29,7 +29,7 @@ def from_equinox(
     Args:
         layer: A network of the same architecture. Equinox pads by ints like PyTorch,
             both sides alike, unless told "SAME", and flattens with channels first.
-        x: Inputs, batched and with channels last.
+        x: Inputs, float32 or float64, batched and with channels last.
         y: The outputs of the Equinox network for them in inference, channels last.
         model: The Equinox module.
         model_state: Its `eqx.nn.State`, if it has batch norms.
@@ -47,7 +47,8 @@ def from_equinox(
     (2, 1)
     """
     weights = flat(model) | _statistics(model, model_state)
-    return taken(layer, x, y, weights, partial(place, names=names, leaves=_LEAVES))
+    place_of = partial(place, names=names, leaves=_LEAVES)
+    return imported(layer, x, y, weights, place_of)
 
 
 def to_equinox(
@@ -76,7 +77,8 @@ def to_equinox(
     Array([[1., 1.]], dtype=float32)
     """
     weights = flat(model) | _statistics(model, model_state)
-    new = given(params, state, weights, partial(place, names=names, leaves=_LEAVES))
+    place_of = partial(place, names=names, leaves=_LEAVES)
+    new = exported(params, state, weights, place_of)
     # A copy, since setting an entry invalidates the old state.
     model_state = jax.tree.map(jnp.asarray, model_state)
     for path, norm in _batch_norms(model):

@@ -9,7 +9,7 @@ import jax.numpy as jnp  # noqa: F401  # for the examples
 from jax.typing import ArrayLike
 
 from .._layer import Layer, Params, State
-from .trees import flat, given, place, replaced, taken
+from .trees import exported, flat, imported, place, replaced
 
 
 def from_flax(
@@ -25,7 +25,8 @@ def from_flax(
     Args:
         layer: A network of the same architecture. "SAME" padding, kernels and the
             order of `flatten` are those of Flax; BatchNorm has momentum=0.99 there.
-        x, y: Inputs, and the outputs of the Flax network without training.
+        x: Inputs, float32 or float64.
+        y: The outputs of the Flax network for them without training.
         variables: Linen's `{"params": …, "batch_stats": …}`, or
             `nnx.state(model, (nnx.Param, nnx.BatchStat))`.
         names: Flax's module for each part, such as `{"stem/conv": "Conv_0"}`. A part
@@ -42,7 +43,7 @@ def from_flax(
     Array([1., 1.], dtype=float32)
     """
     weights = {_flax_path(path): array for path, array in flat(variables).items()}
-    return taken(layer, x, y, weights, partial(place, names=names, leaves={}))
+    return imported(layer, x, y, weights, partial(place, names=names, leaves={}))
 
 
 def to_flax(
@@ -58,11 +59,12 @@ def to_flax(
 
     Args:
         params, state: Of a layer.
-        variables, names: As for `from_flax`. `nnx.update(model, variables)` puts those
-            of NNX into the model.
+        variables: As for `from_flax`. `nnx.update(model, variables)` puts those of NNX
+            into the model.
+        names: As for `from_flax`.
 
     Raises:
-        ValueError: If a name is missing or left over, or a shape differs.
+        ValueError: If a name is missing, left over or given twice, or a shape differs.
 
     >>> variables = {"params": {"Dense_0": {"kernel": jnp.zeros((2, 1))}}}
     >>> params = {"kernel": jnp.ones((2, 1))}
@@ -71,7 +73,7 @@ def to_flax(
     Array([1., 1.], dtype=float32)
     """
     weights = {_flax_path(path): array for path, array in flat(variables).items()}
-    new = given(params, state, weights, partial(place, names=names, leaves={}))
+    new = exported(params, state, weights, partial(place, names=names, leaves={}))
     return replaced(variables, new, _flax_path)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from .._layer import Layer, Params, State
-from .trees import flat, moved, place, taken
+from .trees import flat, imported, moved, place
 
 _LEAVES = {
     "kernel": "weight",
@@ -35,7 +35,8 @@ def from_torch(
         layer: A network of the same architecture. Without `names` one of jcnn's
             residual networks with padding="SYMMETRIC", whose arrays have the names of
             torchvision's in `state_dict`.
-        x: Images [N, H, W, C], or a `jax.ShapeDtypeStruct` if there is no y.
+        x: Images [N, H, W, C], float32 or float64 if there is a y, since others round
+            by more than is allowed. Without y a `jax.ShapeDtypeStruct` will do.
         state_dict: Tensors on the CPU, not of bfloat16, or NumPy arrays by name:
             `model.state_dict()` or `safetensors.numpy.load_file(path)`.
             "num_batches_tracked" is ignored: PyTorch uses it only without a momentum.
@@ -45,8 +46,10 @@ def from_torch(
             They must be given with `names`.
 
     Raises:
-        ValueError: If a name is missing or left over, a shape differs, the layer pads
-            as PyTorch does not, or outputs differ by more than 1e-4 of the largest.
+        TypeError: If state_dict is no mapping: a module, or the path of a file.
+        ValueError: If a name is missing or left over, a shape differs, an array is not
+            of floats, the layer pads as PyTorch does not, or outputs differ by more
+            than 1e-4 of the largest.
 
     >>> from jcnn.layers import Dense
     >>> weights = {"fc.weight": np.float32([[1, 2]]), "fc.bias": np.float32([3])}
@@ -56,13 +59,15 @@ def from_torch(
     """
     if names is not None and y is None:
         raise ValueError("y must be given with names: outputs for x, to be compared")
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"state_dict must be a mapping, got {type(state_dict)}")
     weights = {
         name: array
         for name, array in state_dict.items()
         if name.rpartition(".")[2] != "num_batches_tracked"
     }
     place_of = partial(place, names=names, leaves=_LEAVES, separator=".")
-    return taken(layer, x, y, weights, _torchvision if names is None else place_of)
+    return imported(layer, x, y, weights, _torchvision if names is None else place_of)
 
 
 def to_torch(params: Params, state: State) -> dict[str, np.ndarray]:

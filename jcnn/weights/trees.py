@@ -15,7 +15,7 @@ from .._layer import Layer, Params, State
 _TOLERANCE = 1e-4  # of the largest output: what rounding in float32 may come to
 
 
-def taken(
+def imported(
     layer: Layer,
     x: Any,
     y: ArrayLike | None,
@@ -29,6 +29,8 @@ def taken(
         weights: The arrays of another library.
         place_of: Gives the path in weights for one of our arrays.
     """
+    if y is not None:
+        _check_inputs(x)
     shapes = jax.eval_shape(layer.init, jax.random.key(0), x)
     ours = flat(shapes, 1)
     places = _places(ours, weights, place_of)
@@ -42,17 +44,25 @@ def taken(
     return params, state
 
 
-def given(
+def exported(
     params: Params,
     state: State,
     weights: Mapping[str, Any],
     place_of: Callable[[str], str],
 ) -> dict[str, jax.Array]:
-    """Return our arrays in the shapes and dtypes, and by the paths, of `weights`."""
+    """Return our arrays in the shapes and dtypes, and by the paths, of `weights`.
+
+    Raises:
+        ValueError: As `_places`, or if two of our arrays have one place.
+    """
     ours = flat((params, state), 1)
     places = _places(ours, weights, place_of)
     new = {}
     for path, place in places.items():
+        if place in new:
+            raise ValueError(
+                f"names must give each part its own module, {path} has {place} too"
+            )
         like, array = weights[place], moved(ours[path], path, place, back=True)
         new[place] = jnp.asarray(array.reshape(like.shape), like.dtype)
     return new
@@ -64,19 +74,25 @@ def _places(
     """Return the path in `weights` of each of our arrays.
 
     Raises:
-        ValueError: If there is none, not all are used, or shapes differ.
+        ValueError: If there is none, not all are used, shapes differ, or arrays are
+            not of floats, such as those of a quantized network.
     """
     places = {path: place_of(path) for path in ours}
-    missing, shapes = [], []
+    missing, shapes, dtypes = [], [], []
     for path, place in places.items():
         if place not in weights:
             missing.append(f"{place} ({path})")
             continue
-        shape = moved(weights[place], path, place).shape
-        if shape != ours[path].shape:
-            shapes.append(f"{place} (gives {shape}, {path} is {ours[path].shape})")
+        array = moved(weights[place], path, place)
+        if array.shape != ours[path].shape:
+            shapes.append(
+                f"{place} (gives {array.shape}, {path} is {ours[path].shape})"
+            )
+        elif not jnp.issubdtype(array.dtype, jnp.floating):
+            dtypes.append(f"{place} ({array.dtype})")
     left = [path for path in weights if path not in set(places.values())]
     faults = {"missing": missing, "left over": left, "of another shape": shapes}
+    faults["not of floats"] = dtypes
     if any(faults.values()):
         texts = (f"{what}: {_some(them)}" for what, them in faults.items() if them)
         raise ValueError(f"weights must be those of the layer; {'; '.join(texts)}")
@@ -120,6 +136,16 @@ def moved(array: Any, path: str, place: str, *, back: bool = False) -> np.ndarra
     return array
 
 
+def _check_inputs(x: Any) -> None:
+    if isinstance(x, jax.ShapeDtypeStruct) or x.dtype not in ("float32", "float64"):
+        raise ValueError(
+            "x must be an array of float32 or float64, whose outputs can be compared "
+            f"with y, got {x.dtype} {type(x).__name__}"
+        )
+    if not x.size:
+        raise ValueError(f"x must have at least one input, got shape {x.shape}")
+
+
 def _check_outputs(
     layer: Layer, params: Params, state: State, x: Any, y: np.ndarray
 ) -> None:
@@ -130,10 +156,11 @@ def _check_outputs(
     error, largest = np.abs(ours - y).max(), np.abs(y).max()
     if not error <= _TOLERANCE * largest:
         raise ValueError(
-            f"y must be the outputs of layer, which differ by {error / largest:.2g} of "
-            "the largest: the arrays fit, but not the network. Usual causes: padding "
-            "with strides, epsilon of norms, ceil_mode, the order of flatten (channels "
-            "last here), transposed convolutions, and outputs of training"
+            f"y must be the outputs of layer, which differ by up to {error:.2g} where "
+            f"the largest is {largest:.2g}: the arrays fit, but not the network. Usual "
+            "causes: padding with strides, epsilon of norms, ceil_mode, the order of "
+            "flatten (channels last here), transposed convolutions, and outputs of "
+            "training"
         )
 
 

@@ -1,6 +1,7 @@
 """The network of a run: loaded without its program, and used on image files."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from PIL import Image
 from experiments import digits
 from jcnn.__main__ import main as jcnn_main
 from jcnn.data import load as load_data
-from jcnn.runs import load, main, read_metrics, read_weights
+from jcnn.runs import load, main, read_metrics, read_weights, write_weights
+from jcnn.runs.store.network import write_network
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +70,15 @@ def test_it_needs_neither_the_program_nor_jcnns_layers(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "images", (np.zeros((1, 8, 9, 1), np.uint8), jnp.zeros((1, 8, 8, 1)))
+    "images",
+    (
+        np.zeros((1, 8, 9, 1), np.uint8),
+        np.zeros((0, 8, 8, 1), np.uint8),
+        jnp.zeros((1, 8, 8, 1)),
+    ),
 )
 def test_other_images_are_rejected(images, run):
-    with pytest.raises(ValueError, match=r"images must be uint8 \[N, 8, 8, 1\], got"):
+    with pytest.raises(ValueError, match=r"must be uint8 \[N, 8, 8, 1\] .* 1, got"):
         load(run).logits(images)
 
 
@@ -87,6 +94,11 @@ def test_what_is_missing_or_damaged_is_named(run, tmp_path):
                 load(copy)
     with pytest.raises(FileNotFoundError, match="must be the folder of a run"):
         load(tmp_path / "nowhere")
+    params, state = read_weights(run / "params.safetensors")
+    for other in ({"conv1": params["conv1"]}, jax.tree.map(np.float16, params)):
+        write_weights(copy / "params.safetensors", other, state)
+        with pytest.raises(ValueError, match="params.safetensors is of another"):
+            load(copy)
 
 
 def test_files_are_classified(run, files, tmp_path, capsys):
@@ -157,6 +169,25 @@ def test_what_cannot_be_exported_leaves_no_file(run, tmp_path, capsys):
     assert "has ended and wrote its network" in capsys.readouterr().err
     assert jcnn_main(["export", str(run), "--output", str(tmp_path / "a" / "b")]) == 2
     assert "b" in capsys.readouterr().err and not [*tmp_path.iterdir()]
+
+
+def test_a_device_is_not_replaced(run, tmp_path, capsys):
+    device = tmp_path / "device"
+    os.mkfifo(device)
+    assert jcnn_main(["export", str(run), "--output", str(device)]) == 2
+    assert f"it exists and is no file: '{device}'" in capsys.readouterr().err
+    assert device.is_fifo()
+
+
+def test_a_network_of_several_outputs_is_exported(tmp_path, capsys):
+    def outputs(params, state, images):
+        return images.astype("float32").sum((1, 2)) * params["scale"], images
+
+    params, data = {"scale": jnp.ones((1, 1))}, load_data("digits", "test")
+    write_network(tmp_path, outputs, params, {}, data)
+    write_weights(tmp_path / "params.safetensors", params, {})
+    assert jcnn_main(["export", str(tmp_path)]) == 0
+    assert "-> output float32[N,1], uint8[N,8,8,1]\n" in capsys.readouterr().out
 
 
 def test_the_program_of_a_run_has_gradients(run):

@@ -16,6 +16,7 @@ from .folder import write_json
 from .weights import read_weights
 
 _PROGRAM, _FACTS = "network.jaxexport", "network.json"
+_WEIGHTS = "params.safetensors"
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _MOST_BYTES = 1 << 30
 
@@ -24,8 +25,9 @@ class Network(NamedTuple):
     """A trained network.
 
     Attributes:
-        logits: The function from images [N, H, W, C], as the run's data had them, to
-            the network's output, mostly logits [N, classes]. It prepares the images.
+        logits: The function from images [N, H, W, C], at least one, as the run's data
+            had them, to the network's output, mostly logits [N, classes]. It prepares
+            the images.
         image_shape: (H, W, C).
         image_dtype: Of the images, mostly uint8.
         class_names: Names of the classes; their numbers if they have none.
@@ -87,10 +89,10 @@ def load(run: str | Path) -> Network:
 
     def logits(x: ArrayLike) -> jax.Array:
         x = jnp.asarray(x)
-        if x.shape[1:] != shape or x.dtype != images.dtype:
+        if x.shape[1:] != shape or x.dtype != images.dtype or not len(x):
             raise ValueError(
-                f"images must be {images.dtype} [N, {', '.join(map(str, shape))}], got "
-                f"{x.dtype} {list(x.shape)}"
+                f"images must be {images.dtype} [N, {', '.join(map(str, shape))}] with "
+                f"N of at least 1, got {x.dtype} {list(x.shape)}"
             )
         return apply(*weights, x)
 
@@ -107,7 +109,7 @@ def export_network(run: str | Path, path: Path | None = None) -> export.Exported
         path: File to write; None for `inference.jaxexport` in the folder of the run.
 
     Returns:
-        The function, from images [N, H, W, C] of any number N to the output.
+        The function, from images [N, H, W, C] of any number N > 0 to the output.
 
     Raises:
         OSError: If it cannot be written; and all that `load` raises.
@@ -131,7 +133,7 @@ def _read(run_dir: Path) -> tuple[export.Exported, tuple[Any, Any], tuple[str, .
         names = tuple(map(str, facts["class_names"]))
         with open_file(run_dir / _PROGRAM, _MOST_BYTES) as file:
             content = file.read()
-        params, model_state = read_weights(run_dir / "params.safetensors")
+        weights = read_weights(run_dir / _WEIGHTS)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{run_dir} must be the folder of a run that has ended and wrote its "
@@ -142,4 +144,11 @@ def _read(run_dir: Path) -> tuple[export.Exported, tuple[Any, Any], tuple[str, .
     if facts.get("sha256") != digest_bytes(content):
         raise ValueError(f"{run_dir / _PROGRAM} is damaged, or of another run")
     program = export.deserialize(bytearray(content))
-    return program, (params, model_state), names
+    (*expected, _), _ = program.in_tree.unflatten(program.in_avals)
+    if _described(weights) != _described(tuple(expected)):
+        raise ValueError(f"{run_dir / _WEIGHTS} is of another network")
+    return program, weights, names
+
+
+def _described(tree: Any) -> Any:
+    return jax.tree.map(lambda array: (array.shape, array.dtype), tree)
