@@ -3,6 +3,7 @@
 Each fault has a small program. It runs in a process of its own, since it may end it.
 """
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ..engine.children import Ended
 
@@ -61,6 +63,21 @@ def _strided() -> bool:
     return bool(np.isfinite(gradient).all())
 
 
+def _divided() -> bool:
+    """`vmap` makes groups of the kernel gradients of each example."""
+
+    def loss(kernel, image):
+        return (_convolve(image[None], kernel, 1, "SAME") ** 2).sum()
+
+    gradients = jax.vmap(jax.grad(loss), (None, 0))
+    mesh = jax.make_mesh((2,), ("two",), axis_types=(AxisType.Auto,))
+    images = jnp.arange(2 * 4 * 4 * 2, dtype=jnp.float32).reshape(2, 4, 4, 2)
+    divided = jax.device_put(images, NamedSharding(mesh, PartitionSpec("two")))
+    kernel = _ones(3, 3, 2, 2)
+    expected = jax.jit(gradients)(kernel, images)
+    return bool(jnp.allclose(jax.jit(gradients)(kernel, divided), expected))
+
+
 def _ones(*shape: int) -> jax.Array:
     return jnp.ones(shape, jnp.float32)
 
@@ -79,6 +96,7 @@ FAULTS = (
     Fault("sum of a product of 7 axes", "jax#40412", _seven_axes, remedy=_NO_REDUCE),
     Fault("convolution of cropped input", "openxla/xla#48713", _cropped, avoided=True),
     Fault("gradient of a strided convolution", "", _strided, avoided=True),
+    Fault("groups divided among devices", "", _divided, avoided=True),
 )
 
 
@@ -97,6 +115,8 @@ def tell(number: int) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no memory dump is left
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", 2)
     jax.jit(lambda: 0)().block_until_ready()
     print("begun", flush=True)
     print("right" if FAULTS[number].right() else "wrong")
