@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from jcnn.models import imagenet_resnet
 from jcnn.runs import SGD, Count, Optimizer, OptionError, Recipe, RunConfig, main
 from jcnn.runs.config import Range
 from jcnn.train import classification
+
+FOLDERS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -61,22 +63,19 @@ def prepare(images: jax.Array, key: jax.Array | None) -> jax.Array:
 
 def data(config: Config) -> tuple[Dataset, Dataset]:
     """Return the images to train and to test on."""
-    if (config.dataset is None) == (config.images is None):
-        raise OptionError("one of --dataset and --images must be given")
-    if config.images is not None:
-        read = stream_folder
-        splits = config.images / "train", config.images / "val"
+    where, name = config.data_dir, config.dataset
+    if config.images is not None and name is None:
+        reads = [partial(stream_folder, config.images / part) for part in FOLDERS]
+    elif name is not None and config.images is None:
+        reads = [partial(stream, name, part, data_dir=where) for part in config.splits]
     else:
-        read = partial(stream, config.dataset, data_dir=config.data_dir)
-        splits = config.splits
+        raise OptionError("one of --dataset and --images must be given")
+    how: dict[str, Any] = {"workers": config.workers, "max_broken": config.max_broken}
     views = View(config.size, random=True), View(config.size, center=0.875)
-    train, test = (
-        read(split, view=view, workers=config.workers, max_broken=config.max_broken)
-        for split, view in zip(splits, views, strict=True)
-    )
+    train, test = (read(view=view, **how) for read, view in zip(reads, views))
     if train.class_names != test.class_names:
         raise OptionError(
-            f"--images: train and val must have the same classes, got "
+            "the images to train and to test on must have the same classes, got "
             f"{train.num_classes} and {test.num_classes}"
         )
     return train, test

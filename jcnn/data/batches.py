@@ -1,5 +1,9 @@
 """Batches of streamed sets, which Grain's worker processes read ahead."""
 
+import multiprocessing
+import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -157,7 +161,8 @@ class Reader:
         options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
         workers = grain.multiprocessing.MultiprocessingOptions(images.workers)
         batches = grain.MapDataset.source(plan).map(_Read(images, labels, replace))
-        self._iterator = iter(batches.to_iter_dataset(options).mp_prefetch(workers))
+        read = batches.to_iter_dataset(options)
+        self._iterator = iter(read.mp_prefetch(workers, worker_init_fn=_begin_worker))
 
     def __iter__(self) -> "Reader":
         return self
@@ -170,6 +175,8 @@ class Reader:
                 f"a process that reads images has died: {error} If it lacked memory, "
                 "or room in /dev/shm, let fewer workers read"
             ) from error
+        # Grain's arrays are in shared memory, which is scarce in containers.
+        batch = {name: np.array(array) for name, array in batch.items()}
         for index, broken in zip(batch["index"].tolist(), batch["broken"].tolist()):
             for i in range(index, index + broken):
                 self._note(i % len(self._images))
@@ -268,6 +275,21 @@ class _Read:
                     batch["broken"][place] += 1
             batch["label"][place] = self.labels[chosen]
         return batch
+
+
+def _begin_worker(index: int, number: int) -> None:
+    """Leave Ctrl-C and a closed terminal to the main process, and end with it."""
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _consecutive(number: int, batch_size: int, index: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from . import prepared, splits
 from .cache import indexed
 from .dataset import DataError, Dataset
 from .folder import digests_of, find_images
-from .streamed import _WHOLE_RECORD, StreamedImages, View
+from .streamed import WHOLE_RECORD, StreamedImages, View
 
 _STORED = View()
 _MOST_WORKERS = 32
@@ -138,7 +138,7 @@ def _index(found: prepared.Prepared, features: Any) -> dict[str, np.ndarray]:
                 first = begin + record.find(encoded)
                 ranges.append((number, first, len(encoded)))
             else:
-                ranges.append((number, place, _WHOLE_RECORD))
+                ranges.append((number, place, WHOLE_RECORD))
             labels.append(label)
             digest.update(record)
             begin += len(record) + 16

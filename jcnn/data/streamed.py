@@ -14,7 +14,7 @@ import numpy as np
 
 from .dataset import DataError, Dataset
 
-_WHOLE_RECORD = -1  # in place of a length
+WHOLE_RECORD = -1  # in place of a length
 _SHARE = 0.5  # of the memory, for the images of a set
 _ATTEMPTS = 10  # to place a rectangle in an image
 
@@ -107,7 +107,7 @@ class StreamedImages:
         path = os.fsdecode(bytes(self.files[file]))
         if self.keys is None:
             return path
-        return f"{path}, {'record' if length == _WHOLE_RECORD else 'byte'} {start}"
+        return f"{path}, {'record' if length == WHOLE_RECORD else 'byte'} {start}"
 
     def read(self, index: int, draws: np.ndarray | None = None) -> np.ndarray:
         """Return an image, uint8 [H, W, C].
@@ -149,7 +149,7 @@ class StreamedImages:
     def _encoded(self, index: int) -> bytes:
         file, start, length = self.ranges[index].tolist()
         path = os.fsdecode(bytes(self.files[file]))
-        if length == _WHOLE_RECORD:
+        if length == WHOLE_RECORD:
             from .example import parse_example
 
             return parse_example(_reader(path).read([start])[0], *self.keys or ())[0]

@@ -1,11 +1,14 @@
 """Sets whose images stay in their files: the same batches as in memory, and faults."""
 
 import multiprocessing
+import os
 import re
+import signal
 import time
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -75,7 +78,7 @@ def test_batches_are_those_of_the_set_in_memory(form, split, tiny):
     images, labels = tiny(form)
     chosen = range(7) if split == "train" else [*range(2, 7), 7, 8]
     whole = jax.tree.map(
-        jax.numpy.asarray,
+        jnp.asarray,
         {"image": images[[*chosen]], "label": labels[[*chosen]].astype(np.int32)},
     )
     dataset = stream("tiny", split, workers=0)
@@ -86,6 +89,17 @@ def test_batches_are_those_of_the_set_in_memory(form, split, tiny):
             found = taken(KEY, step, _data(dataset), batch_size)
             _equal(found, train.batch_at(KEY, step, whole, batch_size))
         taken.close()
+
+
+def test_batches_go_on_where_the_drawn_epochs_end(tiny):
+    images, labels = tiny()
+    dataset, taken = stream("tiny", "train", workers=0), data.Batches()
+    whole = {"image": jnp.asarray(images[:7]), "label": jnp.asarray(labels[:7])}
+    for step in range(80, 100):  # 258 epochs of 7 images, in batches of 20
+        found = taken(KEY, step, _data(dataset), 20)
+        expected = train.batch_at(KEY, step, whole, 20)
+        np.testing.assert_array_equal(found["label"], expected["label"])
+    taken.close()
 
 
 def test_load_streams_what_is_too_large_for_memory(tiny, monkeypatch):
@@ -307,10 +321,14 @@ def test_workers_give_the_same_batches_and_one_that_dies_is_an_error(photos):
         _equal(taken(KEY, step, _data(dataset), 5), _take(alone, step, 5))
     workers = set(multiprocessing.active_children()) - before
     assert len(workers) == 2
+    for worker in workers:  # Ctrl-C reaches all processes; the run itself ends them
+        os.kill(worker.pid, signal.SIGINT)
+    for step in range(7, 12):
+        _equal(taken(KEY, step, _data(dataset), 5), _take(alone, step, 5))
     for worker in workers:
         worker.kill()
     with pytest.raises(OSError, match="a process that reads images has died"):
-        for step in range(7, 20):
+        for step in range(12, 20):
             taken(KEY, step, _data(dataset), 5)
     taken.close()
     assert not set(multiprocessing.active_children()) - before
