@@ -5,8 +5,11 @@ anew; batch k is the stream's k-th piece, and may reach over the end of an epoch
 iterator has to be saved: any batch can be computed, inside jit too.
 """
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ._shapes import integer
@@ -41,6 +44,58 @@ def batch_indices(
     batch = integer("batch_size", batch_size, minimum=1)
     # One program, so that a call outside of jit does not compile loops anew.
     return jax.jit(_indices, static_argnums=(2, 3))(key, _checked(step), n, batch)
+
+
+class HostOrder(NamedTuple):
+    """The order of some epochs by NumPy, for processes that use no device.
+
+    Attributes:
+        rounds: Random bits, uint32 [epochs, 2, rounds of the shuffle].
+        first: The first of these epochs.
+        num_examples, batch_size: As for `batch_indices`.
+    """
+
+    rounds: np.ndarray
+    first: int
+    num_examples: int
+    batch_size: int
+
+    def __call__(self, step: int) -> np.ndarray:
+        """Return what `batch_indices` does for a step within these epochs."""
+        epoch, place = divmod(step * self.batch_size, self.num_examples)
+        places = place + np.arange(self.batch_size)
+        epochs, places = np.divmod(places, self.num_examples)
+        shifts, salts = self.rounds[epoch - self.first + epochs].transpose(1, 2, 0)
+        found = places.astype(np.uint32)
+        for shift, salt in zip(shifts, salts, strict=True):
+            found = _swapped(np, found, shift, salt, self.num_examples)
+        return found.astype(np.int32)
+
+    def end(self) -> int:
+        """Return the first step that is not within these epochs."""
+        examples = (self.first + len(self.rounds)) * self.num_examples
+        return examples // self.batch_size
+
+
+def host_order(
+    key: jax.Array, step: int, *, num_examples: int, batch_size: int, epochs: int = 256
+) -> HostOrder:
+    """Return the order of some epochs from that of a step on.
+
+    The arguments are those of `batch_indices`.
+
+    >>> key = jax.random.key(0)
+    >>> order = host_order(key, 5, num_examples=6, batch_size=4)
+    >>> order(5).tolist() == batch_indices(
+    ...     key, 5, num_examples=6, batch_size=4
+    ... ).tolist()
+    True
+    """
+    epochs += batch_size // num_examples
+    first = step * batch_size // num_examples
+    each = jnp.arange(epochs, dtype=jnp.uint32) + np.uint32(first % 2**32)
+    rounds = jax.vmap(lambda epoch: _rounds(jax.random.fold_in(key, epoch)))(each)
+    return HostOrder(np.asarray(rounds), first, num_examples, batch_size)
 
 
 def _indices(key: jax.Array, step: jax.Array, n: int, batch: int) -> jax.Array:
@@ -84,18 +139,27 @@ def _permuted(key: jax.Array, place: jax.Array, n: int) -> jax.Array:
     a Card Shuffle" (2012), figure 1. Each round pairs all places, i with shift - i, and
     a coin of the pair decides whether the two change places.
     """
-    shifts, salts = jax.random.bits(key, (2, _ROUNDS), jnp.uint32)
+    shifts, salts = _rounds(key)
 
     def swap_or_not(i, place):
-        partner = (shifts[i] % n + (n - place)) % n
-        coin = _mixed(jnp.maximum(place, partner) ^ salts[i]) & 1
-        return jnp.where(coin, partner, place)
+        return _swapped(jnp, place, shifts[i], salts[i], n)
 
     return lax.fori_loop(0, _ROUNDS, swap_or_not, place, unroll=8)
 
 
-def _mixed(bits: jax.Array) -> jax.Array:
+def _rounds(key: jax.Array) -> jax.Array:
+    return jax.random.bits(key, (2, _ROUNDS), jnp.uint32)
+
+
+def _swapped(numpy: Any, place: Any, shift: Any, salt: Any, n: int) -> Any:
+    """Return `place` after one round; `numpy` is NumPy's module or JAX's."""
+    partner = (shift % n + (n - place)) % n
+    coin = _mixed(numpy.maximum(place, partner) ^ salt) & 1
+    return numpy.where(coin, partner, place)
+
+
+def _mixed(bits: Any) -> Any:
     """Return a 32-bit hash: the finaliser of MurmurHash3 (Appleby, 2011)."""
-    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
-    bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
+    bits = (bits ^ (bits >> 16)) * np.uint32(0x85EBCA6B)
+    bits = (bits ^ (bits >> 13)) * np.uint32(0xC2B2AE35)
     return bits ^ (bits >> 16)

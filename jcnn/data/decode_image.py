@@ -1,12 +1,15 @@
 """One image file, of any size and kind of colour, as an array of a given size."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-_FORMATS = ("PNG", "JPEG")
+FORMATS = ("PNG", "JPEG")
+STORED = (*FORMATS, "WEBP", "GIF", "BMP")  # for EPS, Pillow starts a program
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by the number of channels
 
 
 def read_image(path: Path, shape: Sequence[int]) -> np.ndarray | str:
@@ -21,7 +24,7 @@ def read_image(path: Path, shape: Sequence[int]) -> np.ndarray | str:
     try:
         if path.is_fifo():  # it would be waited for
             return "not a file"
-        with Image.open(path, formats=_FORMATS) as file:
+        with Image.open(path, formats=FORMATS) as file:
             image = to_mode(ImageOps.exif_transpose(file), channels)
             image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
             return np.asarray(image).reshape(shape)
@@ -49,3 +52,25 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB" if channels == 3 else "L")
+
+
+def open_stored(encoded: bytes) -> Image.Image:
+    """Open an image of a prepared set.
+
+    Raises:
+        ValueError: If it has several frames.
+    """
+    file = Image.open(io.BytesIO(encoded), formats=STORED)
+    # Any PNG may hold an animation besides its image, any JPEG a preview.
+    if file.format in ("GIF", "WEBP") and getattr(file, "is_animated", False):
+        raise ValueError("an image must have one frame, got several")
+    return file
+
+
+def to_stored(image: Image.Image, channels: int) -> Image.Image:
+    """Return the image as TensorFlow decodes it to uint8.
+
+    >>> to_stored(Image.new("RGBA", (1, 1), (255, 0, 0, 0)), 3).getpixel((0, 0))
+    (255, 0, 0)
+    """
+    return eight_bits(image).convert(MODES[channels])

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from .._files import user_cache, write_file
 from .._shapes import integer
 from . import cache
 from .dataset import DataError, Dataset, from_arrays
+from .streamed import View, fits_in_memory
 
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
 
@@ -36,7 +37,11 @@ class Folder(NamedTuple):
 
 
 def load_folder(
-    folder: str | os.PathLike[str], *, size: int, channels: int = 3
+    folder: str | os.PathLike[str],
+    *,
+    size: int,
+    channels: int = 3,
+    stream: bool | None = None,
 ) -> Folder:
     """Return the images of a folder of class folders, all of one size.
 
@@ -49,6 +54,9 @@ def load_folder(
         folder: The folder. Names that begin with "." are skipped.
         size: Height and width of the result, at least 1.
         channels: 3 for colour, 1 for grey.
+        stream: Whether to leave the images in their files, as `stream_folder` does;
+            None: if their arrays were larger than half of the memory. What is broken is
+            then found when it is read.
 
     Raises:
         DataError: If there are fewer than two class folders, or no image of a class can
@@ -70,23 +78,16 @@ def load_folder(
     size = integer("size", size, minimum=1)
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels!r}")
-    if not (folder := Path(folder)).is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
-    names = sorted(p.name for p in _visible(folder) if p.is_dir())
-    files = [
-        (path, label)
-        for label, name in enumerate(names)
-        for path in image_files(folder / name, (folder.resolve(),))
-    ]
-    if len(names) < 2 or not files:
-        raise DataError(
-            f"{folder} must have a subfolder of PNG or JPEG files for each of two or "
-            f"more classes, got subfolders {', '.join(names) or 'none'} with "
-            f"{len(files)} such files"
-        )
+    from .stream import stream_folder
+
+    names, files = find_images(folder := Path(folder))
     paths = [path.relative_to(folder).as_posix() for path, _ in files]
-    with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(_digest, (path for path, _ in files)))
+    if stream is None:
+        stream = not fits_in_memory(len(files) * size * size * channels)
+    if stream:
+        found = stream_folder(folder, view=View(size), channels=channels)
+        return Folder(found, tuple(paths), {})
+    digests = digests_of([path for path, _ in files])
     facts = json.dumps([size, channels, names, list(zip(paths, digests))])
     key = hashlib.sha256(facts.encode()).hexdigest()[:32]
     kept = user_cache() / "folders" / f"{key}.npz"
@@ -146,6 +147,30 @@ def split_folder(found: Folder, test: float = 0.2) -> tuple[Dataset, Dataset]:
     return train, tested
 
 
+def find_images(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
+    """Return the classes of a folder, and its image files with their labels.
+
+    Raises:
+        DataError: If there are fewer than two class folders, or no image.
+        FileNotFoundError: If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    names = sorted(p.name for p in _visible(folder) if p.is_dir())
+    files = [
+        (path, label)
+        for label, name in enumerate(names)
+        for path in image_files(folder / name, (folder.resolve(),))
+    ]
+    if len(names) < 2 or not files:
+        raise DataError(
+            f"{folder} must have a subfolder of PNG or JPEG files for each of two or "
+            f"more classes, got subfolders {', '.join(names) or 'none'} with "
+            f"{len(files)} such files"
+        )
+    return names, files
+
+
 def _visible(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
@@ -162,6 +187,12 @@ def image_files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
                 yield from image_files(path, above)
         elif path.suffix.lower() in _SUFFIXES:
             yield path
+
+
+def digests_of(paths: Sequence[Path]) -> list[str]:
+    """Return the SHA-256 of each file; of one that cannot be read, the reason."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(_digest, paths))
 
 
 def _digest(path: Path) -> str:

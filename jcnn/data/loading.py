@@ -1,16 +1,23 @@
 """Load a data set by name."""
 
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from .._extras import missing
 from . import cache, digits, prepared, splits
 from .dataset import Dataset
+from .stream import stream as stream_set
+from .streamed import TooLarge, fits_in_memory
 
 
 def load(
-    name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None
+    name: str,
+    split: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    stream: bool | None = None,
 ) -> Dataset:
     """Return a split of an image-classification data set, or parts and sums of splits.
 
@@ -32,6 +39,9 @@ def load(
             notation of tensorflow-datasets: `train[:90%]`, `train+test[10%:20%]`.
         data_dir: Folder of the prepared sets. The default is `$JCNN_DATA_DIR`, then
             `$TFDS_DATA_DIR`, then `~/tensorflow_datasets`.
+        stream: Whether to leave the images in their files, as `jcnn.data.stream` does;
+            None: if the arrays of a split were larger than half of the memory. Batches
+            and results are the same.
 
     Returns:
         The images, uint8 [N, H, W, C], and their labels, int32 [N].
@@ -59,24 +69,39 @@ def load(
             raise TypeError(f"{argument} must be a str, got {value!r}")
     try:
         if name == "digits":
+            if stream:
+                raise ValueError("stream must be False or None for digits, got True")
             return splits.select(split, digits.load)
-        root = prepared.data_root(data_dir)
-        return splits.select(split, partial(_load_split, name, root))
+        if not stream:
+            root, any_size = prepared.data_root(data_dir), stream is not None
+            with suppress(TooLarge):
+                return splits.select(split, partial(_load_split, name, root, any_size))
+        return stream_set(name, split, data_dir=data_dir)
     except ModuleNotFoundError as error:
         raise missing("data", error) from error
 
 
-def _load_split(name: str, root: Path, split: str) -> Dataset:
+def _load_split(name: str, root: Path, any_size: bool, split: str) -> Dataset:
     """Return a whole split of a prepared set, from the cache if it is there."""
     found = prepared.find(name, split, root)
+    files = [found.folder / name for name in found.files]
+    if not any_size and not _fit(files):
+        raise TooLarge
     path = cache.cache_path(found)
+    if not any_size and path.is_file() and not _fit([path]):
+        raise TooLarge
     dataset = cache.read(path)
     if dataset is None:
         from .decode import decode  # imports Pillow and protobuf
 
-        dataset = decode(found)
+        dataset = decode(found, any_size=any_size)
         try:
             cache.write(path, dataset)
         except OSError as error:
             cache.warn_of(error, stacklevel=4)  # select, load, its caller
     return dataset
+
+
+def _fit(files: list[Path]) -> bool:
+    """Return whether the content of files may be in memory."""
+    return fits_in_memory(sum(path.stat().st_size for path in files))

@@ -13,6 +13,7 @@ from typing import Any
 from .._files import expand_home, read_object
 from .dataset import DataError
 from .splits import check_split
+from .streamed import TooLarge
 
 _NAME = re.compile(r"([a-zA-Z]\w*)(?:/(\w[\w.+-]*))?(?::(\d+\.\d+\.\d+))?", re.ASCII)
 _INFO = "dataset_info.json"  # written last: a folder that has it is complete
@@ -105,7 +106,7 @@ def reading(name: str, folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ImportError, DataError):
+    except (ImportError, DataError, TooLarge):
         raise
     except Exception as error:
         raise DataError(

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 
 from .dataset import DataError, Dataset
+from .streamed import join
 
 _BOUND = r"(-?\d+%?|-?\d*\.?\d+%)?"
 _PART = re.compile(rf"([\w.-]+)\[{_BOUND}:{_BOUND}\]", re.ASCII)
@@ -48,7 +49,7 @@ def select(text: str, load_split: Callable[[str], Dataset]) -> Dataset:
             )
     if first is None or not any(map(len, labels)):
         raise ValueError(f"split must have at least one example, got {text!r}")
-    image, label = np.concatenate(images), np.concatenate(labels)
+    image, label = join(images), np.concatenate(labels)
     return Dataset(image, label, first.num_classes, first.class_names)
 
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..data import Dataset
-from ..train import Classification, check_example_metrics
+from ..data import Dataset, is_streamed
+from ..train import Classification, batch_at, check_example_metrics
 from .config import OptionError
 from .progress import is_accuracy
 from .recipe import (
@@ -64,6 +64,7 @@ def check_recipe(
     jcnn.runs.config.OptionError: labels of the training images are 0 to 9, but
     the layer gives 9 logits, which are for labels 0 to 8
     """
+    _check_streamed(recipe)
     task = _classification(recipe)
     if recipe.prepare is None and task is not None:
         recipe = recipe._replace(prepare=task.prepare)
@@ -116,6 +117,20 @@ def check_recipe(
             "--patience needs a validation split: --validation must be above 0, got 0"
         )
     return recipe
+
+
+def _check_streamed(recipe: Recipe) -> None:
+    if is_streamed(recipe.train) and recipe.batch_at is not batch_at:
+        raise OptionError(
+            "Recipe.batch_at must be jcnn.train.batch_at for streamed training images, "
+            f"got {recipe.batch_at}"
+        )
+    for split, dataset in _evaluated(recipe):
+        if is_streamed(dataset) and recipe.split_metrics:
+            raise OptionError(
+                f"Recipe.split_metrics must be empty for streamed {split} images, got "
+                f"{', '.join(recipe.split_metrics)}"
+            )
 
 
 def _classification(recipe: Recipe) -> Classification | None:

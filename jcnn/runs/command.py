@@ -53,9 +53,10 @@ def main(
         fit: The training loop, such as `functools.partial(fit, on_metrics=log)`.
 
     Returns:
-        The exit status 0; 1 if a file of the run cannot be written or a step was not
-        finite; 2 if an option, the data or the run folder cannot be used; 130 after
-        Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+        The exit status 0; 1 if a file of the run cannot be written, a step was not
+        finite or too many streamed images are broken; 2 if an option, the data or the
+        run folder cannot be used; 130 after Ctrl-C, 143 after SIGTERM, 129 after
+        SIGHUP.
 
     Raises:
         SystemExit: With 0 after `--help`; with 2 if an option is unknown or its value
@@ -123,7 +124,7 @@ def _run(
             )
         except OptionError as error:
             return _fail(error, 2)
-        except (NotFinite, OSError) as error:
+        except (DataError, NotFinite, OSError) as error:
             return _fail(error, 1)
         except KeyboardInterrupt:
             return 130

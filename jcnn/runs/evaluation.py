@@ -3,18 +3,26 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from ..compilation import Options
-from ..data import Dataset
+from ..compilation import Options, jit
+from ..data import Dataset, batch_for, in_order, is_streamed
 from ..layers import child_key
 from ..order import batch_indices
-from ..train import TrainState, averaged, make_evaluate
+from ..train import (
+    Batch,
+    ExampleMetrics,
+    TrainState,
+    averaged,
+    make_evaluate,
+    metrics_by_example,
+)
 from .config import OptionError
-from .recipe import Recipe, arrays
+from .recipe import Recipe, on_device
 
 
 def hold_out(recipe: Recipe, fraction: float, *, seed: int) -> Recipe:
@@ -77,10 +85,11 @@ def make_evaluator(
 ) -> Callable[[TrainState], dict[str, float]]:
     """Return a function from a state to the metrics of one of a recipe's splits."""
     dataset: Dataset = getattr(recipe, split)
-    data = jax.device_put(arrays(dataset))
-    evaluate = make_evaluate(
+    data = on_device(dataset)
+    make = _make_evaluate_streamed if is_streamed(dataset) else make_evaluate
+    evaluate = make(
         recipe.example_metrics,
-        batch_size=min(500, len(dataset.label)),
+        batch_size=batch_for(dataset.image),
         compiler_options=compiler_options,
     )
 
@@ -92,6 +101,28 @@ def make_evaluator(
         return {f"{split}_{name}": value for name, value in found.items()}
 
     return metrics
+
+
+def _make_evaluate_streamed(
+    example_metrics: ExampleMetrics,
+    *,
+    batch_size: int,
+    compiler_options: Options | None,
+) -> Callable[[TrainState, Batch], dict[str, float]]:
+    """Return what `make_evaluate` does, for images that are read batch by batch."""
+    values = jit(
+        partial(metrics_by_example, example_metrics), compiler_options=compiler_options
+    )
+
+    def evaluate(state: TrainState, data: Batch) -> dict[str, float]:
+        found = []
+        for batch, indices in in_order(data["image"], data["label"], batch_size):
+            metrics = jax.device_get(values(state.params, state.model_state, batch))
+            found.append({k: v[: len(indices)] for k, v in metrics.items()})
+        whole = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+        return {k: float(v.mean(dtype="float64")) for k, v in whole.items()}
+
+    return evaluate
 
 
 class Epochs:

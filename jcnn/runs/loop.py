@@ -19,7 +19,14 @@ from .interrupt import catch_interrupt
 from .output import printable
 from .profiling import profile_steps
 from .progress import open_console, progress_bar, say
-from .recipe import Recipe, batch_inputs, input_dtypes, network_inputs, with_num_steps
+from .recipe import (
+    Recipe,
+    batch_inputs,
+    batches_of,
+    input_dtypes,
+    network_inputs,
+    with_num_steps,
+)
 from .stepping import (
     compile_steps,
     count_steps,
@@ -149,6 +156,7 @@ def fit(
         Record(run_dir, data, keep=keep_checkpoints) as record,
         catch_interrupt() as interrupts,
         progress_bar(console, total) as show,
+        batches_of(recipe) as batch_at,
     ):
         run = Training(
             recipe=recipe,
@@ -160,6 +168,7 @@ def fit(
             per_epoch=num_steps // epochs,
             total=total,
             batch_size=batch_size,
+            batch_at=batch_at,
             accumulate=accumulate,
             certify_every=certify_every,
             patience=patience,
@@ -182,7 +191,7 @@ def fit(
             not_finite=not_finite,
             ema_decay=ema_decay,
             accumulate=accumulate,
-            batch_at=recipe.batch_at,
+            batch_at=batch_at,
             compiler_options=compiler_options,
         )
         if profile:

@@ -3,7 +3,8 @@
 import dataclasses
 import sysconfig
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsFloat
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..data import Dataset
+from ..data import Batches, Dataset, is_streamed
 from ..layers import Layer, Params, State
 from ..train import (
     Batch,
@@ -55,9 +56,11 @@ class Recipe(NamedTuple):
             them from `train`.
         batch_at: (key, step, data, batch_size) -> the batch of a step, for batches that
             are composed of several images, or that depend on the epoch. By default
-            `jcnn.train.batch_at`: examples in an order drawn for each epoch.
+            `jcnn.train.batch_at`: examples in an order drawn for each epoch, which
+            streamed images must have.
         split_metrics: Metrics of a whole split that are no means over examples, such as
-            mean IoU: functions (state, data) -> number, by name.
+            mean IoU: functions (state, data) -> number, by name. Streamed images have
+            none.
         draw: (folder, state): called at the end to write more pictures into the run's
             folder.
     """
@@ -148,6 +151,21 @@ def cast_inputs(recipe: Recipe, dtype: str) -> Recipe:
 def arrays(dataset: Dataset) -> dict[str, np.ndarray]:
     """Return the batch that loss and metrics get: all of a data set."""
     return {"image": dataset.image, "label": dataset.label}
+
+
+def on_device(dataset: Dataset) -> Batch:
+    """Return `arrays` on the device, unless images are streamed."""
+    return arrays(dataset) if is_streamed(dataset) else jax.device_put(arrays(dataset))
+
+
+@contextmanager
+def batches_of(recipe: Recipe) -> Iterator[BatchAt]:
+    """Give what takes the batches, and end its processes if there are any."""
+    if not is_streamed(recipe.train):
+        yield recipe.batch_at
+        return
+    with closing(Batches()) as batches:
+        yield batches
 
 
 def network_logits(

@@ -1,6 +1,7 @@
 """The division of an epoch into calls to the device, and their compilation."""
 
 from collections.abc import Collection, Iterator
+from functools import partial
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import optax
 from jax import lax
 
 from ..compilation import Options
+from ..data import Batches
 from ..inspect.jaxprs import equations
 from ..train import (
     Batch,
@@ -137,8 +139,8 @@ def compile_steps(
         batch_size: Images per step.
         sizes: Numbers of steps of a call.
         state: A training state, which is not changed.
-        data: All training images, on the device.
-        batch_at: As for `jcnn.train.make_scan`.
+        data: All training images, on the device or streamed.
+        batch_at: As for `jcnn.train.make_scan`; `jcnn.data.Batches` of streamed ones.
 
     Returns:
         For each size `steps(state, data) -> (state, metrics)`, which donates the state
@@ -164,6 +166,15 @@ def compile_steps(
         "accumulate": accumulate,
         "compiler_options": compiler_options,
     }
+
+    if isinstance(batch_at, Batches):  # of images in files
+        shapes = {
+            name: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype)
+            for name, a in data.items()
+        }
+        step = make_step(loss_fn, tx, **options).lower(state, shapes).compile()
+        read = partial(_read, batch_at, batch_size)
+        return {size: _Repeated(read, step, size) for size in sizes}
 
     def take(key, step, data):
         with jax.named_scope("batch"):
@@ -209,6 +220,10 @@ def _compile_step(loss_fn, tx, take, state, data, options) -> tuple[Any, Any]:
     return take, make_step(loss_fn, tx, **options).lower(state, batch).compile()
 
 
+def _read(batches: Batches, batch_size: int, key, step, data) -> Batch:
+    return batches(key, step, data, batch_size)
+
+
 class _Repeated(NamedTuple):
     """Several steps, each a call of its own."""
 
@@ -225,4 +240,5 @@ class _Repeated(NamedTuple):
         return state, jax.tree.map(lambda *v: np.stack(v), *jax.device_get(by_step))
 
     def as_text(self) -> str:
-        return f"{self.take.as_text()}\n{self.step.as_text()}"
+        programs = [p for p in (self.take, self.step) if hasattr(p, "as_text")]
+        return "\n".join(program.as_text() for program in programs)

@@ -28,14 +28,14 @@ from rich.console import Console
 from ..compilation import Options
 from ..finite import NotFinite, find_fault
 from ..inspect.summary import Row
-from ..train import TrainState
+from ..train import BatchAt, TrainState
 from .config import OptionError
 from .evaluation import Epochs, evaluated, make_evaluator
 from .interrupt import Interrupts
 from .output import reason_of
 from .pictures import draw_run
 from .progress import describe_metrics, format_metric, say
-from .recipe import Recipe, arrays, network_logits
+from .recipe import Recipe, network_logits, on_device
 from .report.contents import collect, write_contents
 from .report.page import try_page
 from .store.digests import take_snapshot
@@ -74,6 +74,7 @@ class Training:
     per_epoch: int
     total: int
     batch_size: int
+    batch_at: BatchAt
     accumulate: int
     certify_every: int
     patience: int | None
@@ -84,7 +85,7 @@ class Training:
 
     def __post_init__(self):
         self.watch = self.recipe.watch or ""  # checked: it is there
-        self.train = jax.device_put(arrays(self.recipe.train))
+        self.train = on_device(self.recipe.train)
         make = partial(make_evaluator, compiler_options=self.compiler_options)
         self.test = make(self.recipe, "test")
         validated = self.recipe.validation is not None
@@ -244,7 +245,7 @@ class Training:
                 self.state,
                 self.train,
                 batch_size=self.batch_size,
-                batch_at=self.recipe.batch_at,
+                batch_at=self.batch_at,
                 accumulate=self.accumulate,
             )
         )

@@ -11,7 +11,7 @@ A step whose loss or gradients are not finite leaves the state unchanged: see
 """
 
 from .batches import BatchAt, batch_at, indices_at, num_examples
-from .evaluate import check_example_metrics, make_evaluate
+from .evaluate import check_example_metrics, make_evaluate, metrics_by_example
 from .masks import mask_by_path
 from .state import (
     Batch,
@@ -47,5 +47,6 @@ __all__ = [
     "make_scan",
     "make_step",
     "mask_by_path",
+    "metrics_by_example",
     "num_examples",
 ]

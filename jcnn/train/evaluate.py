@@ -52,9 +52,7 @@ def make_evaluate(
 
         def one(indices):
             batch = jax.tree.map(lambda a: jnp.take(a, indices, axis=0), data)
-            metrics = example_metrics(params, model_state, batch)
-            check_example_metrics(metrics, batch_size)
-            return {name: _by_example(value) for name, value in metrics.items()}
+            return metrics_by_example(example_metrics, params, model_state, batch)
 
         metrics = lax.map(one, indices.reshape(batches, batch_size))
         return {name: value.reshape(-1)[:n] for name, value in metrics.items()}
@@ -68,6 +66,23 @@ def make_evaluate(
         }
 
     return evaluate
+
+
+def metrics_by_example(
+    example_metrics: ExampleMetrics, params: Any, model_state: Any, batch: Batch
+) -> dict[str, jax.Array]:
+    """Return metrics with one number for each example of a batch.
+
+    Raises:
+        ValueError: If a metric is not one entry per example.
+
+    >>> data = {"label": jnp.zeros(2)}
+    >>> metrics_by_example(lambda *_: {"pixel": jnp.ones((2, 8, 8))}, {}, {}, data)
+    {'pixel': Array([1., 1.], dtype=float32)}
+    """
+    metrics = example_metrics(params, model_state, batch)
+    check_example_metrics(metrics, num_examples(batch))
+    return {name: _by_example(value) for name, value in metrics.items()}
 
 
 def check_example_metrics(metrics: Any, batch_size: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jcnn.order import batch_indices
+from jcnn.order import batch_indices, host_order
 
 pytestmark = [
     pytest.mark.usefixtures("strict_promotion"),
@@ -307,3 +307,21 @@ def test_the_last_step_is_there():
     got = batch_indices(KEY, last, num_examples=7, batch_size=5)
     same = batch_indices(KEY, jnp.uint32(last), num_examples=7, batch_size=5)
     np.testing.assert_array_equal(got, same)
+
+
+# --- by NumPy ---
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "batch_size"), [(1, 1), (1, 5), (7, 5), (7, 20), (1000, 32)]
+)
+@pytest.mark.parametrize("step", [0, 1, 13, LAST - 1])
+def test_the_order_by_numpy_is_the_same(num_examples, batch_size, step):
+    sizes = {"num_examples": num_examples, "batch_size": batch_size}
+    order = host_order(KEY, step, **sizes, epochs=3)
+    end = min(order.end(), step + 40, LAST)
+    assert end > step
+    for later in range(step, end):
+        found = order(later)
+        assert found.dtype == np.int32
+        np.testing.assert_array_equal(found, _batch(later, *sizes.values()))

@@ -4,7 +4,7 @@ So the page can be written again later, without the run's program and its data.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import dropwhile, takewhile
 from pathlib import Path
@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from ..._files import open_file, write_file
+from ...data import Dataset, StreamedImages, batch_for, in_order
 from ...inspect import grad_cam, input_gradient, part_outputs
 from ...inspect.summary import Row
 from ...train import TrainState
@@ -28,7 +29,6 @@ BINS = 10  # of probabilities, for the calibration
 _MISTAKES, _EXAMPLES = 24, 4
 _MAPS, _CHANNELS = 16, 16  # parts, and of each so many feature maps
 _SIDE = 64  # pixels of a feature map; of larger ones some are left out
-_BATCH = 500
 _MOST_BYTES = 1 << 28
 
 
@@ -69,7 +69,7 @@ def collect(recipe: Recipe, state: TrainState, rows: Sequence[Row]) -> Contents:
             missing.append(f"{what}: {reason_of(error)}")
 
     attempt("results by class", lambda: _tested(recipe, state))
-    images = arrays.get("examples/images", test.image[:1])
+    images = arrays.get("examples/images", np.asarray(test.image[:1]))
     attempt("feature maps", lambda: _feature_maps(recipe, state, images[:1]))
     names = test.class_names or tuple(map(str, range(test.num_classes)))
     facts = {"table": [row._asdict() for row in rows], "class_names": names}
@@ -130,18 +130,21 @@ def _tested(recipe: Recipe, state: TrainState) -> dict[str, np.ndarray]:
         return {}
     if not np.issubdtype(labels.dtype, np.integer) or labels.max() >= number:
         return {}
-    compiled, found = jax.jit(predict), []
+    compiled, found, kept = jax.jit(predict), [], []
     matrix = np.zeros(number * number, np.int64)
-    for start in range(0, len(labels), _BATCH):
-        part = slice(start, start + _BATCH)
-        predictions, probabilities = jax.device_get(compiled(test.image[part]))
+    for images, part in _batches(test):
+        predicted = jax.device_get(compiled(images))
+        predictions, probabilities = (each[: len(part)] for each in predicted)
         pairs = labels[part].astype(np.int64) * number + predictions
         matrix += np.bincount(pairs[labels[part] >= 0], minlength=number * number)
         found.append((predictions, probabilities) if labels.ndim == 1 else ())
+        kept.append(part)
     arrays = {"matrix": matrix.reshape(number, number)}
     if labels.ndim > 1:
         return arrays
     predictions, probabilities = (np.concatenate(each) for each in zip(*found))
+    kept = np.concatenate(kept)
+    labels = labels[kept]
     right = predictions == labels
     arrays["calibration"] = _calibration(probabilities, right)
     by_confidence = np.argsort(-probabilities, kind="stable")
@@ -151,11 +154,23 @@ def _tested(recipe: Recipe, state: TrainState) -> dict[str, np.ndarray]:
     examples = np.concatenate([of_classes, mistakes[:2]])
     shown = {"mistakes": mistakes[:_MISTAKES], "examples": examples}
     for name, indices in shown.items():
-        arrays[f"{name}/images"] = test.image[indices]
+        arrays[f"{name}/images"] = np.asarray(test.image[kept[indices]])
         arrays[f"{name}/labels"] = labels[indices]
         arrays[f"{name}/predictions"] = predictions[indices]
         arrays[f"{name}/probabilities"] = probabilities[indices]
     return arrays
+
+
+def _batches(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield images, and the indices in the set of the first ones, which count."""
+    images, size = dataset.image, batch_for(dataset.image)
+    if isinstance(images, StreamedImages):
+        for batch, indices in in_order(images, dataset.label, size):
+            yield batch["image"], indices
+        return
+    for start in range(0, len(images), size):
+        indices = np.arange(start, min(start + size, len(images)))
+        yield images[start : start + size], indices
 
 
 def _calibration(probabilities: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from ..._files import expand_home, read_object
 from ...compilation import default_options
+from ...data import is_streamed
 from ..compiled import keep_programs
 from ..config import OptionError, check_config
 from ..config_json import config_to_json, map_paths
@@ -110,6 +111,8 @@ def _why_apart(
         return reason
     if recipe.validation is not None:
         return "each is validated after each epoch"
+    if is_streamed(recipe.train) or is_streamed(recipe.test):
+        return "their images are streamed"
     if recipe.draw is not None:
         return "each draws pictures of its own"
     if together == "never":

@@ -7,7 +7,7 @@ line of its last state, which is removed when it resumes.
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...data import Dataset
+from ...data import Dataset, is_streamed
 from ..config import OptionError
 from ..output import in_line
 from ..store.digests import Description, combine, describe_array
@@ -42,12 +42,17 @@ def data_line(train: Dataset, test: Dataset, validation: Dataset | None = None) 
         "format": FORMAT,
         "data": {
             split: {
-                "image": describe_array(dataset.image),
+                "image": _described(dataset),
                 "label": describe_array(dataset.label),
             }
             for split, dataset in splits.items()
         },
     }
+
+
+def _described(dataset: Dataset) -> Description:
+    images: Any = dataset.image
+    return images.describe() if is_streamed(dataset) else describe_array(images)
 
 
 def state_line(

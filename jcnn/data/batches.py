@@ -1,0 +1,296 @@
+"""Batches of streamed sets, which Grain's worker processes read ahead."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._extras import missing
+from .._shapes import integer
+from ..layers import child_key
+from ..order import host_order
+from .dataset import DataError
+from .streamed import StreamedImages, draw, reason
+
+Batch = dict[str, Any]
+
+
+class Batches:
+    """The batches of a streamed set, as `jcnn.train.batch_at` takes them of arrays.
+
+    An instance is a `jcnn.train.BatchAt` for calls outside of `jax.jit`, for one key
+    and one step after the other: at any other step the workers start again. In the
+    place of a broken image comes the next one that is not broken.
+
+    Args:
+        shard: (index, number): take this one of so many equal parts of each batch.
+
+    Raises:
+        ValueError: If the shard is out of range, or when called, if the number of parts
+            does not divide the batch.
+        DataError: When called, if more images are broken than may be.
+        OSError: When called, if a worker process has died.
+    """
+
+    def __init__(self, *, shard: tuple[int, int] = (0, 1)):
+        index, number = (integer("shard", value, minimum=0) for value in shard)
+        if index >= number:
+            raise ValueError(f"shard must be (index, number of parts), got {shard}")
+        self._shard = index, number
+        self._reader: Reader | None = None
+        self._step, self._batch, self._following = -1, {}, None
+
+    def __call__(
+        self, key: jax.Array, step: jax.Array | int, data: Batch, batch_size: int
+    ) -> Batch:
+        """Return the batch of a step.
+
+        Args:
+            key: The run's key.
+            step: Index of the step. It may be the result of a step that is still being
+                computed: meanwhile the batch after the last one is fetched.
+            data: "image", streamed, and "label", an array [N].
+            batch_size: Examples per step, of all parts.
+        """
+        if self._reader is not None and self._following is None:
+            self._following = self._next()
+        step = int(step)
+        if self._reader is not None and step == self._step:
+            return self._batch  # that step was not finite
+        if self._following is None or step != self._step + 1:
+            self._restart(key, step, data, batch_size)
+        self._step, self._batch, self._following = step, self._following or {}, None
+        return self._batch
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = self._following = None
+
+    def _restart(self, key, step: int, data: Batch, batch_size: int) -> None:
+        self.close()
+        images, labels = data["image"], np.asarray(data["label"])
+        sizes = {"num_examples": len(labels), "batch_size": batch_size}
+        part, parts = self._shard
+        if batch_size % parts:
+            raise ValueError(
+                f"batch_size must be divided by the {parts} parts of shard, got "
+                f"{batch_size}"
+            )
+        order = host_order(child_key(key, "order"), step, **sizes)
+        words = None
+        if images.view.random:
+            bits = jax.random.bits(child_key(key, "crop"), (2,), jnp.uint32)
+            words = tuple(bits.tolist())
+        plan = _Plan(order, step, order.end(), part, parts, words)
+        self._reader = Reader(images, labels, plan, replace=True)
+        self._following = self._next()
+
+    def _next(self) -> Batch | None:
+        assert self._reader is not None
+        batch = next(self._reader, None)
+        if batch is None:
+            return None
+        return jax.device_put({"image": batch["image"], "label": batch["label"]})
+
+
+def batch_for(images: Any) -> int:
+    """Return how many images to evaluate at a time: of large streamed ones fewer.
+
+    >>> batch_for(np.zeros((900, 28, 28, 1), np.uint8))
+    500
+    """
+    most = 500
+    if isinstance(images, StreamedImages):
+        most = min(most, 2**23 // (images.shape[1] * images.shape[2]))
+    return max(1, min(most, len(images)))
+
+
+def in_order(
+    images: StreamedImages, labels: np.ndarray, batch_size: int
+) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """Yield batches of streamed images and their labels, for evaluation.
+
+    Yields:
+        A batch of that size, and the indices in the set of its first examples, which
+        are those that count: the rest repeats them. Broken images are left out.
+    """
+    number = len(labels)
+    plan = _Plan(partial(_consecutive, number, batch_size), 0, -(-number // batch_size))
+    with closing(Reader(images, labels, plan, replace=False)) as reader:
+        for place, batch in enumerate(reader):
+            start = place * batch_size
+            good = np.flatnonzero(batch["broken"][: number - start] == 0)
+            if len(good):
+                chosen = np.resize(good, batch_size)
+                yield {k: batch[k][chosen] for k in ("image", "label")}, start + good
+
+
+class Reader:
+    """Batches that are read ahead: Grain's iterator, and what is broken."""
+
+    def __init__(
+        self,
+        images: StreamedImages,
+        labels: np.ndarray,
+        plan: "_Plan",
+        *,
+        replace: bool,
+    ):
+        try:
+            import grain
+            from absl import flags
+        except ModuleNotFoundError as error:
+            raise missing("streaming", error) from error
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain 0.2.18 reads one before it is parsed
+        self._images, self._broken = images, {}
+        # A worker makes whole batches. Without workers a thread makes the next one.
+        ahead = 0 if images.workers else 1
+        options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
+        workers = grain.multiprocessing.MultiprocessingOptions(images.workers)
+        batches = grain.MapDataset.source(plan).map(_Read(images, labels, replace))
+        read = batches.to_iter_dataset(options)
+        self._iterator = iter(read.mp_prefetch(workers, worker_init_fn=_begin_worker))
+
+    def __iter__(self) -> "Reader":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        try:
+            batch = next(self._iterator)
+        except RuntimeError as error:
+            raise OSError(
+                f"a process that reads images has died: {error} If it lacked memory, "
+                "or room in /dev/shm, let fewer workers read"
+            ) from error
+        # Grain's arrays are in shared memory, which is scarce in containers.
+        batch = {name: np.array(array) for name, array in batch.items()}
+        for index, broken in zip(batch["index"].tolist(), batch["broken"].tolist()):
+            for i in range(index, index + broken):
+                self._note(i % len(self._images))
+        return batch
+
+    def close(self) -> None:
+        self._iterator.close()
+
+    def _note(self, index: int) -> None:
+        """Name a broken image once; raise DataError if they are too many."""
+        images = self._images
+        if index in self._broken:
+            return
+        try:
+            images.read(index)
+            why = "it can be read now"
+        except Exception as error:
+            why = reason(error)
+        self._broken[index] = f"{images.name(index)}: {why}"
+        if len(self._broken) > images.most_broken:
+            raise DataError(
+                f"{len(self._broken)} images are broken, and max_broken is "
+                f"{images.most_broken}; the first one is "
+                f"{next(iter(self._broken.values()))}"
+            )
+        text = f"broken image {len(self._broken)}: {self._broken[index]}"
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The examples of each batch, a source for Grain.
+
+    Attributes:
+        order: Function from the index of a batch to those of its examples.
+        first, end: Indices of the first batch, and after the last.
+        part, parts: Which part of each batch to take.
+        key: Of the random rectangles; None: take the middle.
+    """
+
+    order: Callable[[int], np.ndarray]
+    first: int
+    end: int
+    part: int = 0
+    parts: int = 1
+    key: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return self.end - self.first
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, list[np.ndarray] | None]:
+        """Return the indices of a batch's examples, and random numbers for each."""
+        step = self.first + index
+        indices = self.order(step)
+        places = step * len(indices) + np.arange(len(indices))
+        mine = slice(
+            self.part * len(indices) // self.parts,
+            (self.part + 1) * len(indices) // self.parts,
+        )
+        if self.key is None:
+            return indices[mine], None
+        return indices[mine], [draw(self.key, place) for place in places[mine].tolist()]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The function from what is planned to a batch, which workers call.
+
+    Attributes:
+        replace: Whether another image takes the place of a broken one.
+    """
+
+    images: StreamedImages
+    labels: np.ndarray
+    replace: bool
+
+    def __call__(self, planned: Any) -> dict[str, np.ndarray]:
+        indices, draws = planned
+        batch = {
+            "image": np.zeros((len(indices), *self.images.shape[1:]), np.uint8),
+            "label": np.empty(len(indices), self.labels.dtype),
+            "index": indices,
+            "broken": np.zeros(len(indices), np.int64),
+        }
+        for place, index in enumerate(indices.tolist()):
+            drawn = None if draws is None else draws[place]
+            last = index + self.images.most_broken if self.replace else index
+            for chosen in range(index, last + 1):
+                chosen %= len(self.images)
+                try:
+                    batch["image"][place] = self.images.read(chosen, drawn)
+                    break
+                except ImportError:
+                    raise
+                except Exception:  # damage causes almost any error
+                    batch["broken"][place] += 1
+            batch["label"][place] = self.labels[chosen]
+        return batch
+
+
+def _begin_worker(index: int, number: int) -> None:
+    """Leave Ctrl-C and a closed terminal to the main process, and end with it."""
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _consecutive(number: int, batch_size: int, index: int) -> np.ndarray:
+    return np.minimum(index * batch_size + np.arange(batch_size), number - 1)
