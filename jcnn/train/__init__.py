@@ -13,6 +13,7 @@ A step whose loss or gradients are not finite leaves the state unchanged: see
 from .batches import BatchAt, batch_at, indices_at, num_examples
 from .evaluate import check_example_metrics, make_evaluate
 from .masks import mask_by_path
+from .parallel import data_parallel, shard_batch, state_sharding
 from .state import (
     Batch,
     ExampleMetrics,
@@ -41,6 +42,7 @@ __all__ = [
     "check_example_metrics",
     "classification",
     "create",
+    "data_parallel",
     "gradients",
     "indices_at",
     "make_evaluate",
@@ -48,4 +50,6 @@ __all__ = [
     "make_step",
     "mask_by_path",
     "num_examples",
+    "shard_batch",
+    "state_sharding",
 ]
