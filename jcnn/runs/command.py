@@ -109,6 +109,8 @@ def _run(
                 not_finite=config.not_finite,
                 ema_decay=config.ema_decay,
                 accumulate=config.accumulate,
+                devices=config.devices,
+                shard_parameters=config.shard_parameters,
                 patience=config.patience,
                 test_each_epoch=config.test_each_epoch,
                 certify_every=config.certify_every,

@@ -87,6 +87,11 @@ class RunConfig:
     """Evaluate the test images after each epoch, too, not only at the end."""
     accumulate: Count = 1
     """Compute a batch in so many parts, to save memory; batch norm sees a part only."""
+    devices: Count | Literal["all"] = 1
+    """Divide each batch among so many devices; its images stay the same."""
+    shard_parameters: Count | None = None
+    """Divide parameters of at least so many numbers among the devices too, and the
+    optimizer's state with them; by default each device has all."""
     impl: Literal["auto", "lax", "onednn"] = "auto"
     """Backend of convolutions and dense layers: jcnn's planner, lax, or oneDNN, whose
     bits hardly depend on the number of threads."""

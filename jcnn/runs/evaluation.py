@@ -14,6 +14,7 @@ from ..layers import child_key
 from ..order import batch_indices
 from ..train import TrainState, averaged, make_evaluate
 from .config import OptionError
+from .devices import Devices
 from .recipe import Recipe, arrays
 
 
@@ -73,14 +74,15 @@ def evaluated(state: TrainState) -> TrainState:
 
 
 def make_evaluator(
-    recipe: Recipe, split: str, compiler_options: Options | None
+    recipe: Recipe, split: str, compiler_options: Options | None, devices: Devices
 ) -> Callable[[TrainState], dict[str, float]]:
     """Return a function from a state to the metrics of one of a recipe's splits."""
     dataset: Dataset = getattr(recipe, split)
-    data = jax.device_put(arrays(dataset))
+    data = devices.copy(arrays(dataset))
+    size = min(500, len(dataset.label))
     evaluate = make_evaluate(
-        recipe.example_metrics,
-        batch_size=min(500, len(dataset.label)),
+        devices.divide(recipe.example_metrics),
+        batch_size=-(-size // devices.count) * devices.count,
         compiler_options=compiler_options,
     )
 

@@ -15,6 +15,7 @@ from ..inspect.table import model_table
 from ..layers import Params, State
 from ..train import create
 from .check import check_recipe
+from .devices import choose_devices
 from .interrupt import catch_interrupt
 from .output import printable
 from .profiling import profile_steps
@@ -44,6 +45,8 @@ def fit(
     not_finite: Literal["stop", "skip"] = "stop",
     ema_decay: float | None = None,
     accumulate: int = 1,
+    devices: int | Literal["all"] = 1,
+    shard_parameters: int | None = None,
     patience: int | None = None,
     test_each_epoch: bool = False,
     certify_every: int = 0,
@@ -73,8 +76,8 @@ def fit(
         recipe: What to train, on what, and how.
         run_dir: An existing folder.
         seed, epochs, batch_size, max_steps, not_finite, ema_decay: As in `RunConfig`.
-        accumulate, patience, test_each_epoch, certify_every: As in `RunConfig`.
-        keep_checkpoints: As in `RunConfig`.
+        accumulate, devices, shard_parameters, patience: As in `RunConfig`.
+        test_each_epoch, certify_every, keep_checkpoints: As in `RunConfig`.
         weights: Initial parameters and model state; None: draw them.
         first_step: The step that a run was made longer after; it never goes back
             behind that.
@@ -132,6 +135,12 @@ def fit(
     recipe = check_recipe(
         recipe, batch_size=batch_size, accumulate=accumulate, patience=patience
     )
+    used = choose_devices(
+        devices,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        min_size=shard_parameters,
+    )
     data = data_line(recipe.train, recipe.test, recipe.validation)
     rows = summarize(recipe.layer, batch_inputs(recipe, batch_size // accumulate))
     console.print(model_table(rows, console.width))
@@ -144,7 +153,8 @@ def fit(
     key, ema = jax.random.key(seed), ema_decay is not None
     tx: Any = recipe.tx  # no function any more
     inputs = network_inputs(recipe)
-    first = create(recipe.layer, tx, key, inputs, weights=weights, ema=ema)
+    with used.making():
+        first = create(recipe.layer, tx, key, inputs, weights=weights, ema=ema)
     with (
         Record(run_dir, data, keep=keep_checkpoints) as record,
         catch_interrupt() as interrupts,
@@ -161,6 +171,7 @@ def fit(
             total=total,
             batch_size=batch_size,
             accumulate=accumulate,
+            devices=used,
             certify_every=certify_every,
             patience=patience,
             test_each_epoch=test_each_epoch,
@@ -168,16 +179,17 @@ def fit(
             compiler_options=compiler_options,
             began=began,
         )
-        run.begin(first, first_step)
+        with used.making():
+            run.begin(first, first_step)
         on_resume(run.done)
         end = run.done if run.over else total
         left = list(sizes_left(sizes, done=run.done, total=end))
         calls = compile_steps(
-            recipe.loss_fn,
+            used.divide(recipe.loss_fn),
             tx,
             batch_size=batch_size,
             sizes=set(left),
-            state=first,
+            state=run.state,
             data=run.train,
             not_finite=not_finite,
             ema_decay=ema_decay,

@@ -8,6 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import jax
+
 from .._extras import missing
 from .._files import expand_home, unused
 from ..compilation import Options, default_options
@@ -15,6 +17,7 @@ from ..layers import Params, State
 from .check import check_recipe
 from .config import OptionError, RunConfig, check_config
 from .config_json import config_to_json, map_paths
+from .devices import choose_devices
 from .evaluation import hold_out
 from .initial import KEPT, read_initial
 from .lock import Locked, lock
@@ -102,6 +105,8 @@ def _begin(
     config = dataclasses.replace(config, threads=use_threads(config.threads))
     recipe, _ = checked_recipe(config, make_recipe)
     options, environment = _environment(config, program)
+    count = environment["device"].get("divided", {"devices": 1})["devices"]
+    config = dataclasses.replace(config, devices=count)  # of "all"
     source = read_source(program)
     weights = None
     if config.init_from is not None:
@@ -178,6 +183,7 @@ def checked_recipe(
         accumulate=config.accumulate,
         patience=config.patience,
     )
+    choose_devices(config.devices, batch_size=batch_size, accumulate=config.accumulate)
     return recipe, min(total, config.max_steps or total)
 
 
@@ -194,7 +200,14 @@ def _environment(config: RunConfig, program: Program) -> tuple[Options, dict[str
     """Return XLA's options and the description of the environment."""
     options = default_options(deterministic=config.deterministic)
     folder = program.file.parent if program.file else Path.cwd()
-    return options, describe_environment(folder, compiler_options=options)
+    found = describe_environment(folder, compiler_options=options)
+    count = len(jax.devices()) if config.devices == "all" else config.devices
+    if count > 1:  # sums over a batch depend on its division
+        found["device"]["divided"] = {
+            "devices": count,
+            "shard_parameters": config.shard_parameters,
+        }
+    return options, found
 
 
 def _with_threads(config: RunConfigT, record: dict[str, Any]) -> RunConfigT:

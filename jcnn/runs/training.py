@@ -30,6 +30,7 @@ from ..finite import NotFinite, find_fault
 from ..inspect.summary import Row
 from ..train import TrainState
 from .config import OptionError
+from .devices import Devices
 from .evaluation import Epochs, evaluated, make_evaluator
 from .interrupt import Interrupts
 from .output import reason_of
@@ -75,6 +76,7 @@ class Training:
     total: int
     batch_size: int
     accumulate: int
+    devices: Devices
     certify_every: int
     patience: int | None
     test_each_epoch: bool
@@ -84,8 +86,9 @@ class Training:
 
     def __post_init__(self):
         self.watch = self.recipe.watch or ""  # checked: it is there
-        self.train = jax.device_put(arrays(self.recipe.train))
-        make = partial(make_evaluator, compiler_options=self.compiler_options)
+        self.train = self.devices.copy(arrays(self.recipe.train))
+        how = {"compiler_options": self.compiler_options, "devices": self.devices}
+        make = partial(make_evaluator, **how)
         self.test = make(self.recipe, "test")
         validated = self.recipe.validation is not None
         self.validate = make(self.recipe, "validation") if validated else None
@@ -97,7 +100,8 @@ class Training:
 
     def begin(self, first: TrainState, first_step: int) -> None:
         """Begin with the state of the last good checkpoint, or with the first one."""
-        self.state, progress = self.record.restore(first, first_step=first_step)
+        state, progress = self.record.restore(first, first_step=first_step)
+        self.state = self.devices.place(state)
         self.done, self.sums = progress.step, progress.sums
         self.over = self.done == self.total
         # It is missing if a step of the first call was not finite.
@@ -195,6 +199,8 @@ class Training:
         last["seconds"] = round(self.seconds, 1)
         final = evaluated(self.state)
         params, model_state = jax.device_get((final.params, final.model_state))
+        if self.devices.count > 1:  # one device computes the rest
+            final = final._replace(params=params, model_state=model_state)
         write_weights(self.run_dir / "params.safetensors", params, model_state)
         try_network(self.recipe, self.run_dir, params, model_state, self.console)
         value = format_metric(self.watch, tested[f"test_{self.watch}"])
