@@ -92,6 +92,13 @@ class RunConfig:
     shard_parameters: Count | None = None
     """Divide parameters of at least so many numbers among the devices too, and the
     optimizer's state with them; by default each device has all."""
+    coordinator: str | None = None
+    """HOST:PORT of the first of several processes that train this run together; "auto":
+    what SLURM, Kubernetes, Cloud TPU or Open MPI say, of all three options."""
+    num_processes: Count | None = None
+    """How many processes train this run."""
+    process_id: Annotated[int, Range(0)] | None = None
+    """Which of them this one is, from 0; the first one writes the run's folder."""
     impl: Literal["auto", "lax", "onednn"] = "auto"
     """Backend of convolutions and dense layers: jcnn's planner, lax, or oneDNN, whose
     bits hardly depend on the number of threads."""

@@ -10,6 +10,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ..train import TrainState, data_parallel, state_sharding
 from .config import OptionError
+from .processes import same_arrays
+from .store.digests import plain
 
 
 class Devices(NamedTuple):
@@ -43,8 +45,10 @@ class Devices(NamedTuple):
         """Return the state as it lies during training."""
         if self.mesh is None:
             return state
+        host = same_arrays(jax.tree.map(plain, state))
         shardings = state_sharding(state, self.mesh, min_size=self.min_size)
-        return jax.tree.map(_put, state, shardings)
+        placed = jax.tree.map(_put, host, shardings)
+        return jax.tree.map(_like, state, placed)
 
     def making(self) -> AbstractContextManager[Any]:
         """Make what is to be divided in the host's memory: one device may lack it."""
@@ -73,29 +77,51 @@ def choose_devices(
     jcnn.runs.config.OptionError: --devices must be at most ..., the number of devices
     there are, got 1000000
     """
-    there = jax.devices()
-    count = len(there) if number == "all" else number
-    if count > len(there):
+    count, processes = count_devices(number), jax.process_count()
+    owned = [
+        [device for device in jax.devices() if device.process_index == process]
+        for process in range(processes)
+    ]
+    owned = [devices[: count // processes] for devices in owned]
+    if count % processes:
         raise OptionError(
-            f"--devices must be at most {len(there)}, the number of devices there are, "
-            f"got {count}"
+            f"--devices must be a multiple of {processes}, the number of processes, or "
+            f"all, got {count}"
         )
+    if sum(map(len, owned)) < count:
+        raise OptionError(
+            f"--devices must be at most {jax.device_count()}, the number of devices "
+            f"there are, got {count}"
+        )
+    if count == 1:
+        return Devices()
     if batch_size % (count * accumulate):
         parts = f", in {accumulate} parts (--accumulate)" if accumulate > 1 else ""
         raise OptionError(
             f"--batch-size must be divisible among {count} devices{parts}, got "
             f"{batch_size}"
         )
-    if count == 1:
-        return Devices()
     axes = {"axis_names": ("data",), "axis_types": (AxisType.Auto,)}
-    return Devices(Mesh(np.array(there[:count]), **axes), min_size)
+    return Devices(Mesh(np.concatenate(owned), **axes), min_size)
+
+
+def count_devices(number: int | Literal["all"]) -> int:
+    """Return how many devices an option means, those of all processes.
+
+    >>> count_devices(3)
+    3
+    """
+    return jax.device_count() if number == "all" else number
 
 
 def _put(x: Any, sharding: NamedSharding) -> jax.Array:
-    """Copy an array to the devices of this process; all processes have the same."""
-    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-        data = _put(jax.random.key_data(x), sharding)
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    """Copy an array that all processes have to the devices of this one."""
     host = np.array(x)
     return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
+
+
+def _like(x: Any, data: jax.Array) -> jax.Array:
+    """Return the data of a random key as a key."""
+    if not jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return data
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))

@@ -15,9 +15,11 @@ from ..inspect.table import model_table
 from ..layers import Params, State
 from ..train import create
 from .check import check_recipe
+from .config import OptionError
 from .devices import choose_devices
 from .interrupt import catch_interrupt
 from .output import printable
+from .processes import gather, is_first
 from .profiling import profile_steps
 from .progress import open_console, progress_bar, say
 from .recipe import Recipe, batch_inputs, input_dtypes, network_inputs, with_num_steps
@@ -29,7 +31,7 @@ from .stepping import (
     suggest_steps_per_call,
 )
 from .store.folder import read_metrics
-from .store.record import Record
+from .store.record import NoRecord, Record
 from .training import Result, Training
 from .verify.certificate import data_line
 
@@ -123,12 +125,14 @@ def fit(
     report report
     """
     began = time.monotonic()
-    trackers = [on_metrics]
-    if tensorboard:
+    first_process = is_first()
+    trackers = [on_metrics] if first_process else []
+    if tensorboard and first_process:
         from .tensorboard import event_writer
 
         trackers.append(event_writer(run_dir))
     console = console or open_console()
+    console.quiet |= not first_process
     num_images = len(recipe.train.label)
     num_steps = count_steps(num_images, batch_size=batch_size, epochs=epochs)
     recipe = with_num_steps(recipe, num_steps)
@@ -142,6 +146,8 @@ def fit(
         min_size=shard_parameters,
     )
     data = data_line(recipe.train, recipe.test, recipe.validation)
+    if any(other != data for other in gather(data)):
+        raise OptionError("the processes of a run must have the same data")
     rows = summarize(recipe.layer, batch_inputs(recipe, batch_size // accumulate))
     console.print(model_table(rows, console.width))
     for dtype in sorted(input_dtypes(recipe) - {"float32"}):
@@ -156,7 +162,11 @@ def fit(
     with used.making():
         first = create(recipe.layer, tx, key, inputs, weights=weights, ema=ema)
     with (
-        Record(run_dir, data, keep=keep_checkpoints) as record,
+        (
+            Record(run_dir, data, keep=keep_checkpoints)
+            if first_process
+            else NoRecord()
+        ) as record,
         catch_interrupt() as interrupts,
         progress_bar(console, total) as show,
     ):
@@ -204,12 +214,13 @@ def fit(
             record.add_metrics(line)
             show(run.done, run.tell(line))
             tell(trackers, line)
-            stop = interrupts() is not None
-            run.save(line, stop)
+            stop, save = run.asked()
+            run.save(line, stop, save)
             if stop or run.over:
                 break
         result = run.end(rows, report)
-        tell(trackers, read_metrics(run_dir)[-1])
+        if trackers:
+            tell(trackers, read_metrics(run_dir)[-1])
         return result
 
 

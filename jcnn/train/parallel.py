@@ -124,5 +124,6 @@ def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
 
 def _divided_at(axis: int, mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Return the sharding that divides one axis among all devices."""
-    names = mesh.axis_names if len(mesh.axis_names) > 1 else mesh.axis_names[0]
+    first, *others = mesh.axis_names
+    names = (first, *others) if others else first
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, names))

@@ -99,3 +99,8 @@ def test_operands_of_a_scan_are_constants_what_is_carried_and_slices():
     scan = next(eqn for eqn in jaxpr.eqns if eqn.primitive.name == "scan")
     constants, carried = _jax_internals.scan_operands(scan.params)
     assert (constants, carried) == (len(scan.invars) - 3, 2) and constants > 0
+
+
+def test_a_process_of_no_job_is_the_only_one():
+    assert _jax_internals.process_of_job() == (0, 1)
+    # Of several: tests/runs/test_processes.py.
