@@ -61,6 +61,7 @@ Tutorial <docs/tutorial>
 docs/training
 docs/runs
 docs/data
+docs/scale
 docs/accelerate
 How to embed it <docs/embedding>
 How it is fast <docs/speed>

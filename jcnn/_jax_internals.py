@@ -85,6 +85,13 @@ def scan_operands(parameters: Mapping[str, Any]) -> tuple[int, int]:
     return len([*constants]), len([*carried])
 
 
+def process_of_job() -> tuple[int, int]:
+    """Return this process's number and how many there are, before JAX computes."""
+    from jax._src.distributed import global_state
+
+    return global_state.process_id, global_state.num_processes
+
+
 def backends_are_initialized() -> bool:
     """Return whether JAX has computed, or asked for its devices."""
     from jax._src import xla_bridge

@@ -6,6 +6,7 @@ are in runs/test_trackers.py. The others are executed here.
 
 import inspect
 import re
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import copytree
@@ -13,6 +14,8 @@ from shutil import copytree
 import jax
 import jax.numpy as jnp
 import pytest
+import tyro
+import yaml
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -131,3 +134,33 @@ def test_every_guide_is_in_the_contents_of_the_site():
 
 def test_the_readme_is_short():
     assert len((_ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_manifest_for_kubernetes_has_what_the_scheduler_requires():
+    """Fields that `kubectl --dry-run=server` asks for, and what joins them."""
+    text = (_ROOT / "docs" / "kubernetes.yaml").read_text()
+    service, job = yaml.safe_load_all(text)
+    assert (service["apiVersion"], service["kind"]) == ("v1", "Service")
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
+    name, spec = job["metadata"]["name"], job["spec"]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["selector"] == {"job-name": name}
+    assert spec["completionMode"] == "Indexed"
+    assert spec["completions"] == spec["parallelism"]
+    pod = spec["template"]["spec"]
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert pod["restartPolicy"] in ("Never", "OnFailure")  # a job allows no other
+    (container,) = pod["containers"]
+    assert container["name"] and container["image"]
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+    (line,) = container["command"][2:]
+    _, arguments = line.split(" -m experiments.cifar10 ")
+    arguments = shlex.split(arguments.replace("$JOB_COMPLETION_INDEX", "3"))
+    config = tyro.cli(jcnn.runs.RunConfig, args=arguments)
+    host, port = (config.coordinator or "").split(":")
+    assert host == f"{name}-0.{pod['subdomain']}"
+    assert int(port) == service["spec"]["ports"][0]["port"]
+    assert int(port) == container["ports"][0]["containerPort"]
+    assert config.num_processes == spec["parallelism"] and config.process_id == 3

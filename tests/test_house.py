@@ -7,11 +7,11 @@ _APART = {"__main__.py", "_files.py", "experiment.py"}
 
 # The aims are 3,300, 2,600, 550, 2,600, below 9,000, and 340.
 BUDGETS = {
-    "library": 8_323,
+    "library": 8_463,
     "engine": 4_506,
-    "data": 2_033,
-    "runs": 8_349,
-    "all": 23_674,
+    "data": 2_044,
+    "runs": 8_876,
+    "all": 24_352,
     "a file": 340,
 }
 

@@ -34,6 +34,8 @@ class Batches:
 
     Args:
         shard: (index, number): take this one of so many equal parts of each batch.
+        sharding: How a batch lies on several devices, if it does; with several
+            processes each of them has the part `shard` of it.
 
     Raises:
         ValueError: If the shard is out of range, or when called, if the number of parts
@@ -42,11 +44,16 @@ class Batches:
         OSError: When called, if a worker process has died.
     """
 
-    def __init__(self, *, shard: tuple[int, int] = (0, 1)):
+    def __init__(
+        self,
+        *,
+        shard: tuple[int, int] = (0, 1),
+        sharding: jax.sharding.Sharding | None = None,
+    ):
         index, number = (integer("shard", value, minimum=0) for value in shard)
         if index >= number:
             raise ValueError(f"shard must be (index, number of parts), got {shard}")
-        self._shard = index, number
+        self._shard, self.sharding = (index, number), sharding
         self._reader: Reader | None = None
         self._step, self._batch, self._following = -1, {}, None
 
@@ -102,7 +109,11 @@ class Batches:
         batch = next(self._reader, None)
         if batch is None:
             return None
-        return jax.device_put({"image": batch["image"], "label": batch["label"]})
+        batch = {"image": batch["image"], "label": batch["label"]}
+        if self.sharding is None:
+            return jax.device_put(batch)
+        put = partial(jax.make_array_from_process_local_data, self.sharding)
+        return jax.tree.map(put, batch)
 
 
 def batch_for(images: Any) -> int:

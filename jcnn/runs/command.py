@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from traceback import print_exception
 from typing import Any, TypeVar
 
 import tyro
@@ -19,12 +20,17 @@ from .config_json import config_from_json
 from .loop import fit
 from .memory import keep_memory
 from .output import lasting_output
+from .processes import are_several, joined, leave
 from .program import Program, find_program
 from .recipe import Recipe
 from .start import checked_recipe, prepare_run
 from .store.folder import read_record
 from .training import Result
 
+_OF_SEVERAL = (
+    "error: this process could not go on; if another one has ended, its output says "
+    "why; the same commands resume the run"
+)
 RunConfigT = TypeVar("RunConfigT", bound=RunConfig)
 
 
@@ -86,13 +92,15 @@ def _run(
     """Run the experiment with these options; return the exit status."""
     if config.keep_memory:
         keep_memory()
+    options = config.coordinator, config.num_processes, config.process_id
     with ExitStack() as held:
         try:
+            held.enter_context(joined(*options))
             prepared = prepare_run(config, make_recipe, program, held)
         except (OptionError, DataError, OSError) as error:
             return _fail(error, 2)
         except KeyboardInterrupt:
-            return 130
+            return leave(130)
         if prepared is None:
             if config.profile:
                 print("--profile: no steps are left to record")
@@ -110,6 +118,8 @@ def _run(
                 not_finite=config.not_finite,
                 ema_decay=config.ema_decay,
                 accumulate=config.accumulate,
+                devices=config.devices,
+                shard_parameters=config.shard_parameters,
                 patience=config.patience,
                 test_each_epoch=config.test_each_epoch,
                 certify_every=config.certify_every,
@@ -123,11 +133,19 @@ def _run(
                 on_resume=prepared.on_start,
             )
         except OptionError as error:
-            return _fail(error, 2)
-        except (DataError, NotFinite, OSError) as error:
+            return leave(_fail(error, 2))
+        except NotFinite as error:
             return _fail(error, 1)
+        except (DataError, OSError) as error:
+            return leave(_fail(error, 1))
         except KeyboardInterrupt:
-            return 130
+            return leave(130)
+        except Exception as error:
+            if are_several():
+                print_exception(error)
+                print(_OF_SEVERAL, file=sys.stderr)
+            leave(1)
+            raise
     return 128 + result.stopped_by if result.stopped_by else 0
 
 

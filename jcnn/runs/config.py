@@ -87,6 +87,18 @@ class RunConfig:
     """Evaluate the test images after each epoch, too, not only at the end."""
     accumulate: Count = 1
     """Compute a batch in so many parts, to save memory; batch norm sees a part only."""
+    devices: Count | Literal["all"] = 1
+    """Divide each batch among so many devices; its images stay the same."""
+    shard_parameters: Count | None = None
+    """Divide parameters of at least so many numbers among the devices too, and the
+    optimizer's state with them; by default each device has all."""
+    coordinator: str | None = None
+    """HOST:PORT of the first of several processes that train this run together; "auto":
+    what SLURM, Kubernetes, Cloud TPU or Open MPI say, of all three options."""
+    num_processes: Count | None = None
+    """How many processes train this run."""
+    process_id: Annotated[int, Range(0)] | None = None
+    """Which of them this one is, from 0; the first one writes the run's folder."""
     impl: Literal["auto", "lax", "onednn"] = "auto"
     """Backend of convolutions and dense layers: jcnn's planner, lax, or oneDNN, whose
     bits hardly depend on the number of threads."""

@@ -22,7 +22,8 @@ from ..train import (
     metrics_by_example,
 )
 from .config import OptionError
-from .recipe import Recipe, on_device
+from .devices import Devices
+from .recipe import Recipe
 
 
 def hold_out(recipe: Recipe, fraction: float, *, seed: int) -> Recipe:
@@ -81,15 +82,16 @@ def evaluated(state: TrainState) -> TrainState:
 
 
 def make_evaluator(
-    recipe: Recipe, split: str, compiler_options: Options | None
+    recipe: Recipe, split: str, compiler_options: Options | None, devices: Devices
 ) -> Callable[[TrainState], dict[str, float]]:
     """Return a function from a state to the metrics of one of a recipe's splits."""
     dataset: Dataset = getattr(recipe, split)
-    data = on_device(dataset)
+    data = devices.copy_set(dataset)
+    size = batch_for(dataset.image)
     make = _make_evaluate_streamed if is_streamed(dataset) else make_evaluate
     evaluate = make(
-        recipe.example_metrics,
-        batch_size=batch_for(dataset.image),
+        devices.divide(recipe.example_metrics),
+        batch_size=-(-size // devices.count) * devices.count,
         compiler_options=compiler_options,
     )
 

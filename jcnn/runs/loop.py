@@ -15,14 +15,16 @@ from ..inspect.table import model_table
 from ..layers import Params, State
 from ..train import create
 from .check import check_recipe
+from .config import OptionError
+from .devices import choose_devices
 from .interrupt import catch_interrupt
 from .output import printable
+from .processes import gather, is_first
 from .profiling import profile_steps
 from .progress import open_console, progress_bar, say
 from .recipe import (
     Recipe,
     batch_inputs,
-    batches_of,
     input_dtypes,
     network_inputs,
     with_num_steps,
@@ -35,7 +37,7 @@ from .stepping import (
     suggest_steps_per_call,
 )
 from .store.folder import read_metrics
-from .store.record import Record
+from .store.record import NoRecord, Record
 from .training import Result, Training
 from .verify.certificate import data_line
 
@@ -51,6 +53,8 @@ def fit(
     not_finite: Literal["stop", "skip"] = "stop",
     ema_decay: float | None = None,
     accumulate: int = 1,
+    devices: int | Literal["all"] = 1,
+    shard_parameters: int | None = None,
     patience: int | None = None,
     test_each_epoch: bool = False,
     certify_every: int = 0,
@@ -80,8 +84,8 @@ def fit(
         recipe: What to train, on what, and how.
         run_dir: An existing folder.
         seed, epochs, batch_size, max_steps, not_finite, ema_decay: As in `RunConfig`.
-        accumulate, patience, test_each_epoch, certify_every: As in `RunConfig`.
-        keep_checkpoints: As in `RunConfig`.
+        accumulate, devices, shard_parameters, patience: As in `RunConfig`.
+        test_each_epoch, certify_every, keep_checkpoints: As in `RunConfig`.
         weights: Initial parameters and model state; None: draw them.
         first_step: The step that a run was made longer after; it never goes back
             behind that.
@@ -127,19 +131,29 @@ def fit(
     report report
     """
     began = time.monotonic()
-    trackers = [on_metrics]
-    if tensorboard:
+    first_process = is_first()
+    trackers = [on_metrics] if first_process else []
+    if tensorboard and first_process:
         from .tensorboard import event_writer
 
         trackers.append(event_writer(run_dir))
     console = console or open_console()
+    console.quiet |= not first_process
     num_images = len(recipe.train.label)
     num_steps = count_steps(num_images, batch_size=batch_size, epochs=epochs)
     recipe = with_num_steps(recipe, num_steps)
     recipe = check_recipe(
         recipe, batch_size=batch_size, accumulate=accumulate, patience=patience
     )
+    used = choose_devices(
+        devices,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        min_size=shard_parameters,
+    )
     data = data_line(recipe.train, recipe.test, recipe.validation)
+    if any(other != data for other in gather(data)):
+        raise OptionError("the processes of a run must have the same data")
     rows = summarize(recipe.layer, batch_inputs(recipe, batch_size // accumulate))
     console.print(model_table(rows, console.width))
     for dtype in sorted(input_dtypes(recipe) - {"float32"}):
@@ -151,12 +165,17 @@ def fit(
     key, ema = jax.random.key(seed), ema_decay is not None
     tx: Any = recipe.tx  # no function any more
     inputs = network_inputs(recipe)
-    first = create(recipe.layer, tx, key, inputs, weights=weights, ema=ema)
+    with used.making():
+        first = create(recipe.layer, tx, key, inputs, weights=weights, ema=ema)
     with (
-        Record(run_dir, data, keep=keep_checkpoints) as record,
+        (
+            Record(run_dir, data, keep=keep_checkpoints)
+            if first_process
+            else NoRecord()
+        ) as record,
         catch_interrupt() as interrupts,
         progress_bar(console, total) as show,
-        batches_of(recipe) as batch_at,
+        used.batches(recipe) as batch_at,
     ):
         run = Training(
             recipe=recipe,
@@ -170,6 +189,7 @@ def fit(
             batch_size=batch_size,
             batch_at=batch_at,
             accumulate=accumulate,
+            devices=used,
             certify_every=certify_every,
             patience=patience,
             test_each_epoch=test_each_epoch,
@@ -177,16 +197,17 @@ def fit(
             compiler_options=compiler_options,
             began=began,
         )
-        run.begin(first, first_step)
+        with used.making():
+            run.begin(first, first_step)
         on_resume(run.done)
         end = run.done if run.over else total
         left = list(sizes_left(sizes, done=run.done, total=end))
         calls = compile_steps(
-            recipe.loss_fn,
+            used.divide(recipe.loss_fn),
             tx,
             batch_size=batch_size,
             sizes=set(left),
-            state=first,
+            state=run.state,
             data=run.train,
             not_finite=not_finite,
             ema_decay=ema_decay,
@@ -201,12 +222,13 @@ def fit(
             record.add_metrics(line)
             show(run.done, run.tell(line))
             tell(trackers, line)
-            stop = interrupts() is not None
-            run.save(line, stop)
+            stop, save = run.asked()
+            run.save(line, stop, save)
             if stop or run.over:
                 break
         result = run.end(rows, report)
-        tell(trackers, read_metrics(run_dir)[-1])
+        if trackers:
+            tell(trackers, read_metrics(run_dir)[-1])
         return result
 
 

@@ -3,8 +3,7 @@
 import dataclasses
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsFloat
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..data import Batches, Dataset, is_streamed
+from ..data import Dataset
 from ..layers import Layer, Params, State
 from ..train import (
     Batch,
@@ -151,21 +150,6 @@ def cast_inputs(recipe: Recipe, dtype: str) -> Recipe:
 def arrays(dataset: Dataset) -> dict[str, np.ndarray]:
     """Return the batch that loss and metrics get: all of a data set."""
     return {"image": dataset.image, "label": dataset.label}
-
-
-def on_device(dataset: Dataset) -> Batch:
-    """Return `arrays` on the device, unless images are streamed."""
-    return arrays(dataset) if is_streamed(dataset) else jax.device_put(arrays(dataset))
-
-
-@contextmanager
-def batches_of(recipe: Recipe) -> Iterator[BatchAt]:
-    """Give what takes the batches, and end its processes if there are any."""
-    if not is_streamed(recipe.train):
-        yield recipe.batch_at
-        return
-    with closing(Batches()) as batches:
-        yield batches
 
 
 def network_logits(

@@ -1,6 +1,7 @@
 """What precedes training: options checked, and the folder made, or found and locked."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -8,16 +9,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import jax
+
 from .._extras import missing
 from .._files import expand_home, unused
 from ..compilation import Options, default_options
+from ..data import DataError
 from ..layers import Params, State
 from .check import check_recipe
 from .config import OptionError, RunConfig, check_config
 from .config_json import config_to_json, map_paths
+from .devices import choose_devices, count_devices
 from .evaluation import hold_out
 from .initial import KEPT, read_initial
 from .lock import Locked, lock
+from .output import in_line
+from .processes import are_several, gather, is_first
 from .program import Program
 from .recipe import Recipe, cast_inputs, with_num_steps
 from .stepping import count_steps
@@ -31,8 +38,9 @@ from .store.folder import (
 )
 from .store.weights import write_weights
 from .threads import use_threads
-from .verify.environment import describe_environment, hide_from_git
+from .verify.environment import describe_environment, differences, hide_from_git
 from .verify.resume import (
+    FREE,
     asks_for_more,
     check_longer,
     check_source,
@@ -62,18 +70,46 @@ class Prepared(NamedTuple):
     on_start: Callable[[int], None] = lambda step: None
 
 
+class Checked(NamedTuple):
+    """A run whose options are good; `make` is None if it has ended, and else writes."""
+
+    config: RunConfig
+    make: Callable[[], Prepared] | None
+
+
 def prepare_run(
     config: RunConfigT,
     make_recipe: Callable[[RunConfigT], Recipe],
     program: Program,
     held: ExitStack,
 ) -> Prepared | None:
-    """Check all options, then make or lock the folder; None if the run has ended."""
+    """Check all options, then make or lock the folder; None if the run has ended.
+
+    Of several processes the first one does. All of them raise the error of any.
+    """
+    checked, failed = None, None
+    try:
+        checked = _check(config, make_recipe, program, held)
+    except (OptionError, DataError, OSError) as error:
+        failed = error
+    ended = _agree(checked, failed)
+    if checked is None or checked.make is None or ended:
+        return None
+    return checked.make()
+
+
+def _check(
+    config: RunConfigT,
+    make_recipe: Callable[[RunConfigT], Recipe],
+    program: Program,
+    held: ExitStack,
+) -> Checked:
     check_config(config)
     config_to_json(config)
     check_tensorboard(config)
+    if config.profile and are_several():
+        raise OptionError("--profile is for one process only")
     asked = map_paths(expand_home, config)
-    record = None if asked.run_dir is None else read_record(asked.run_dir)
     # These describe this command, not the run.
     config = dataclasses.replace(
         asked,
@@ -81,11 +117,54 @@ def prepare_run(
         accept_source=False,
         begin_anew=False,
         profile=False,
+        coordinator=None,
+        num_processes=None,
+        process_id=None,
     )
+    if not is_first():
+        return _follow(config, make_recipe)
+    record = None if asked.run_dir is None else read_record(asked.run_dir)
     if record is not None and not asked.begin_anew:
         accepted = asked.accept_source
         return _resume(config, record, make_recipe, program, held, accepted)
     return _begin(config, make_recipe, program, held, aside=record is not None)
+
+
+def _agree(checked: Checked | None, failed: Exception | None) -> bool:
+    """Compare what the processes have checked; return whether the run has ended.
+
+    Raises:
+        OptionError: If one of them has failed, or has other options than the first.
+    """
+    options = {} if checked is None else config_to_json(checked.config)
+    for name in {*FREE} - {"devices", "shard_parameters"}:
+        options.pop(name, None)
+    ended = checked is not None and checked.make is None
+    told = gather((is_first(), failed and str(failed), options, ended))
+    if failed is not None:
+        raise failed
+    if errors := [f"another process: {error}" for _, error, *_ in told if error]:
+        raise OptionError(errors[0])
+    ((_, _, wanted, ended),) = [each for each in told if each[0]]
+    lines = {
+        f"--{name.replace('_', '-')}: {in_line(first)} in the first process, "
+        f"{in_line(other)} in another"
+        for _, _, found, _ in told
+        for name, (first, other) in differences(wanted, found).items()
+        if not ended
+    }
+    if lines:
+        title = "the processes of a run must have the same options:"
+        raise OptionError("\n  ".join([title, *sorted(lines)]))
+    return ended
+
+
+def _follow(config: RunConfigT, make_recipe: Callable[[RunConfigT], Recipe]) -> Checked:
+    """Check the options in a process that writes nothing."""
+    config = _settled(config)
+    recipe, _ = checked_recipe(config, make_recipe)
+    options = default_options(deterministic=config.deterministic)
+    return Checked(config, lambda: Prepared(recipe, Path(os.devnull), options))
 
 
 def _begin(
@@ -95,35 +174,40 @@ def _begin(
     held: ExitStack,
     *,
     aside: bool,
-) -> Prepared:
-    run_dir = config.run_dir
-    if run_dir is not None and not aside:
-        check_run_dir(run_dir)
-    config = dataclasses.replace(config, threads=use_threads(config.threads))
+) -> Checked:
+    if config.run_dir is not None and not aside:
+        check_run_dir(config.run_dir)
+    config = _settled(config)
     recipe, _ = checked_recipe(config, make_recipe)
     options, environment = _environment(config, program)
     source = read_source(program)
     weights = None
     if config.init_from is not None:
         weights = read_initial(config.init_from / "params.safetensors", recipe)
-    if run_dir is not None and aside:
-        with lock(run_dir):
-            whole = run_dir.resolve()
-            before = unused(whole.with_name(f"{whole.name}.before"))
-            whole.rename(before)
-        print(f"{run_dir} is now {before}", file=sys.stderr)
-    run_dir = make_run_dir(run_dir, name=program.short_name, seed=config.seed)
-    held.enter_context(lock(run_dir))
-    hide_from_git(run_dir)
-    if read_record(run_dir) is not None:
-        raise Locked(f"--run-dir: another process has just begun a run in {run_dir}")
-    if weights is not None:
-        write_weights(run_dir / KEPT, *weights)
-    write_json(run_dir / "source.json", source)
-    write_json(run_dir / "environment.json", environment)
-    # Last: a folder with this file can be resumed.
-    write_config(run_dir, config, experiment=program.name)
-    return Prepared(recipe, run_dir, options, weights)
+
+    def make() -> Prepared:
+        run_dir = config.run_dir
+        if run_dir is not None and aside:
+            with lock(run_dir):
+                whole = run_dir.resolve()
+                before = unused(whole.with_name(f"{whole.name}.before"))
+                whole.rename(before)
+            print(f"{run_dir} is now {before}", file=sys.stderr)
+        run_dir = make_run_dir(run_dir, name=program.short_name, seed=config.seed)
+        held.enter_context(lock(run_dir))
+        hide_from_git(run_dir)
+        if read_record(run_dir) is not None:
+            text = f"--run-dir: another process has just begun a run in {run_dir}"
+            raise Locked(text)
+        if weights is not None:
+            write_weights(run_dir / KEPT, *weights)
+        write_json(run_dir / "source.json", source)
+        write_json(run_dir / "environment.json", environment)
+        # Last: a folder with this file can be resumed.
+        write_config(run_dir, config, experiment=program.name)
+        return Prepared(recipe, run_dir, options, weights)
+
+    return Checked(config, make)
 
 
 def _resume(
@@ -133,13 +217,13 @@ def _resume(
     program: Program,
     held: ExitStack,
     accept_source: bool,
-) -> Prepared | None:
+) -> Checked:
     run_dir: Path = config.run_dir  # pyright: ignore
     config = _with_threads(config, record)
     end = last_step(run_dir, record)
     check_unchanged(record, config, experiment=program.name, finished=end is not None)
     if end is not None and not asks_for_more(record, config):
-        return None
+        return Checked(config, None)
     if not accept_source:
         check_source(run_dir, program)
     held.enter_context(lock(run_dir))
@@ -160,7 +244,8 @@ def _resume(
             note_source(run_dir, read_source(program), step)
         note_environment(run_dir, environment, step)
 
-    return Prepared(recipe, run_dir, options, weights, first_step, on_start)
+    prepared = Prepared(recipe, run_dir, options, weights, first_step, on_start)
+    return Checked(config, lambda: prepared)
 
 
 def checked_recipe(
@@ -178,6 +263,7 @@ def checked_recipe(
         accumulate=config.accumulate,
         patience=config.patience,
     )
+    choose_devices(config.devices, batch_size=batch_size, accumulate=config.accumulate)
     return recipe, min(total, config.max_steps or total)
 
 
@@ -194,7 +280,14 @@ def _environment(config: RunConfig, program: Program) -> tuple[Options, dict[str
     """Return XLA's options and the description of the environment."""
     options = default_options(deterministic=config.deterministic)
     folder = program.file.parent if program.file else Path.cwd()
-    return options, describe_environment(folder, compiler_options=options)
+    found = describe_environment(folder, compiler_options=options)
+    if config.devices != 1:  # sums over a batch depend on its division
+        found["device"]["divided"] = {
+            "devices": config.devices,
+            "processes": jax.process_count(),
+            "shard_parameters": config.shard_parameters,
+        }
+    return options, found
 
 
 def _with_threads(config: RunConfigT, record: dict[str, Any]) -> RunConfigT:
@@ -204,4 +297,11 @@ def _with_threads(config: RunConfigT, record: dict[str, Any]) -> RunConfigT:
         if isinstance(threads, int):
             config = dataclasses.replace(config, threads=threads)
             check_config(config)
-    return dataclasses.replace(config, threads=use_threads(config.threads))
+    return _settled(config)
+
+
+def _settled(config: RunConfigT) -> RunConfigT:
+    """Set the number of threads, and note it and that of the devices."""
+    threads = use_threads(config.threads)
+    count = count_devices(config.devices)
+    return dataclasses.replace(config, threads=threads, devices=count)

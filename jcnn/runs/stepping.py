@@ -169,7 +169,9 @@ def compile_steps(
 
     if isinstance(batch_at, Batches):  # of images in files
         shapes = {
-            name: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype)
+            name: jax.ShapeDtypeStruct(
+                (batch_size, *a.shape[1:]), a.dtype, sharding=batch_at.sharding
+            )
             for name, a in data.items()
         }
         step = make_step(loss_fn, tx, **options).lower(state, shapes).compile()

@@ -30,18 +30,20 @@ from ..finite import NotFinite, find_fault
 from ..inspect.summary import Row
 from ..train import BatchAt, TrainState
 from .config import OptionError
+from .devices import Devices
 from .evaluation import Epochs, evaluated, make_evaluator
 from .interrupt import Interrupts
 from .output import reason_of
 from .pictures import draw_run
+from .processes import gather, is_first, on_host
 from .progress import describe_metrics, format_metric, say
-from .recipe import Recipe, network_logits, on_device
+from .recipe import Recipe, network_logits
 from .report.contents import collect, write_contents
 from .report.page import try_page
 from .store.digests import take_snapshot
 from .store.folder import read_metrics
 from .store.network import write_network
-from .store.record import Progress, Record
+from .store.record import NoRecord, Progress, Record
 from .store.weights import write_weights
 
 _STEPS = "steps"  # among the sums of metrics: how many steps they are of
@@ -67,7 +69,7 @@ class Training:
 
     recipe: Recipe
     run_dir: Path
-    record: Record
+    record: Record | NoRecord
     interrupts: Interrupts
     console: Console
     epochs: int
@@ -76,6 +78,7 @@ class Training:
     batch_size: int
     batch_at: BatchAt
     accumulate: int
+    devices: Devices
     certify_every: int
     patience: int | None
     test_each_epoch: bool
@@ -85,8 +88,9 @@ class Training:
 
     def __post_init__(self):
         self.watch = self.recipe.watch or ""  # checked: it is there
-        self.train = on_device(self.recipe.train)
-        make = partial(make_evaluator, compiler_options=self.compiler_options)
+        self.train = self.devices.copy_set(self.recipe.train)
+        how = {"compiler_options": self.compiler_options, "devices": self.devices}
+        make = partial(make_evaluator, **how)
         self.test = make(self.recipe, "test")
         validated = self.recipe.validation is not None
         self.validate = make(self.recipe, "validation") if validated else None
@@ -98,13 +102,17 @@ class Training:
 
     def begin(self, first: TrainState, first_step: int) -> None:
         """Begin with the state of the last good checkpoint, or with the first one."""
-        self.state, progress = self.record.restore(first, first_step=first_step)
+        state, progress = self.record.restore(first, first_step=first_step)
+        self.state = self.devices.place(state)
+        lines = []
+        # It is missing if a step of the first call was not finite.
+        if is_first() and (self.run_dir / "metrics.jsonl").exists():
+            lines = read_metrics(self.run_dir)
+        progress, lines = gather((progress, lines))[0]
+        for line in lines:
+            self.compared.add(line)
         self.done, self.sums = progress.step, progress.sums
         self.over = self.done == self.total
-        # It is missing if a step of the first call was not finite.
-        if (self.run_dir / "metrics.jsonl").exists():
-            for line in read_metrics(self.run_dir):
-                self.compared.add(line)
         # It may have been killed when it stopped early, unless it was made longer.
         if self.epoch_ends and self.done > first_step:
             self.over |= self.compared.out_of_patience()
@@ -158,13 +166,22 @@ class Training:
             say(self.console, text)
         return text
 
-    def save(self, line: dict[str, Any], stop: bool) -> None:
+    def asked(self) -> tuple[bool, bool]:
+        """Return whether to stop and whether to save, by a signal to any process."""
+        mine = self.interrupts(), self.interrupts.save_asked()
+        signals, saves = zip(*gather(mine))
+        for number in filter(None, signals):
+            self.interrupts.note(number)
+        return self.interrupts() is not None, any(saves)
+
+    def save(self, line: dict[str, Any], stop: bool, save: bool) -> None:
         """Write a line of the certificate and a checkpoint if they are due."""
         certify = self.epoch_ends or self.over
         if self.certify_every:
             certify |= self.done % self.per_epoch % self.certify_every == 0
-        save = stop or self.interrupts.save_asked() or self.over
-        save |= self.epoch_ends and (self.compared.last_is_best() or self.record.due())
+        save |= stop or self.over
+        if self.epoch_ends and not save:
+            save = self.compared.last_is_best() or any(gather(self.record.due()))
         if not (certify or save):
             return
         snapshot = take_snapshot(self.state)
@@ -190,12 +207,16 @@ class Training:
         self.record.wait()
         tested = self.test(self.state)
         stopped_by = None if self.over else self.interrupts()
+        final = evaluated(self.state)
+        params, model_state = on_host((final.params, final.model_state))
+        if not is_first():
+            return Result(self.state, tested, stopped_by)
         last: dict[str, Any] = {"step": self.done, "epoch": self.epoch}
         last |= tested
         last["interrupted"] = stopped_by is not None
         last["seconds"] = round(self.seconds, 1)
-        final = evaluated(self.state)
-        params, model_state = jax.device_get((final.params, final.model_state))
+        if self.devices.count > 1:  # one device computes the rest
+            final = final._replace(params=params, model_state=model_state)
         write_weights(self.run_dir / "params.safetensors", params, model_state)
         try_network(self.recipe, self.run_dir, params, model_state, self.console)
         value = format_metric(self.watch, tested[f"test_{self.watch}"])

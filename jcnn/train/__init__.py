@@ -13,6 +13,7 @@ A step whose loss or gradients are not finite leaves the state unchanged: see
 from .batches import BatchAt, batch_at, indices_at, num_examples
 from .evaluate import check_example_metrics, make_evaluate, metrics_by_example
 from .masks import mask_by_path
+from .parallel import data_parallel, shard_batch, state_sharding
 from .state import (
     Batch,
     ExampleMetrics,
@@ -41,6 +42,7 @@ __all__ = [
     "check_example_metrics",
     "classification",
     "create",
+    "data_parallel",
     "gradients",
     "indices_at",
     "make_evaluate",
@@ -49,4 +51,6 @@ __all__ = [
     "mask_by_path",
     "metrics_by_example",
     "num_examples",
+    "shard_batch",
+    "state_sharding",
 ]

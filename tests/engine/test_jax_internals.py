@@ -120,3 +120,8 @@ def test_a_lowering_can_know_the_mesh():
     _jax_internals.lower_with_mesh(same, False)
     jax.jit(lambda x: same.bind(x + 2)).lower(x)
     assert seen == [None, mesh.abstract_mesh, None]
+
+
+def test_a_process_of_no_job_is_the_only_one():
+    assert _jax_internals.process_of_job() == (0, 1)
+    # Of several: tests/runs/test_processes.py.

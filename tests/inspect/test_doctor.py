@@ -308,7 +308,9 @@ def test_the_command_without_extras_and_without_a_home():
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].startswith("jcnn ") and "what to set before Python starts" in lines
-    assert sum(any(fault.what in line for fault in FAULTS) for line in lines) == len(FAULTS)
+    assert sum(any(fault.what in line for fault in FAULTS) for line in lines) == len(
+        FAULTS
+    )
     assert "ImportError" not in done.stdout
 
 

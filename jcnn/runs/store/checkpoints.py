@@ -218,8 +218,15 @@ class Checkpoints:
     def _make_manager(self) -> ocp.CheckpointManager:
         for name in ("absl", "asyncio"):
             logging.getLogger(name).addFilter(_not_of_orbax)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        process = jax.process_index()  # others of the run write nothing
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=process, active_processes={process}
+        )
         policies = [managers.LatestN(self._keep), _Best(self._metric)]
         options = ocp.CheckpointManagerOptions(
+            create=False,
+            multiprocessing_options=alone,
             step_format_fixed_length=10,
             preservation_policy=managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,

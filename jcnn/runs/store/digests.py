@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._layer import leaf_name
+from ..processes import on_host
 
 Description = dict[str, Any]  # {"dtype": …, "shape": […], "sha256": …}
 
@@ -48,7 +49,7 @@ def host_arrays(tree: Any) -> dict[str, np.ndarray]:
     if len(set(names)) < len(names):
         twice = min(name for name in names if names.count(name) > 1)
         raise ValueError(f"tree has two leaves of the name {twice!r}")
-    values = jax.device_get([_plain(leaf) for _, leaf in leaves])
+    values = on_host([plain(leaf) for _, leaf in leaves])
     arrays = {k: np.array(v, order="C") for k, v in zip(names, values)}
     for name, array in arrays.items():
         if array.dtype.hasobject or array.dtype.names or array.dtype.kind in "SUMm":
@@ -89,7 +90,8 @@ def digest_tree(tree: Any) -> str:
     return combine(take_snapshot(tree).descriptions)
 
 
-def _plain(leaf: Any) -> Any:
+def plain(leaf: Any) -> Any:
+    """Return a random key's data, and any other leaf as it is."""
     is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(
         leaf.dtype, jax.dtypes.prng_key
     )

@@ -65,7 +65,7 @@ def run_sweep(
     for member in members:
         check_config(member.config)
     config = members[0].config
-    for option in ("as_recorded", "begin_anew", "profile"):
+    for option in ("as_recorded", "begin_anew", "profile", "coordinator"):
         if getattr(config, option):
             raise OptionError(f"--{option.replace('_', '-')} is for single runs only")
     check_tensorboard(config)

@@ -133,6 +133,7 @@ def why_apart(configs: Sequence[Any]) -> str | None:
         (config.not_finite == "skip", "each skips its own steps"),
         (config.test_each_epoch, "each is tested after each epoch"),
         (config.certify_every, "each has its own certificate"),
+        (config.devices != 1, "each is divided among devices"),
     ):
         if wanted:
             return reason

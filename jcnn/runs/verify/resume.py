@@ -15,10 +15,16 @@ from ..store.journal import Journal, iterate_lines
 from .environment import differences
 from .source import compare_source, recorded_source, write_source
 
-# Another value of these gives the same bytes; the certificate checks the data.
+# Another value of these gives the same bytes, but for the devices, of which the
+# environment tells; the certificate checks the data.
 FREE = (
+    "devices",
+    "shard_parameters",
     "run_dir",
     "data_dir",
+    "coordinator",
+    "num_processes",
+    "process_id",
     "as_recorded",
     "accept_source",
     "begin_anew",

@@ -1,0 +1,182 @@
+"""Several processes that train one run together: how they begin and what they agree on.
+
+All compute the same steps. The first one alone writes the run's folder.
+"""
+
+import os
+import pickle
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from .._jax_internals import process_of_job
+from .config import OptionError
+from .output import reason_of
+
+_WAIT = 300  # seconds for the others to begin
+
+
+@contextmanager
+def joined(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> Iterator[None]:
+    """Be one of a run's processes within the block; without coordinator the only one.
+
+    Call it before the first computation.
+
+    Args:
+        coordinator: HOST:PORT of the first process, or "auto".
+        num_processes, process_id: As in `RunConfig`.
+
+    Raises:
+        OptionError: If the options do not fit, or the coordinator cannot be reached.
+
+    >>> with joined(None, None, None):
+    ...     is_first()
+    True
+    """
+    if coordinator is None:
+        if num_processes is not None or process_id is not None:
+            raise OptionError("--num-processes and --process-id need a --coordinator")
+        yield
+        return
+    where: dict[str, Any] = {}
+    if coordinator != "auto":
+        where = _explicit(coordinator, num_processes, process_id)
+        if process_id:  # JAX would end this process by a signal
+            reach(coordinator, _WAIT)
+    name = "" if process_id is None else f" {process_id}"
+    text = f"process{name} waits for the others, at most {_WAIT} seconds"
+    print(text, file=sys.stderr, flush=True)
+    try:
+        jax.distributed.initialize(initialization_timeout=_WAIT, **where)
+    except (RuntimeError, ValueError) as error:
+        raise OptionError(f"--coordinator {coordinator}: {reason_of(error)}") from error
+    yield
+    jax.distributed.shutdown()  # waits for the others
+
+
+def leave(status: int) -> int:
+    """Return the exit status after an error; of several processes, end this one.
+
+    The others wait for it in a step: its end, which JAX notices, ends them.
+    """
+    if are_several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # not to wait for them
+    return status
+
+
+def reach(coordinator: str, seconds: float) -> None:
+    """Wait until a coordinator can be reached.
+
+    Raises:
+        OptionError: If that takes longer.
+
+    >>> reach("localhost:1", seconds=0)
+    Traceback (most recent call last):
+        ...
+    jcnn.runs.config.OptionError: --coordinator: localhost:1 cannot be reached for 0
+    seconds: [Errno 111] Connection refused
+    """
+    host, _, port = coordinator.rpartition(":")
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), 10).close()
+            return
+        except OSError as error:
+            if time.monotonic() >= end:
+                raise OptionError(
+                    f"--coordinator: {coordinator} cannot be reached for {seconds} "
+                    f"seconds: {error}"
+                ) from error
+        time.sleep(0.5)
+
+
+def is_first() -> bool:
+    """Return whether this process writes the run's folder."""
+    return process_of_job()[0] == 0
+
+
+def are_several() -> bool:
+    """Return whether this is one of several processes."""
+    return process_of_job()[1] > 1
+
+
+def gather(value: Any) -> list[Any]:
+    """Return the values of all processes, each of which calls this.
+
+    >>> gather({"step": 3})
+    [{'step': 3}]
+    """
+    if not are_several():
+        return [value]
+    content = np.frombuffer(pickle.dumps(value), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(content.size))
+    padded = np.pad(content, (0, sizes.max() - content.size))
+    rows = multihost_utils.process_allgather(padded)
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes)]
+
+
+def same_arrays(tree: Any) -> Any:
+    """Return the first process's arrays, as NumPy's: others may have rounded otherwise.
+
+    Args:
+        tree: Arrays of the same shapes and dtypes in all processes.
+    """
+    if not are_several():
+        return tree
+    host = jax.tree.map(lambda x: np.array(x, order="C"), tree)
+    # As bytes, since they come as sums, in which -0.0 + 0.0 is 0.0.
+    plain = jax.tree.map(lambda x: x.reshape(-1).view(np.uint8), host)
+    shared = multihost_utils.broadcast_one_to_all(plain, is_first())
+    return jax.tree.map(
+        lambda x, b: np.asarray(b).view(x.dtype).reshape(x.shape), host, shared
+    )
+
+
+def on_host(tree: Any) -> Any:
+    """Return a pytree of arrays as NumPy's, whole; all processes call this."""
+
+    def whole(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable:
+            return x
+        return x if x.is_fully_replicated else gathered(x, tiled=True)
+
+    gathered = multihost_utils.process_allgather
+    return jax.device_get(jax.tree.map(whole, tree))
+
+
+def _explicit(
+    coordinator: str, num_processes: int | None, process_id: int | None
+) -> dict[str, Any]:
+    """Return the arguments of `jax.distributed.initialize`, checked."""
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise OptionError(
+            f'--coordinator must be HOST:PORT or "auto", got {coordinator!r}'
+        )
+    if num_processes is None or process_id is None:
+        raise OptionError(
+            f"--coordinator {coordinator} needs --num-processes and --process-id"
+        )
+    if process_id >= num_processes:
+        raise OptionError(
+            f"--process-id must be below {num_processes}, the --num-processes, got "
+            f"{process_id}"
+        )
+    return {
+        "coordinator_address": coordinator,
+        "num_processes": num_processes,
+        "process_id": process_id,
+        "cluster_detection_method": "deactivate",
+    }

@@ -1,0 +1,165 @@
+"""Several processes that train one run, on this machine."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from jcnn.runs import OptionError, read_metrics
+from jcnn.runs.processes import joined, reach
+from jcnn.runs.verify.reproduce import reproduce
+from tests.helpers.tiny_experiment import write_experiment
+
+PATIENCE = 200  # seconds; JAX notices a process that is dead within 100
+
+
+def command(folder, *options):
+    return [sys.executable, "-m", "tiny", "--run-dir", str(folder / "run"), *options]
+
+
+def environment(devices):
+    last = f" --xla_force_host_platform_device_count={devices}"  # it counts
+    return os.environ | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + last}
+
+
+@contextmanager
+def begun(folder, number, *options, each=lambda process_id: ()):
+    """The processes of one run, with a device each."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    one = ["--coordinator", f"localhost:{port}", "--num-processes", str(number)]
+    processes = [
+        subprocess.Popen(
+            [*command(folder, *one, "--process-id", str(i)), *options, *each(i)],
+            cwd=folder,
+            env=environment(1),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for i in range(number)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def ended(processes):
+    """Return what the processes have printed, and their exit statuses."""
+    texts = [process.communicate(timeout=PATIENCE)[0] for process in processes]
+    return texts, [process.returncode for process in processes]
+
+
+@pytest.fixture(scope="module")
+def two_devices(tmp_path_factory):
+    """The folder of a run of one process with two devices."""
+    folder = tmp_path_factory.mktemp("devices")
+    write_experiment(folder)
+    whole = command(folder, "--devices", "2")
+    subprocess.run(whole, cwd=folder, env=environment(2), check=True)
+    return folder
+
+
+def certificate(folder):
+    return (folder / "run" / "certificate.jsonl").read_bytes()
+
+
+def test_two_processes_give_the_bits_of_two_devices(two_devices, tmp_path, monkeypatch):
+    write_experiment(tmp_path)
+    how = ("--devices", "all", "--shard-parameters", "50")
+    monkeypatch.setenv("STOP_AT", "3")  # the first one gets SIGTERM
+    with begun(tmp_path, 2, *how) as processes:
+        texts, statuses = ended(processes)
+    assert statuses == [143, 143], texts
+    monkeypatch.delenv("STOP_AT")
+    with begun(tmp_path, 2, *how) as processes:
+        (first, second), statuses = ended(processes)
+    assert statuses == [0, 0], (first, second)
+    assert "going on after 3 of 6 steps" in first
+    assert "loss" not in second  # it writes nothing
+    assert certificate(tmp_path) == certificate(two_devices)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {path.name for path in (two_devices / "run").iterdir()}
+
+
+def test_other_options_are_an_error_of_all_processes(tmp_path):
+    write_experiment(tmp_path)
+    how = {"each": lambda process_id: ["--seed", str(process_id)]}
+    with begun(tmp_path, 2, "--devices", "2", **how) as processes:
+        texts, statuses = ended(processes)
+    assert statuses == [2, 2], texts
+    assert all("--seed: 0 in the first process, 1 in another" in t for t in texts)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ((None, 2, None), "--num-processes and --process-id need a --coordinator"),
+        (("host", 2, 0), "must be HOST:PORT or \"auto\", got 'host'"),
+        ((":123", 2, 0), "must be HOST:PORT or \"auto\", got ':123'"),
+        (("host:123", 2, None), "needs --num-processes and --process-id"),
+        (("host:123", 2, 2), "--process-id must be below 2, .* got 2"),
+    ],
+)
+def test_options_that_do_not_fit_are_errors(options, text):
+    with pytest.raises(OptionError, match=text), joined(*options):
+        raise AssertionError("not reached")
+
+
+def test_a_coordinator_that_cannot_be_reached_is_an_error():
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    began = time.monotonic()
+    with pytest.raises(OptionError, match=f"localhost:{port} cannot be reached for 1"):
+        reach(f"localhost:{port}", 1)
+    assert time.monotonic() - began >= 1
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("victim, number", [(0, 4), (1, 1)])
+def test_the_death_of_one_ends_all_and_another_number_resumes(
+    victim, number, two_devices, tmp_path
+):
+    write_experiment(tmp_path)
+    how = ("--devices", "all", "--epochs", "200")
+    with begun(tmp_path, 2, *how) as processes:
+        wait_for_checkpoint(tmp_path / "run")
+        processes[victim].kill()
+        texts, statuses = ended(processes)
+    assert statuses[victim] == -signal.SIGKILL
+    assert statuses[1 - victim] not in (0, -signal.SIGKILL), texts
+    assert "another" in texts[1 - victim]  # our message, or that of JAX
+    with begun(tmp_path, number, *how) as processes:
+        texts, statuses = ended(processes)
+    assert statuses == [0] * number, texts
+    assert "going on after" in texts[0]
+    assert f"device.divided.processes: 2 -> {number}" in texts[0] or number == 1
+    # The first steps are those of two devices, whoever computed them.
+    few, many = (read_metrics(f / "run") for f in (two_devices, tmp_path))
+    np.testing.assert_array_equal(*[[m["loss"] for m in x[:6]] for x in (few, many)])
+
+
+@pytest.mark.stress
+def test_one_process_with_as_many_devices_reproduces_a_run(two_devices, monkeypatch):
+    with begun(two_devices, 2, "--devices", "2", "--begin-anew") as processes:
+        texts, statuses = ended(processes)
+    assert statuses == [0, 0], texts
+    monkeypatch.chdir(two_devices)
+    assert reproduce(two_devices / "run") == 0
+
+
+def wait_for_checkpoint(run_dir):
+    end = time.monotonic() + PATIENCE
+    while not any((run_dir / "checkpoints").glob("[0-9]" * 10)):
+        assert time.monotonic() < end
+        time.sleep(0.2)
