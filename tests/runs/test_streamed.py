@@ -87,6 +87,15 @@ def test_a_run_has_the_bits_of_one_in_memory_resumed_or_not(images, tmp_path):
     assert status == 0 and resumed == found
 
 
+def test_on_two_devices_too(images, tmp_path):
+    dataset, options = _streamed(images), ("--devices", "2", "--validation", "0.3")
+    status, expected = _run(tmp_path / "memory", _in_memory(dataset), *options)
+    assert status == 0
+    status, found = _run(tmp_path / "streamed", dataset, *options)
+    assert status == 0 and found[1:] == expected[1:]
+    assert _metrics(tmp_path / "streamed") == _metrics(tmp_path / "memory")
+
+
 def test_a_step_that_is_not_finite_is_repeated_and_found(images, tmp_path, capsys):
     """The first batch with a certain image, of those in the order of steps."""
     dataset = _streamed(images)
