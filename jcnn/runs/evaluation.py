@@ -82,10 +82,7 @@ def evaluated(state: TrainState) -> TrainState:
 
 
 def make_evaluator(
-    recipe: Recipe,
-    split: str,
-    compiler_options: Options | None,
-    devices: Devices = Devices(),
+    recipe: Recipe, split: str, compiler_options: Options | None, devices: Devices
 ) -> Callable[[TrainState], dict[str, float]]:
     """Return a function from a state to the metrics of one of a recipe's splits."""
     dataset: Dataset = getattr(recipe, split)

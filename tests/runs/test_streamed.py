@@ -14,6 +14,7 @@ from jcnn import flatten, serial
 from jcnn.data import View, from_arrays, stream_folder
 from jcnn.layers import Conv, Dense
 from jcnn.runs import Count, OptionError, Recipe, RunConfig, check_recipe, main
+from jcnn.runs.devices import Devices
 from jcnn.runs.evaluation import make_evaluator
 from jcnn.runs.sweep.command import _why_apart
 from jcnn.runs.sweep.members import Member
@@ -121,9 +122,13 @@ def test_a_step_that_is_not_finite_is_repeated_and_found(images, tmp_path, capsy
 def test_evaluation_is_that_of_the_set_in_memory(images):
     dataset = _streamed(images)
     recipe, inputs = _recipe(dataset), jnp.zeros((1, *SHAPE))
-    state = create(recipe.layer, recipe.tx, jax.random.key(1), inputs)
-    found = make_evaluator(recipe, "test", None)(state)
-    assert found == make_evaluator(_recipe(_in_memory(dataset)), "test", None)(state)
+    state = create(recipe.layer, optax.adam(0.01), jax.random.key(1), inputs)
+    in_memory = _recipe(_in_memory(dataset))
+    found, expected = (
+        make_evaluator(recipe, "test", None, Devices())(state)
+        for recipe in (recipe, in_memory)
+    )
+    assert found == expected
 
 
 def test_broken_images_end_a_run_if_they_are_too_many(images, tmp_path, capsys):
