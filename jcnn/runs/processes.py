@@ -58,7 +58,9 @@ def joined(
     try:
         jax.distributed.initialize(initialization_timeout=_WAIT, **where)
     except (RuntimeError, ValueError) as error:
-        raise OptionError(f"--coordinator {coordinator}: {reason_of(error)}") from error
+        job = "no scheduler's job is found, " if coordinator == "auto" else ""
+        text = f"--coordinator {coordinator}: {job}{reason_of(error)}"
+        raise OptionError(text) from error
     yield
     jax.distributed.shutdown()  # waits for the others
 

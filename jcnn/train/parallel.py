@@ -78,7 +78,7 @@ def state_sharding(tree: Any, mesh: Mesh, *, min_size: int | None = None) -> Any
     stage 3; known as fully sharded data parallel.
 
     Args:
-        tree: A `TrainState` or any pytree of arrays, or of `jax.ShapeDtypeStruct`.
+        tree: A `TrainState` or any other pytree of arrays, or of their shapes.
         mesh: The devices.
         min_size: Arrays of at least so many numbers are divided; None: none are, and
             each device has everything.

