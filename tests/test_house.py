@@ -8,10 +8,10 @@ _APART = {"__main__.py", "_files.py", "experiment.py"}
 # The aims are 3,300, 2,600, 550, 2,600, below 9,000, and 340.
 BUDGETS = {
     "library": 8_463,
-    "engine": 4_506,
+    "engine": 4_504,
     "data": 2_044,
-    "runs": 8_878,
-    "all": 24_354,
+    "runs": 8_866,
+    "all": 24_340,
     "a file": 340,
 }
 

@@ -137,9 +137,7 @@ def _operation(lhs: Any, rhs: Any, c: Convolution) -> Op | None:
         return None if strided or c.batch_group_count > 1 else "input_gradient"
     if c.batch_group_count > 1:
         return "kernel_gradient" if c.feature_group_count == 1 else None
-    ungrouped = c.feature_group_count == 1
-    large = ungrouped and _is_kernel_gradient(lhs, rhs, c)
-    return "kernel_gradient" if large else "forward"
+    return "kernel_gradient" if _is_kernel_gradient(lhs, rhs, c) else "forward"
 
 
 def _is_kernel_gradient(lhs: Any, rhs: Any, c: Convolution) -> bool:

@@ -22,13 +22,7 @@ from .output import printable
 from .processes import gather, is_first
 from .profiling import profile_steps
 from .progress import open_console, progress_bar, say
-from .recipe import (
-    Recipe,
-    batch_inputs,
-    input_dtypes,
-    network_inputs,
-    with_num_steps,
-)
+from .recipe import Recipe, batch_inputs, input_dtypes, network_inputs, with_num_steps
 from .stepping import (
     compile_steps,
     count_steps,

@@ -1,7 +1,6 @@
 """The division of an epoch into calls to the device, and their compilation."""
 
 from collections.abc import Collection, Iterator
-from functools import partial
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -167,6 +166,10 @@ def compile_steps(
         "compiler_options": compiler_options,
     }
 
+    def take(key, step, data):
+        with jax.named_scope("batch"):
+            return batch_at(key, step, data, batch_size)
+
     if isinstance(batch_at, Batches):  # of images in files
         shapes = {
             name: jax.ShapeDtypeStruct(
@@ -175,12 +178,7 @@ def compile_steps(
             for name, a in data.items()
         }
         step = make_step(loss_fn, tx, **options).lower(state, shapes).compile()
-        read = partial(_read, batch_at, batch_size)
-        return {size: _Repeated(read, step, size) for size in sizes}
-
-    def take(key, step, data):
-        with jax.named_scope("batch"):
-            return batch_at(key, step, data, batch_size)
+        return {size: _Repeated(take, step, size) for size in sizes}
 
     if jax.default_backend() == "cpu" and _by_lax(loss_fn, state, take, data):
         programs = _compile_step(loss_fn, tx, take, state, data, options)
@@ -220,10 +218,6 @@ def _compile_step(loss_fn, tx, take, state, data, options) -> tuple[Any, Any]:
     take = jax.jit(take).lower(state.key, state.step, data).compile()
     batch = take(state.key, state.step, data)
     return take, make_step(loss_fn, tx, **options).lower(state, batch).compile()
-
-
-def _read(batches: Batches, batch_size: int, key, step, data) -> Batch:
-    return batches(key, step, data, batch_size)
 
 
 class _Repeated(NamedTuple):

@@ -40,16 +40,22 @@ def test_programs_are_lowered_by_the_rules_of_the_tables():
     del rules.for_all[twice]
 
 
-def test_metadata_is_that_of_the_operation():
+def _watched(read):
+    """A primitive that returns its operand, and what `read` finds at each lowering."""
     seen = []
 
     def lower(context, x):
-        seen.append(_jax_internals.metadata(context))
+        seen.append(read(context))
         return [x]
 
     same = Primitive("jcnn_same")
     same.def_abstract_eval(lambda x: x)
     mlir.register_lowering(same, lower)
+    return same, seen
+
+
+def test_metadata_is_that_of_the_operation():
+    same, seen = _watched(_jax_internals.metadata)
     with set_xla_metadata(jcnn="7"):
         jax.jit(same.bind).lower(jnp.float32(1))
     jax.jit(lambda x: same.bind(x + 1)).lower(jnp.float32(1))
@@ -103,15 +109,7 @@ def test_operands_of_a_scan_are_constants_what_is_carried_and_slices():
 
 
 def test_a_lowering_can_know_the_mesh():
-    seen = []
-
-    def lower(context, x):
-        seen.append(_jax_internals.mesh_of(context))
-        return [x]
-
-    same = Primitive("jcnn_same")
-    same.def_abstract_eval(lambda x: x)
-    mlir.register_lowering(same, lower)
+    same, seen = _watched(_jax_internals.mesh_of)
     mesh = jax.make_mesh((2,), ("two",), axis_types=(AxisType.Auto,))
     x = jax.device_put(jnp.arange(4.0), NamedSharding(mesh, PartitionSpec("two")))
     jax.jit(lambda x: same.bind(x)).lower(x)
