@@ -13,7 +13,7 @@ from ..train import Batch, BatchAt, TrainState, data_parallel, state_sharding
 from .config import OptionError
 from .processes import same_arrays
 from .recipe import Recipe, arrays
-from .store.digests import plain
+from .store.digests import like, plain
 
 
 class Devices(NamedTuple):
@@ -68,7 +68,7 @@ class Devices(NamedTuple):
         host = same_arrays(jax.tree.map(plain, state))
         shardings = state_sharding(state, self.mesh, min_size=self.min_size)
         placed = jax.tree.map(_put, host, shardings)
-        return jax.tree.map(_like, state, placed)
+        return jax.tree.map(like, state, placed)
 
     def making(self) -> AbstractContextManager[Any]:
         """Make what is to be divided in the host's memory: one device may lack it."""
@@ -138,10 +138,3 @@ def _put(x: Any, sharding: NamedSharding) -> jax.Array:
     """Copy an array that all processes have to the devices of this one."""
     host = np.array(x)
     return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
-
-
-def _like(x: Any, data: jax.Array) -> jax.Array:
-    """Return the data of a random key as a key."""
-    if not jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return data
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))

@@ -19,7 +19,7 @@ from .config import OptionError
 from .devices import choose_devices
 from .interrupt import catch_interrupt
 from .output import printable
-from .processes import gather, is_first
+from .processes import are_several, gather, is_first
 from .profiling import profile_steps
 from .progress import open_console, progress_bar, say
 from .recipe import Recipe, batch_inputs, input_dtypes, network_inputs, with_num_steps
@@ -31,7 +31,7 @@ from .stepping import (
     suggest_steps_per_call,
 )
 from .store.folder import read_metrics
-from .store.record import NoRecord, Record
+from .store.record import open_record
 from .training import Result, Training
 from .verify.certificate import data_line
 
@@ -146,8 +146,15 @@ def fit(
         min_size=shard_parameters,
     )
     data = data_line(recipe.train, recipe.test, recipe.validation)
-    if any(other != data for other in gather(data)):
+    together = used.min_size is not None and are_several()
+    found = gather((data, run_dir.is_dir()))
+    if any(other != data for other, _ in found):
         raise OptionError("the processes of a run must have the same data")
+    if together and not all(there for _, there in found):
+        raise OptionError(
+            "--shard-parameters: each process saves its parts of the parameters, so "
+            f"all of them must see the run's folder, {run_dir}"
+        )
     rows = summarize(recipe.layer, batch_inputs(recipe, batch_size // accumulate))
     console.print(model_table(rows, console.width))
     for dtype in sorted(input_dtypes(recipe) - {"float32"}):
@@ -162,11 +169,7 @@ def fit(
     with used.making():
         first = create(recipe.layer, tx, key, inputs, weights=weights, ema=ema)
     with (
-        (
-            Record(run_dir, data, keep=keep_checkpoints)
-            if first_process
-            else NoRecord()
-        ) as record,
+        open_record(run_dir, data, keep=keep_checkpoints, together=together) as record,
         catch_interrupt() as interrupts,
         progress_bar(console, total) as show,
         used.batches(recipe) as batch_at,

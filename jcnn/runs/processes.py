@@ -146,15 +146,19 @@ def same_arrays(tree: Any) -> Any:
     )
 
 
+def is_divided(x: Any) -> bool:
+    """Return whether each process has a part of an array only."""
+    return isinstance(x, jax.Array) and not (
+        x.is_fully_addressable or x.is_fully_replicated
+    )
+
+
 def on_host(tree: Any) -> Any:
     """Return a pytree of arrays as NumPy's, whole; all processes call this."""
 
     def whole(x: Any) -> Any:
-        if not isinstance(x, jax.Array) or x.is_fully_addressable:
-            return x
-        return x if x.is_fully_replicated else gathered(x, tiled=True)
+        return multihost_utils.process_allgather(x, tiled=True) if is_divided(x) else x
 
-    gathered = multihost_utils.process_allgather
     return jax.device_get(jax.tree.map(whole, tree))
 
 

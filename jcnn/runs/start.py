@@ -95,7 +95,9 @@ def prepare_run(
     ended = _agree(checked, failed)
     if checked is None or checked.make is None or ended:
         return None
-    return checked.make()
+    prepared = checked.make()
+    run_dir, *_ = gather(str(prepared.run_dir.absolute()))
+    return prepared if is_first() else prepared._replace(run_dir=Path(run_dir))
 
 
 def _check(

@@ -1,12 +1,13 @@
 """Runs on several devices: the losses of one, and honest records."""
 
 import json
+import re
 
 import jax
 import numpy as np
 import pytest
 
-from jcnn.runs import OptionError, main, read_metrics, read_weights
+from jcnn.runs import OptionError, loop, main, read_metrics, read_weights
 from jcnn.runs.devices import choose_devices
 from jcnn.runs.store.journal import read_lines
 from tests.runs.test_resume import Config, recipe
@@ -92,3 +93,22 @@ def test_bad_divisions_are_errors_before_anything_is_written(
 def test_one_device_has_no_mesh():
     assert choose_devices(1, batch_size=7).mesh is None
     assert choose_devices("all", batch_size=8).count == jax.device_count() == 2
+
+
+@pytest.mark.parametrize(
+    "other, text",
+    [
+        (lambda data, there: (data | {"train": "0" * 64}, there), "have the same data"),
+        (lambda data, there: (data, False), "must see the run's folder, .*run"),
+    ],
+)
+def test_what_another_process_lacks_is_an_error(
+    other, text, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(loop, "are_several", lambda: True)
+    monkeypatch.setattr(loop, "gather", lambda mine: [mine, other(*mine)])
+    how = ("--devices", "2", "--shard-parameters", "20")
+    assert run(tmp_path / "run", *how) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(text, line)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -89,6 +89,9 @@ def test_two_processes_give_the_bits_of_two_devices(two_devices, tmp_path, monke
     assert certificate(tmp_path) == certificate(two_devices)
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {path.name for path in (two_devices / "run").iterdir()}
+    for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():  # both saved
+        parts = (checkpoint / "arrays").glob("ocdbt.process_*/d/*")
+        assert {part.parts[-3][-1] for part in parts} == {"0", "1"}
 
 
 def test_other_options_are_an_error_of_all_processes(tmp_path):
@@ -126,12 +129,13 @@ def test_a_coordinator_that_cannot_be_reached_is_an_error():
 
 
 @pytest.mark.stress
+@pytest.mark.parametrize("sharded", [(), ("--shard-parameters", "50")])
 @pytest.mark.parametrize("victim, number", [(0, 4), (1, 1)])
 def test_the_death_of_one_ends_all_and_another_number_resumes(
-    victim, number, two_devices, tmp_path
+    victim, number, sharded, two_devices, tmp_path
 ):
     write_experiment(tmp_path)
-    how = ("--devices", "all", "--epochs", "200")
+    how = ("--devices", "all", "--epochs", "200", *sharded)
     with begun(tmp_path, 2, *how) as processes:
         wait_for_checkpoint(tmp_path / "run")
         processes[victim].kill()

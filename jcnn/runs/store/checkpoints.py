@@ -30,7 +30,8 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from ..._files import unused
 from ..config import OptionError
-from .digests import Snapshot, host_arrays
+from ..processes import is_first
+from .digests import Snapshot, host_arrays, like
 from .reading import (
     FORMAT,
     Damaged,
@@ -65,6 +66,7 @@ class Checkpoints:
         folder: Where they are, or will be, each in a folder named by its step.
         keep: How many of the latest ones are kept.
         share: Fraction of the time that saving may take, background work included.
+        together: Whether all processes save, each its parts of divided arrays.
 
     Raises:
         CheckpointError: If `folder` is a symbolic link.
@@ -81,12 +83,20 @@ class Checkpoints:
            [1., 1., 1.]], dtype=float32)}, notes={'loss': 0.5})
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2, share: float = 0.02):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int = 2,
+        share: float = 0.02,
+        together: bool = False,
+    ):
         if folder.is_symlink():
             raise CheckpointError(f"{folder} must be a folder, not a symbolic link")
         self.folder = folder.absolute()
         self._keep = keep
         self._share = share
+        self._together = together
         self._step = 0
         self._began = 0.0
         self._next = -math.inf
@@ -164,7 +174,8 @@ class Checkpoints:
         """
         if self._manager is not None:
             self._attempt(self._manager.wait_until_finished)
-        shutil.rmtree(self.folder / _REMOVED, ignore_errors=True)
+        if is_first():
+            shutil.rmtree(self.folder / _REMOVED, ignore_errors=True)
 
     def restore(self, tree: Any, *, first_step: int = 0) -> Restored | None:
         """Return the latest good checkpoint, or None if there is no checkpoint.
@@ -219,14 +230,12 @@ class Checkpoints:
         for name in ("absl", "asyncio"):
             logging.getLogger(name).addFilter(_not_of_orbax)
         self.folder.mkdir(parents=True, exist_ok=True)
-        process = jax.process_index()  # others of the run write nothing
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=process, active_processes={process}
-        )
+        active = None if self._together else {0}
+        processes = ocp.options.MultiprocessingOptions(active_processes=active)
         policies = [managers.LatestN(self._keep), _Best(self._metric)]
         options = ocp.CheckpointManagerOptions(
             create=False,
-            multiprocessing_options=alone,
+            multiprocessing_options=processes,
             step_format_fixed_length=10,
             preservation_policy=managers.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
@@ -312,10 +321,7 @@ def _like(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
 def _leaf(leaf: Any, array: np.ndarray) -> Any:
     if not isinstance(leaf, jax.Array):
         return array if isinstance(leaf, np.ndarray | np.generic) else array.item()
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        impl = jax.random.key_impl(leaf)
-        return jax.random.wrap_key_data(jnp.array(array), impl=impl)
-    return jnp.array(array)
+    return like(leaf, jnp.array(array))
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:

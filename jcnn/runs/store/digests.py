@@ -13,22 +13,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._layer import leaf_name
-from ..processes import on_host
+from ..processes import is_divided, on_host
 
 Description = dict[str, Any]  # {"dtype": …, "shape": […], "sha256": …}
 
 
 class Snapshot(NamedTuple):
-    """The arrays of a pytree by name, and the description of each."""
+    """The arrays of a pytree by name, and the description of each.
 
-    arrays: dict[str, np.ndarray]
+    Those that are divided among processes lie where they lay.
+    """
+
+    arrays: dict[str, np.ndarray | jax.Array]
     descriptions: dict[str, Description]
 
 
 def take_snapshot(tree: Any) -> Snapshot:
     """Copy the arrays of a pytree, as `host_arrays`, and compute their digests."""
-    arrays = host_arrays(tree)
-    return Snapshot(arrays, {name: describe_array(a) for name, a in arrays.items()})
+    arrays, descriptions = {}, {}
+    for name, leaf in _named_leaves(tree).items():  # one at a time: all may not fit
+        array = _host_array(name, leaf)
+        arrays[name] = leaf if is_divided(leaf) else array
+        descriptions[name] = describe_array(array)
+    return Snapshot(arrays, descriptions)
 
 
 def host_arrays(tree: Any) -> dict[str, np.ndarray]:
@@ -44,17 +51,7 @@ def host_arrays(tree: Any) -> dict[str, np.ndarray]:
     >>> {k: v.shape for k, v in host_arrays({"a": (1, np.ones((2, 3)))}).items()}
     {'a/0': (), 'a/1': (2, 3)}
     """
-    leaves, _ = jax.tree.flatten_with_path(tree)
-    names = [leaf_name(path) for path, _ in leaves]
-    if len(set(names)) < len(names):
-        twice = min(name for name in names if names.count(name) > 1)
-        raise ValueError(f"tree has two leaves of the name {twice!r}")
-    values = on_host([plain(leaf) for _, leaf in leaves])
-    arrays = {k: np.array(v, order="C") for k, v in zip(names, values)}
-    for name, array in arrays.items():
-        if array.dtype.hasobject or array.dtype.names or array.dtype.kind in "SUMm":
-            raise TypeError(f"leaf {name!r} must be numeric, got {array.dtype}")
-    return arrays
+    return {k: _host_array(k, leaf) for k, leaf in _named_leaves(tree).items()}
 
 
 def digest_bytes(content: bytes | memoryview) -> str:
@@ -92,7 +89,34 @@ def digest_tree(tree: Any) -> str:
 
 def plain(leaf: Any) -> Any:
     """Return a random key's data, and any other leaf as it is."""
-    is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def like(leaf: Any, data: jax.Array) -> jax.Array:
+    """Return the data of a leaf, by `plain`, in the leaf's form."""
+    if not _is_key(leaf):
+        return data
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(
         leaf.dtype, jax.dtypes.prng_key
     )
-    return jax.random.key_data(leaf) if is_key else leaf
+
+
+def _named_leaves(tree: Any) -> dict[str, Any]:
+    leaves, _ = jax.tree.flatten_with_path(tree)
+    named = [(leaf_name(path), plain(leaf)) for path, leaf in leaves]
+    names = [name for name, _ in named]
+    if len(set(names)) < len(names):
+        twice = min(name for name in names if names.count(name) > 1)
+        raise ValueError(f"tree has two leaves of the name {twice!r}")
+    return dict(named)
+
+
+def _host_array(name: str, leaf: Any) -> np.ndarray:
+    array = np.array(on_host(leaf), order="C")
+    if array.dtype.hasobject or array.dtype.names or array.dtype.kind in "SUMm":
+        raise TypeError(f"leaf {name!r} must be numeric, got {array.dtype}")
+    return array

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ...train import TrainState
 from ..config import OptionError
+from ..processes import is_first
 from ..verify.certificate import check_data, state_line
 from .checkpoints import Checkpoints
 from .digests import Snapshot
@@ -29,17 +30,26 @@ class Record:
         run_dir: The run's folder.
         data_line: The certificate's first line, of the current data.
         keep: How many of the latest checkpoints are kept, beside the best.
+        together: Whether all processes save checkpoints; see `Checkpoints`.
 
     Raises:
         OptionError: If the folder is of a run on other data.
     """
 
-    def __init__(self, run_dir: Path, data_line: dict[str, Any], *, keep: int = 2):
+    def __init__(
+        self,
+        run_dir: Path,
+        data_line: dict[str, Any],
+        *,
+        keep: int = 2,
+        together: bool = False,
+    ):
         self._data_line = data_line
         self._metrics = Journal(run_dir / "metrics.jsonl")
         self._certificate = Journal(run_dir / "certificate.jsonl")
         check_data(self._certificate.path, data_line)
-        self._checkpoints = Checkpoints(run_dir / "checkpoints", keep=keep)
+        folder = run_dir / "checkpoints"
+        self._checkpoints = Checkpoints(folder, keep=keep, together=together)
 
     def __enter__(self):
         self._checkpoints.__enter__()
@@ -139,6 +149,15 @@ class Record:
             )
 
 
+def open_record(
+    run_dir: Path, data_line: dict[str, Any], *, keep: int, together: bool
+) -> "Record | NoRecord":
+    """Return the record of this process; see `Record`."""
+    if is_first():
+        return Record(run_dir, data_line, keep=keep, together=together)
+    return PartRecord(run_dir, keep=keep) if together else NoRecord()
+
+
 class NoRecord:
     """In the place of a `Record`, in a process that writes nothing."""
 
@@ -158,3 +177,24 @@ class NoRecord:
     def _nothing(self, *args: Any, **how: Any) -> None: ...
 
     add_metrics = certify = save = wait = _nothing
+
+
+class PartRecord(NoRecord):
+    """In the place of a `Record`, in a process that saves its parts of arrays."""
+
+    def __init__(self, run_dir: Path, *, keep: int = 2):
+        folder = run_dir / "checkpoints"
+        self._checkpoints = Checkpoints(folder, keep=keep, together=True)
+
+    def __enter__(self):
+        self._checkpoints.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self._checkpoints.__exit__(*error)
+
+    def save(self, snapshot: Snapshot, progress: Progress, *, metric: float) -> None:
+        self._checkpoints.save(progress.step, snapshot, {}, metric=metric)
+
+    def wait(self) -> None:
+        self._checkpoints.wait()
