@@ -16,9 +16,10 @@ from tests.stress.chaos import mishaps
 from tests.stress.chaos.comparison import changes, contents, differences
 from tests.stress.chaos.data_set import FORMATS, write_data_set
 from tests.stress.chaos.hits import Aim, draw_aim, hit
+from tests.stress.chaos.job import Job
 from tests.stress.chaos.mishaps import damage
 from tests.stress.chaos.rounds import Config, main
-from tests.stress.chaos.runs import SOURCES, Run, write_place
+from tests.stress.chaos.runs import PATIENCE, SOURCES, Run, write_place
 
 LINES = [
     {"step": 1, "loss": 0.5, "images_per_second": 3.0},
@@ -27,11 +28,13 @@ LINES = [
 
 
 @pytest.mark.stress
-def test_killed_runs_end_with_the_same_bytes(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_runs_end_with_the_same_bytes(processes, tmp_path, monkeypatch, capsys):
     """The real thing, in small: about a minute."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    assert main(Config(rounds=2, epochs=2, jobs=2)) == 0
+    config = Config(rounds=2, epochs=2, jobs=2, processes=processes)
+    assert main(config) == 0
     *rounds, summary = capsys.readouterr().out.splitlines()
     assert [line.endswith(": identical") for line in rounds] == [True, True]
     assert summary.startswith("2 of 2 identical (")
@@ -119,12 +122,13 @@ def test_a_folder_without_files_cannot_be_damaged(tmp_path):
 
 
 def test_aims_are_of_all_kinds_and_repeatable():
-    aims, again = ([draw_aim(r, 2) for r in _randoms(200)] for _ in range(2))
+    aims, again = ([draw_aim(r, 2, 2) for r in _randoms(200)] for _ in range(2))
     assert aims == again
-    assert {(aim.event, aim.signal) for aim in aims} == {
-        (event, number)
+    assert {(aim.event, aim.signal, aim.process) for aim in aims} == {
+        (event, number, process)
         for event in ("begin", "line", "write")
         for number in (signal.SIGKILL, signal.SIGTERM)
+        for process in (0, 1)
     }
 
 
@@ -279,7 +283,7 @@ sys.exit(not (data_dir / "set").exists())
     )
     before = run.data_dir
     assert mishaps.move_data(run, random.Random(0)).startswith("moved data: ")
-    assert run.start().wait() == 0
+    assert run.start().wait(PATIENCE) == 0
     assert not before.exists()
 
 
@@ -342,4 +346,4 @@ time.sleep(0.3)
     process = subprocess.Popen([sys.executable, "-c", program])
     count = 9 if expected.startswith("end") else 1
     aim = Aim(event, count, 0.001, signal.SIGKILL)
-    assert hit(process, tmp_path, aim) == expected
+    assert hit(Job(process), tmp_path, aim) == expected

@@ -7,5 +7,6 @@
 - mishaps: what happens between two starts.
 - comparison: what must be the same.
 - runs: how the experiment is started, and from which source.
+- job: its processes.
 - data_set: what it learns from.
 """

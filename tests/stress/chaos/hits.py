@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from .job import Job
 from .runs import PATIENCE
 
 
@@ -19,39 +20,41 @@ class Aim(NamedTuple):
         count: How many of these.
         delay: Seconds after that.
         signal: What it gets then.
+        process: Which one of its processes.
     """
 
     event: str
     count: int
     delay: float
     signal: signal.Signals
+    process: int = 0
 
 
-def draw_aim(rng: random.Random, seconds: float) -> Aim:
-    """Where to hit a run that takes so many seconds."""
+def draw_aim(rng: random.Random, seconds: float, processes: int) -> Aim:
+    """Where to hit a run that takes so many seconds, by so many processes."""
     # One in eight is a request to end, which has to be as harmless.
     how = signal.SIGTERM if rng.random() < 1 / 8 else signal.SIGKILL
     event = rng.choice(["begin", "line", "write", "write"])
-    if event == "begin":
-        return Aim(event, 1, rng.uniform(0, seconds), how)
-    # A write takes about as long as the longest delay.
-    return Aim(event, rng.randint(1, 2), rng.uniform(0, 0.05), how)
+    count, delay = 1, rng.uniform(0, seconds)
+    if event != "begin":  # a write takes about as long as the longest delay
+        count, delay = rng.randint(1, 2), rng.uniform(0, 0.05)
+    return Aim(event, count, delay, how, rng.randrange(processes))
 
 
-def hit(process: subprocess.Popen[bytes], run_dir: Path, aim: Aim) -> str:
+def hit(job: Job, run_dir: Path, aim: Aim) -> str:
     """Send the signal of `aim`, wait for the end, and say what happened."""
     before = _stamp(run_dir)
     try:
-        if wait_for(aim.event, aim.count, process, run_dir):
+        if wait_for(aim.event, aim.count, job, run_dir):
             time.sleep(aim.delay)
-            process.send_signal(aim.signal)
-        status = process.wait(PATIENCE)
+            job.send_signal(aim.signal, aim.process)
+        status = job.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         return "failure: it hangs"
     finally:
-        process.kill()
-        process.wait()
+        job.kill()
     where = f"{aim.event} {aim.count} + {1000 * aim.delay:.0f} ms"
+    where += f" in process {aim.process}" * (aim.process > 0)
     if status == 0:
         return f"end before {where}"
     if aim.signal == signal.SIGTERM and status in (143, -signal.SIGTERM):
@@ -62,29 +65,27 @@ def hit(process: subprocess.Popen[bytes], run_dir: Path, aim: Aim) -> str:
     return f"failure: status {status}"
 
 
-def wait_for(
-    event: str, count: int, process: subprocess.Popen[bytes], run_dir: Path
-) -> bool:
+def wait_for(event: str, count: int, job: Job, run_dir: Path) -> bool:
     """Wait until something has happened so many times.
 
     Args:
-        event: "begin" when the process holds the folder; "line" when `metrics.jsonl`
+        event: "begin" when it holds the folder; "line" when `metrics.jsonl`
             changes, at an epoch's end or in going back to a checkpoint; "write" when
             the temporary folder of a checkpoint appears.
         count: How many times.
-        process: The run, just started.
+        job: The run, just started.
         run_dir: Its folder.
 
     Returns:
-        Whether it did, before the process ended.
+        Whether it did, before the run ended.
     """
     before = _stamp(run_dir)
     seen = set()
     while len(seen) < count:
-        if process.poll() is not None:
+        if job.poll() is not None:
             return False
         if event == "begin":
-            seen |= {process.pid} & _holder(run_dir)
+            seen |= {job.pid} & _holder(run_dir)
         elif _stamp(run_dir) != before:
             seen |= _half_written(run_dir) if event == "write" else {_stamp(run_dir)}
         time.sleep(0.001)

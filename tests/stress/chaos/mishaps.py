@@ -121,14 +121,13 @@ def _start(
 ) -> tuple[int | None, str]:
     """Start a run; its exit status, None if it hangs, and what it has printed."""
     size = run.log.stat().st_size
-    process = run.start(*options, source=source, privileged=privileged)
+    job = run.start(*options, source=source, privileged=privileged)
     try:
-        status = process.wait(PATIENCE)
+        status = job.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         status = None
     finally:
-        process.kill()
-        process.wait()
+        job.kill()
     return status, run.log.read_bytes()[size:].decode(errors="replace")
 
 

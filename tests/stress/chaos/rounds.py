@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from jcnn.runs import Count, refuses
 from .comparison import differences
 from .data_set import FORMATS
 from .hits import draw_aim, hit, wait_for
+from .job import Job
 from .mishaps import MISHAPS
 from .runs import PATIENCE, Run, new_run, write_place
 
@@ -32,6 +34,8 @@ class Config:
     part."""
     jobs: Count = 1
     """Rounds at the same time."""
+    processes: Count = 1
+    """How many processes train each run, with a device each."""
 
 
 class Outcome(NamedTuple):
@@ -51,8 +55,9 @@ def main(config: Config) -> int:
         return 2
     place = Path(tempfile.mkdtemp(prefix="chaos-"))
     write_place(place)
-    seconds = measure_whole(place, config.epochs)
-    do = partial(do_round, place, config.epochs, seconds, config.seed)
+    new = partial(new_run, place, epochs=config.epochs, processes=config.processes)
+    seconds = measure_whole(place, new)
+    do = partial(do_round, place, new, seconds, config.seed)
     totals, failed = Counter(), []
     with ThreadPoolExecutor(config.jobs) as pool:
         for number, outcome in enumerate(pool.map(do, range(config.rounds))):
@@ -90,8 +95,12 @@ def summary(rounds: int, failed: int, totals: Counter[str]) -> str:
     )
 
 
-def measure_whole(place: Path, epochs: int) -> float:
+def measure_whole(place: Path, new: Callable[[str, str], Run]) -> float:
     """Two runs that nobody kills, `whole` and `again`, of files in two formats.
+
+    Args:
+        place: Where they are.
+        new: Returns a run, by its name and format.
 
     Returns:
         Seconds that the second one works on its folder.
@@ -101,11 +110,11 @@ def measure_whole(place: Path, epochs: int) -> float:
     """
     began = 0.0
     for name, form in zip(("whole", "again"), FORMATS, strict=True):
-        run = new_run(place, name, epochs, form)
-        process = run.start()
-        wait_for("begin", 1, process, run.folder)
+        run = new(name, form)
+        job = run.start()
+        wait_for("begin", 1, job, run.folder)
         began = time.monotonic()
-        wrong = _end(process)
+        wrong = _end(job)
         if wrong:
             raise RuntimeError(f"{wrong}, see {run.log}")
     seconds = time.monotonic() - began
@@ -116,20 +125,20 @@ def measure_whole(place: Path, epochs: int) -> float:
 
 
 def do_round(
-    place: Path, epochs: int, seconds: float, seed: int, number: int
+    place: Path, new: Callable[[str, str], Run], seconds: float, seed: int, number: int
 ) -> Outcome:
     """Kill a new run a few times, let it end, and compare it with the whole one.
 
     Args:
         place: Has the whole run; what differs from it stays there.
-        epochs: How many a run has.
+        new: Returns a run, by its name and format.
         seconds: Time that it takes, beside its start.
         seed: Decides what is done, together with the next one.
         number: That of the round.
     """
     rng = random.Random(f"{seed}, {number}")
     form = rng.choice(FORMATS)
-    run = new_run(place, f"round-{number}", epochs, form)
+    run = new(f"round-{number}", form)
     events = [form, *_hardships(run, rng, seconds)]
     if events[-1].startswith("failure"):
         wrong = [events.pop()]
@@ -148,7 +157,8 @@ def _hardships(run: Run, rng: random.Random, seconds: float) -> list[str]:
     The last one tells whether it is a failure.
     """
     events = []
-    for aim in [draw_aim(rng, seconds) for _ in range(rng.randint(1, 3))]:
+    times = rng.randint(1, 3)
+    for aim in [draw_aim(rng, seconds, run.processes) for _ in range(times)]:
         events.append(hit(run.start(), run.folder, aim))
         if events[-1].startswith(("end", "failure")):
             return events
@@ -161,13 +171,12 @@ def _hardships(run: Run, rng: random.Random, seconds: float) -> list[str]:
     return events
 
 
-def _end(process: subprocess.Popen[bytes]) -> str | None:
+def _end(job: Job) -> str | None:
     """Wait for a run that nobody kills, and say what goes wrong."""
     try:
-        status = process.wait(PATIENCE)
+        status = job.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         return "it hangs"
     finally:
-        process.kill()
-        process.wait()
+        job.kill()
     return f"status {status}" if status else None

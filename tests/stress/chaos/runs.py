@@ -6,12 +6,14 @@ source but chaos itself.
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from .data_set import FORMATS, write_data_set
+from .job import Job
 
 PATIENCE = 120.0  # seconds after which a run hangs
 # Copies of the library: of which file a line is another one, and how.
@@ -44,12 +46,14 @@ class Run:
         name: That of its folder.
         epochs: How many it has.
         data_dir: Where its data set is now.
+        processes: How many train it.
     """
 
     place: Path
     name: str
     epochs: int
     data_dir: Path
+    processes: int = 1
 
     @property
     def folder(self) -> Path:
@@ -62,7 +66,7 @@ class Run:
 
     def start(
         self, *options: str, source: str = "source", privileged: bool = True
-    ) -> subprocess.Popen[bytes]:
+    ) -> Job:
         """Begin the run, or go on with it.
 
         Args:
@@ -85,12 +89,17 @@ class Run:
         command += ["--run-dir", str(self.folder), "--data-dir", str(self.data_dir)]
         first = [] if privileged else ["-c", _WITHOUT_PRIVILEGES]
         with open(self.log, "ab") as log:
-            return subprocess.Popen(
-                [sys.executable, *first, *command, *options],
-                cwd=self.place / source,
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+            return Job(
+                *(
+                    subprocess.Popen(
+                        [sys.executable, *first, *command, *options, *own],
+                        cwd=self.place / source,
+                        env=environment,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                    )
+                    for own in _of_each(self.processes)
+                )
             )
 
     def move_data(self) -> None:
@@ -101,6 +110,19 @@ class Run:
         shutil.rmtree(self.folder)
         shutil.rmtree(self.data_dir)
         self.log.unlink()
+
+
+def _of_each(processes: int) -> list[list[str]]:
+    """Options of each process."""
+    if processes == 1:
+        return [[]]
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    all_have = ["--devices", "all", "--shard-parameters", "1000"]
+    all_have += ["--coordinator", f"localhost:{port}", "--num-processes"]
+    return [
+        [*all_have, str(processes), "--process-id", str(i)] for i in range(processes)
+    ]
 
 
 def write_place(place: Path) -> None:
@@ -123,8 +145,10 @@ def write_place(place: Path) -> None:
         write_data_set(place / form, form)
 
 
-def new_run(place: Path, name: str, epochs: int, form: str) -> Run:
+def new_run(
+    place: Path, name: str, form: str, *, epochs: int, processes: int = 1
+) -> Run:
     """One with a data set of its own, in that format."""
     data_dir = place / f"{name}-data"
     shutil.copytree(place / form, data_dir)
-    return Run(place, name, epochs, data_dir)
+    return Run(place, name, epochs, data_dir, processes)
