@@ -14,6 +14,7 @@ import numpy as np
 
 from . import train
 from ._layer import leaf_name
+from .data import Batches
 from .train import Batch, BatchAt, LossFn, TrainState, batch_at, gradients
 
 _NAMED = 6  # arrays that a message names, of each kind
@@ -100,7 +101,8 @@ def find_fault(
             `state._replace(step=state.step - 1)`.
         data: The whole set, as for `make_scan`.
         batch_size: Examples a step, or None if `data` is the step's batch itself.
-        batch_at: As for `make_scan`; with another one the examples are not known.
+        batch_at: As for `make_scan`, or `jcnn.data.Batches`; with another function the
+            examples are not known.
         accumulate: As for `make_step`.
 
     Returns:
@@ -117,7 +119,7 @@ def find_fault(
     batch, examples = data, None
     if batch_size is not None:
         batch = batch_at(state.key, state.step, data, batch_size)
-        if batch_at is train.batch_at:
+        if batch_at is train.batch_at or isinstance(batch_at, Batches):
             indices = train.indices_at(
                 *(state.key, state.step),
                 num_examples=train.num_examples(data),
