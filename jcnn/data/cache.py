@@ -7,6 +7,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -118,14 +119,15 @@ def indexed(
     the inode, which programs cannot set.
 
     Raises:
-        OSError: If a file is not there.
         Exception: Whatever `compute` raises.
     """
     facts = [what]
     for path in files:
-        status = path.stat()
-        times = status.st_mtime_ns, status.st_ctime_ns
-        facts.append(repr((str(path), status.st_size, status.st_ino, *times)))
+        facts.append(str(path))
+        with suppress(OSError):  # a link may lead nowhere
+            status = path.stat()
+            times = status.st_mtime_ns, status.st_ctime_ns
+            facts.append(repr((status.st_size, status.st_ino, *times)))
     digest = hashlib.sha256("\n".join(facts).encode(errors="surrogateescape"))
     kept = user_cache() / "indices" / f"{digest.hexdigest()[:32]}.npz"
     arrays = read_arrays(kept)

@@ -75,18 +75,18 @@ def load_folder(
     >>> found.dataset.image.max((1, 2, 3)), found.paths
     (array([ 10, 200], dtype=uint8), ('cat/1.png', 'dog/1.png'))
     """
+    from .stream import check_options, stream_files
+
     size = integer("size", size, minimum=1)
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 or 3, got {channels!r}")
-    from .stream import stream_folder
+    check_channels(channels)
 
     names, files = find_images(folder := Path(folder))
     paths = [path.relative_to(folder).as_posix() for path, _ in files]
     if stream is None:
         stream = not fits_in_memory(len(files) * size * size * channels)
     if stream:
-        found = stream_folder(folder, view=View(size), channels=channels)
-        return Folder(found, tuple(paths), {})
+        shape, options = (size, size, channels), check_options(View(size))
+        return Folder(stream_files(names, files, shape, options), tuple(paths), {})
     digests = digests_of([path for path, _ in files])
     facts = json.dumps([size, channels, names, list(zip(paths, digests))])
     key = hashlib.sha256(facts.encode()).hexdigest()[:32]
@@ -145,6 +145,12 @@ def split_folder(found: Folder, test: float = 0.2) -> tuple[Dataset, Dataset]:
         for part in (~chosen, chosen)
     )
     return train, tested
+
+
+def check_channels(channels: int) -> None:
+    """Raise ValueError unless images can have so many channels."""
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels!r}")
 
 
 def find_images(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:

@@ -15,7 +15,7 @@ from .._shapes import integer
 from . import prepared, splits
 from .cache import indexed
 from .dataset import DataError, Dataset
-from .folder import digests_of, find_images
+from .folder import check_channels, digests_of, find_images
 from .streamed import WHOLE_RECORD, StreamedImages, View
 
 _STORED = View()
@@ -49,7 +49,7 @@ def stream(
     Raises:
         As `load`, and ValueError if an argument is out of range.
     """
-    options = _options(view, workers, max_broken)
+    options = check_options(view, workers, max_broken)
     try:
         root = prepared.data_root(data_dir)
         return splits.select(split, partial(_stream_split, name, root, options))
@@ -76,24 +76,40 @@ def stream_folder(
         FileNotFoundError: If there is no such folder.
         ValueError: If an argument is out of range.
     """
-    options = _options(view, workers, max_broken)
+    options = check_options(view, workers, max_broken)
     if view.size is None:
         raise ValueError("view.size must be the height and width of images, got None")
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 or 3, got {channels!r}")
+    check_channels(channels)
     names, files = find_images(Path(folder))
-    paths = [path.absolute() for path, _ in files]
+    return stream_files(names, files, (view.size, view.size, channels), options)
+
+
+def stream_files(
+    names: Sequence[str],
+    files: Sequence[tuple[Path, int]],
+    shape: tuple[int, int, int],
+    options: dict[str, Any],
+) -> Dataset:
+    """Return files of one image each, with their labels, as `stream_folder` does."""
+    paths, labels = [path.absolute() for path, _ in files], [n for _, n in files]
 
     def compute() -> dict[str, np.ndarray]:
         digest = hashlib.sha256("\n".join(digests_of(paths)).encode())
-        return {"digest": np.array(digest.hexdigest())}
+        sizes = np.array([_size(path) for path in paths], np.int64)
+        return {"digest": np.array(digest.hexdigest()), "sizes": sizes}
 
-    digest = str(indexed("folder", paths, compute)["digest"])
-    sizes = [path.stat().st_size for path in paths]
-    ranges = np.array([(i, 0, size) for i, size in enumerate(sizes)], np.int64)
-    shape = (view.size, view.size, channels)
-    images = _images(paths, ranges, shape, None, digest, options)
-    return _dataset(images, np.array([n for _, n in files]), len(names), names)
+    index = indexed("images", paths, compute)
+    begins = np.zeros(len(paths), np.int64)
+    ranges = np.stack([np.arange(len(paths)), begins, index["sizes"]], -1)
+    images = _images(paths, ranges, shape, None, str(index["digest"]), options)
+    return _dataset(images, np.array(labels), len(names), names)
+
+
+def _size(path: Path) -> int:
+    """Return the number of bytes of a file, 0 if it is not there."""
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
 
 
 def _stream_split(
@@ -170,7 +186,9 @@ def _dataset(
     return Dataset(images, labels.astype(np.int32), num_classes, names)
 
 
-def _options(view: View, workers: int | None, max_broken: int | None) -> dict[str, Any]:
+def check_options(
+    view: View, workers: int | None = None, max_broken: int | None = None
+) -> dict[str, Any]:
     """Return the checked fields of `StreamedImages` that are the caller's."""
     if view.size is not None:
         integer("view.size", view.size, minimum=1)

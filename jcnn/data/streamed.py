@@ -88,8 +88,9 @@ class StreamedImages:
 
     @property
     def most_broken(self) -> int:
-        """How many images may be broken."""
-        return max(1, len(self) // 1000) if self.max_broken is None else self.max_broken
+        """How many images may be broken, never all."""
+        most = max(1, len(self) // 1000) if self.max_broken is None else self.max_broken
+        return min(most, len(self) - 1)
 
     def describe(self) -> dict[str, Any]:
         """Return dtype, shape and a digest of what the images are made of."""
@@ -149,6 +150,8 @@ class StreamedImages:
     def _encoded(self, index: int) -> bytes:
         file, start, length = self.ranges[index].tolist()
         path = os.fsdecode(bytes(self.files[file]))
+        if length == 0:  # a pipe would be waited for
+            raise ValueError("there is no file, or it is empty")
         if length == WHOLE_RECORD:
             from .example import parse_example
 
