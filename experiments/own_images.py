@@ -18,9 +18,9 @@ import numpy as np
 
 from jcnn import Layer, global_avg_pool, residual, serial
 from jcnn.augment import random_affine, random_erase, random_flip
-from jcnn.data import Dataset, load_folder, split_folder
+from jcnn.data import Dataset, evaluation_batches, load_folder, split_folder
 from jcnn.layers import Dense, MaxPool
-from jcnn.metrics import confusion_matrix, f1, make_sums, precision, recall
+from jcnn.metrics import confusion_matrix, f1, precision, recall
 from jcnn.models import conv_norm_relu
 from jcnn.runs import AdamW, Count, Optimizer, OptionError, Recipe, RunConfig, main
 from jcnn.runs.config import Range
@@ -33,6 +33,9 @@ class Config(RunConfig):
     """Folder of class folders of PNG and JPEG files."""
     size: Annotated[int, Range(8, 1024)] = 64
     """Height and width to scale the images to."""
+    stream: bool | None = None
+    """Leave the images in their files; by default if they would take more than half of
+    the memory."""
     test: Annotated[float, Range(0, 1, True, True)] = 0.2
     """Part of each class to test on."""
     epochs: Count = 30
@@ -71,7 +74,7 @@ def prepare(images: jax.Array, key: jax.Array | None) -> jax.Array:
 def recipe(config: Config) -> Recipe:
     if config.images is None:
         raise OptionError("--images must be a folder of class folders, got None")
-    found = load_folder(config.images, size=config.size)
+    found = load_folder(config.images, size=config.size, stream=config.stream)
     for path, reason in found.broken.items():
         print(f"left out: {path}: {reason}", file=sys.stderr)
     train, test = split_folder(found, config.test)
@@ -92,21 +95,23 @@ def write_report(
 ) -> None:
     """Print what was reached for each class, and write it to classes.txt."""
 
-    def counts(params, model_state, batch):
-        x = prepare(batch["image"], None).astype(dtype)
-        logits, _ = layer.apply(params, model_state, x)
-        found = logits.argmax(-1)
-        return {"counts": confusion_matrix(batch["label"], found, test.num_classes)}
+    @jax.jit
+    def predict(images):
+        x = prepare(images, None).astype(dtype)
+        return layer.apply(state.params, state.model_state, x)[0].argmax(-1)
 
-    data = {"image": test.image, "label": test.label}
-    matrix = make_sums(counts, batch_size=100)(state, data)["counts"]
+    matrix = np.zeros((test.num_classes, test.num_classes), int)
+    for batch, indices in evaluation_batches(test.image, test.label, 100):
+        found = predict(batch["image"])[: len(indices)]
+        matrix += confusion_matrix(test.label[indices], found, test.num_classes)
     columns = [precision(matrix), recall(matrix), f1(matrix)]
     lines = [f"{'class':20} images  precision  recall      F1"]
     for name, number, *values in zip(
         test.class_names or (), matrix.sum(1), *columns, strict=True
     ):
         lines.append(f"{name:20} {number:6}  " + "  ".join(f"{v:7.1%}" for v in values))
-    lines.append(f"{broken} files could not be read")
+    if broken:
+        lines.append(f"{broken} files could not be read")
     print(*lines, sep="\n")
     (folder / "classes.txt").write_text("\n".join(lines) + "\n")
 

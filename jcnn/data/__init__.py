@@ -6,8 +6,8 @@ whose images stay in their files (extra `streaming`).
 """
 
 from .batches import Batches as Batches
-from .batches import batch_for as batch_for
-from .batches import in_order as in_order
+from .batches import evaluation_batch_size as evaluation_batch_size
+from .batches import evaluation_batches as evaluation_batches
 from .dataset import DataError as DataError
 from .dataset import Dataset as Dataset
 from .dataset import from_arrays as from_arrays

@@ -116,10 +116,10 @@ class Batches:
         return jax.tree.map(put, batch)
 
 
-def batch_for(images: Any) -> int:
+def evaluation_batch_size(images: Any) -> int:
     """Return how many images to evaluate at a time: of large streamed ones fewer.
 
-    >>> batch_for(np.zeros((900, 28, 28, 1), np.uint8))
+    >>> evaluation_batch_size(np.zeros((900, 28, 28, 1), np.uint8))
     500
     """
     most = 500
@@ -128,16 +128,28 @@ def batch_for(images: Any) -> int:
     return max(1, min(most, len(images)))
 
 
-def in_order(
-    images: StreamedImages, labels: np.ndarray, batch_size: int
+def evaluation_batches(
+    images: Any, labels: np.ndarray, batch_size: int
 ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """Yield batches of streamed images and their labels, for evaluation.
+    """Yield batches of images, in memory or streamed, and labels in their order.
 
     Yields:
         A batch of that size, and the indices in the set of its first examples, which
         are those that count: the rest repeats them. Broken images are left out.
+
+    >>> images, labels = np.ones((3, 8, 8, 1)), np.arange(3)
+    >>> for batch, indices in evaluation_batches(images, labels, batch_size=2):
+    ...     print(batch["label"], indices)
+    [0 1] [0 1]
+    [2 2] [2]
     """
     number = len(labels)
+    if not isinstance(images, StreamedImages):
+        for start in range(0, number, batch_size):
+            indices = np.arange(start, min(start + batch_size, number))
+            chosen = np.resize(indices, batch_size)
+            yield {"image": images[chosen], "label": labels[chosen]}, indices
+        return
     plan = _Plan(partial(_consecutive, number, batch_size), 0, -(-number // batch_size))
     with closing(Reader(images, labels, plan, replace=False)) as reader:
         for place, batch in enumerate(reader):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ..compilation import Options, jit
-from ..data import Dataset, batch_for, in_order, is_streamed
+from ..data import Dataset, evaluation_batch_size, evaluation_batches, is_streamed
 from ..layers import child_key
 from ..order import batch_indices
 from ..train import (
@@ -87,7 +87,7 @@ def make_evaluator(
     """Return a function from a state to the metrics of one of a recipe's splits."""
     dataset: Dataset = getattr(recipe, split)
     data = devices.copy_set(dataset)
-    size = batch_for(dataset.image)
+    size = evaluation_batch_size(dataset.image)
     make = _make_evaluate_streamed if is_streamed(dataset) else make_evaluate
     evaluate = make(
         devices.divide(recipe.example_metrics),
@@ -118,7 +118,8 @@ def _make_evaluate_streamed(
 
     def evaluate(state: TrainState, data: Batch) -> dict[str, float]:
         found = []
-        for batch, indices in in_order(data["image"], data["label"], batch_size):
+        images, labels = data["image"], data["label"]
+        for batch, indices in evaluation_batches(images, labels, batch_size):
             metrics = jax.device_get(values(state.params, state.model_state, batch))
             found.append({k: v[: len(indices)] for k, v in metrics.items()})
         whole = jax.tree.map(lambda *parts: np.concatenate(parts), *found)

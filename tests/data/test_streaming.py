@@ -191,11 +191,26 @@ def test_an_image_too_narrow_for_any_rectangle_gives_its_middle():
     )
 
 
+@pytest.mark.parametrize("batch_size", [5, 12])
+def test_a_set_in_memory_is_evaluated_in_the_same_batches(batch_size, photos):
+    dataset = stream_folder(photos, view=View(8), workers=0)
+    arrays, labels = np.asarray(dataset.image), dataset.label
+    for images in (dataset.image, arrays):
+        found = list(data.evaluation_batches(images, labels, batch_size))
+        assert {b["image"].shape for b, _ in found} == {(batch_size, 8, 8, 3)}
+        counted = [b["image"][: len(i)] for b, i in found]
+        np.testing.assert_array_equal(np.concatenate(counted), arrays)
+        counted = [b["label"][: len(i)] for b, i in found]
+        np.testing.assert_array_equal(np.concatenate(counted), labels)
+        indices = np.concatenate([i for _, i in found])
+        np.testing.assert_array_equal(indices, np.arange(12))
+
+
 def test_evaluation_of_a_set_with_random_rectangles_takes_the_middle(photos):
     middle = stream_folder(photos, view=View(16), workers=0)
     dataset = stream_folder(photos, view=View(16, random=True), workers=0)
     np.testing.assert_array_equal(np.asarray(dataset.image), np.asarray(middle.image))
-    for batch, indices in data.in_order(dataset.image, dataset.label, 5):
+    for batch, indices in data.evaluation_batches(dataset.image, dataset.label, 5):
         expected = np.asarray(middle.image[indices])
         np.testing.assert_array_equal(batch["image"][: len(indices)], expected)
         np.testing.assert_array_equal(
@@ -275,7 +290,7 @@ def test_broken_images_are_left_out_of_evaluation(photos):
         pytest.warns(RuntimeWarning, match="broken image 1: .*cat.*0.jpg"),
         pytest.warns(RuntimeWarning, match="broken image 2: .*dog.*5.jpg"),
     ):
-        found = list(data.in_order(dataset.image, dataset.label, 4))
+        found = list(data.evaluation_batches(dataset.image, dataset.label, 4))
     indices = np.concatenate([i for _, i in found])
     np.testing.assert_array_equal(indices, np.arange(1, 11))
     images = np.concatenate([b["image"][: len(i)] for b, i in found])
@@ -297,6 +312,35 @@ def test_too_many_broken_images_are_an_error_that_counts_them(photos):
         _take(dataset, 0, 12)
     with pytest.raises(DataError, match=r"cat.3\.png"):
         np.asarray(dataset.image)
+
+
+def test_links_to_nowhere_pipes_and_empty_files_are_broken(photos):
+    whole = stream_folder(photos, view=View(8), workers=0)
+    pixels, files = np.asarray(whole.image), _files(photos)
+    for index in (0, 4, 8):
+        files[index].unlink()
+    files[0].symlink_to(photos / "nowhere")
+    os.mkfifo(files[4])
+    files[8].touch()
+    dataset = stream_folder(photos, view=View(8), workers=0, max_broken=3)
+    with pytest.warns(RuntimeWarning, match="there is no file, or it is empty") as all:
+        batch = _take(dataset, 0, 12)
+    assert len(all) == 3
+    order = np.array(train.indices_at(KEY, 0, num_examples=12, batch_size=12))
+    order += np.isin(order, (0, 4, 8))
+    np.testing.assert_array_equal(batch["image"], pixels[order])
+
+
+def test_all_images_may_not_be_broken(photos):
+    for path in _files(photos):
+        _break(path)
+    dataset = stream_folder(photos, view=View(8), workers=0, max_broken=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(DataError, match="12 images are broken.* max_broken is 11"):
+            _take(dataset, 0, 12)
+        with pytest.raises(DataError, match="12 images are broken.* max_broken is 11"):
+            list(data.evaluation_batches(dataset.image, dataset.label, 4))
 
 
 def test_an_image_of_another_size_is_broken(root, rng):

@@ -105,6 +105,12 @@ def test_own_images_are_reported_by_class(tmp_path, capsys, rng):
     report = (tmp_path / "run" / "classes.txt").read_text().splitlines()
     assert [line.split()[:2] for line in report[1:3]] == [["sky", "2"], ["wood", "2"]]
     assert all(line in out for line in report)
+    options[-1] += "-streamed"
+    with pytest.warns(RuntimeWarning, match="broken image 1: .*sky.broken.jpg"):
+        streamed = [*options, "--stream", "True"]
+        assert main(own_images.Config, own_images.recipe, streamed) == 0
+    streamed = (tmp_path / "run-streamed" / "classes.txt").read_text().splitlines()
+    assert [line.split()[:2] for line in streamed[1:]] == [["sky", "2"], ["wood", "2"]]
 
 
 def test_own_images_need_a_folder(capsys, tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from jcnn import flatten, serial
 from jcnn.data import View, from_arrays, stream_folder
@@ -116,7 +117,9 @@ def test_a_step_that_is_not_finite_is_repeated_and_found(images, tmp_path, capsy
         return made._replace(loss_fn=loss_fn)
 
     assert main(Config, recipe, ["--run-dir", str(tmp_path / "run")]) == 1
-    assert "step 1 is not finite: loss (NaN)" in capsys.readouterr().err
+    text = capsys.readouterr().err
+    assert "step 1 is not finite: loss (NaN)" in text
+    assert f"its batch is examples {orders[1].tolist()}" in text
 
 
 def test_evaluation_is_that_of_the_set_in_memory(images):
@@ -143,6 +146,16 @@ def test_broken_images_end_a_run_if_they_are_too_many(images, tmp_path, capsys):
         )
     assert status == 1
     assert "error: 2 images are broken, and max_broken is 1" in capsys.readouterr().err
+
+
+def test_a_broken_first_image_does_not_end_a_run(images, tmp_path):
+    (images / "a" / "00.png").write_bytes(b"x")
+    with pytest.warns(RuntimeWarning, match="broken image 1: "):
+        status, _ = _run(tmp_path / "run", _streamed(images))
+    assert status == 0
+    report = load_file(tmp_path / "run" / "report.safetensors")
+    assert report["matrix"].sum() == 19
+    assert any(name.startswith("maps/") for name in report)
 
 
 def test_what_streamed_images_cannot_do_is_an_error_before_training(images):

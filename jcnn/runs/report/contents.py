@@ -4,7 +4,7 @@ So the page can be written again later, without the run's program and its data.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import dropwhile, takewhile
 from pathlib import Path
@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from ..._files import open_file, write_file
-from ...data import Dataset, StreamedImages, batch_for, in_order
+from ...data import evaluation_batch_size, evaluation_batches
 from ...inspect import grad_cam, input_gradient, part_outputs
 from ...inspect.summary import Row
 from ...train import TrainState
@@ -69,7 +69,9 @@ def collect(recipe: Recipe, state: TrainState, rows: Sequence[Row]) -> Contents:
             missing.append(f"{what}: {reason_of(error)}")
 
     attempt("results by class", lambda: _tested(recipe, state))
-    images = arrays.get("examples/images", np.asarray(test.image[:1]))
+    images = arrays.get("examples/images")
+    if images is None:
+        images = next(evaluation_batches(test.image, test.label, 1))[0]["image"]
     attempt("feature maps", lambda: _feature_maps(recipe, state, images[:1]))
     names = test.class_names or tuple(map(str, range(test.num_classes)))
     facts = {"table": [row._asdict() for row in rows], "class_names": names}
@@ -132,8 +134,9 @@ def _tested(recipe: Recipe, state: TrainState) -> dict[str, np.ndarray]:
         return {}
     compiled, found, kept = jax.jit(predict), [], []
     matrix = np.zeros(number * number, np.int64)
-    for images, part in _batches(test):
-        predicted = jax.device_get(compiled(images))
+    size = evaluation_batch_size(test.image)
+    for batch, part in evaluation_batches(test.image, labels, size):
+        predicted = jax.device_get(compiled(batch["image"]))
         predictions, probabilities = (each[: len(part)] for each in predicted)
         pairs = labels[part].astype(np.int64) * number + predictions
         matrix += np.bincount(pairs[labels[part] >= 0], minlength=number * number)
@@ -159,18 +162,6 @@ def _tested(recipe: Recipe, state: TrainState) -> dict[str, np.ndarray]:
         arrays[f"{name}/predictions"] = predictions[indices]
         arrays[f"{name}/probabilities"] = probabilities[indices]
     return arrays
-
-
-def _batches(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield images, and the indices in the set of the first ones, which count."""
-    images, size = dataset.image, batch_for(dataset.image)
-    if isinstance(images, StreamedImages):
-        for batch, indices in in_order(images, dataset.label, size):
-            yield batch["image"], indices
-        return
-    for start in range(0, len(images), size):
-        indices = np.arange(start, min(start + size, len(images)))
-        yield images[start : start + size], indices
 
 
 def _calibration(probabilities: np.ndarray, right: np.ndarray) -> np.ndarray:
