@@ -33,7 +33,7 @@ from .stepping import (
 from .store.folder import read_metrics
 from .store.record import open_record
 from .training import Result, Training
-from .verify.certificate import data_line
+from .verify.certificate import data_differences, data_line
 
 
 def fit(
@@ -148,8 +148,9 @@ def fit(
     data = data_line(recipe.train, recipe.test, recipe.validation)
     together = used.min_size is not None and are_several()
     found = gather((data, run_dir.is_dir()))
-    if any(other != data for other, _ in found):
-        raise OptionError("the processes of a run must have the same data")
+    for other, _ in found:
+        if differing := data_differences(found[0][0], other):
+            raise OptionError(f"the processes of a run have other data: {differing}")
     if together and not all(there for _, there in found):
         raise OptionError(
             "--shard-parameters: each process saves its parts of the parameters, so "

@@ -3,14 +3,14 @@
 All compute the same steps. The first one alone writes the run's folder.
 """
 
+import json
 import os
-import pickle
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from .config import OptionError
 from .output import reason_of
 
 _WAIT = 300  # seconds for the others to begin
+T = TypeVar("T")
 
 
 @contextmanager
@@ -42,9 +43,13 @@ def joined(
     ...     is_first()
     True
     """
+    given = num_processes is not None or process_id is not None
+    if coordinator in (None, "auto") and given:
+        raise OptionError(
+            "--num-processes and --process-id need a --coordinator HOST:PORT, got "
+            f"{coordinator}"
+        )
     if coordinator is None:
-        if num_processes is not None or process_id is not None:
-            raise OptionError("--num-processes and --process-id need a --coordinator")
         yield
         return
     where: dict[str, Any] = {}
@@ -61,8 +66,10 @@ def joined(
         job = "no scheduler's job is found, " if coordinator == "auto" else ""
         text = f"--coordinator {coordinator}: {job}{reason_of(error)}"
         raise OptionError(text) from error
-    yield
-    jax.distributed.shutdown()  # waits for the others
+    try:
+        yield
+    finally:
+        jax.distributed.shutdown()  # waits for the others
 
 
 def leave(status: int) -> int:
@@ -83,11 +90,11 @@ def reach(coordinator: str, seconds: float) -> None:
     Raises:
         OptionError: If that takes longer.
 
-    >>> reach("localhost:1", seconds=0)
+    >>> reach("localhost:1", seconds=0)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
     jcnn.runs.config.OptionError: --coordinator: localhost:1 cannot be reached for 0
-    seconds: [Errno 111] Connection refused
+    seconds: ...
     """
     host, _, port = coordinator.rpartition(":")
     end = time.monotonic() + seconds
@@ -115,18 +122,42 @@ def are_several() -> bool:
 
 
 def gather(value: Any) -> list[Any]:
-    """Return the values of all processes, each of which calls this.
+    """Return the values of all processes as JSON has them; each process calls this.
 
     >>> gather({"step": 3})
     [{'step': 3}]
     """
+    text = json.dumps(value)
     if not are_several():
-        return [value]
-    content = np.frombuffer(pickle.dumps(value), np.uint8)
+        return [json.loads(text)]
+    content = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(content.size))
     padded = np.pad(content, (0, sizes.max() - content.size))
     rows = multihost_utils.process_allgather(padded)
-    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes)]
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes)]
+
+
+def together(function: Callable[[], T]) -> T:
+    """Return a function's result; if it fails in one process, raise an error in all.
+
+    Raises:
+        OptionError: If the function fails in another process.
+        Exception: Its error in this one.
+
+    >>> together(lambda: 3)
+    3
+    """
+    results, error = [], None
+    try:
+        results.append(function())
+    except Exception as failed:
+        error = failed
+    reasons = gather(error and (str(error) or type(error).__name__))
+    if error is not None:
+        raise error
+    for reason in filter(None, reasons):
+        raise OptionError(f"another process: {reason}")
+    return results[0]
 
 
 def same_arrays(tree: Any) -> Any:
@@ -167,7 +198,7 @@ def _explicit(
 ) -> dict[str, Any]:
     """Return the arguments of `jax.distributed.initialize`, checked."""
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal():
+    if not (host and port.isdecimal() and 0 < int(port) < 1 << 16):
         raise OptionError(
             f'--coordinator must be HOST:PORT or "auto", got {coordinator!r}'
         )
@@ -175,10 +206,10 @@ def _explicit(
         raise OptionError(
             f"--coordinator {coordinator} needs --num-processes and --process-id"
         )
-    if process_id >= num_processes:
+    if not 0 <= process_id < num_processes:
         raise OptionError(
-            f"--process-id must be below {num_processes}, the --num-processes, got "
-            f"{process_id}"
+            f"--process-id must be at least 0 and below {num_processes}, the "
+            f"--num-processes, got {process_id}"
         )
     return {
         "coordinator_address": coordinator,

@@ -14,7 +14,6 @@ import jax
 from .._extras import missing
 from .._files import expand_home, unused
 from ..compilation import Options, default_options
-from ..data import DataError
 from ..layers import Params, State
 from .check import check_recipe
 from .config import OptionError, RunConfig, check_config
@@ -24,7 +23,7 @@ from .evaluation import hold_out
 from .initial import KEPT, read_initial
 from .lock import Locked, lock
 from .output import in_line
-from .processes import are_several, gather, is_first
+from .processes import are_several, gather, is_first, together
 from .program import Program
 from .recipe import Recipe, cast_inputs, with_num_steps
 from .stepping import count_steps
@@ -87,17 +86,29 @@ def prepare_run(
 
     Of several processes the first one does. All of them raise the error of any.
     """
-    checked, failed = None, None
-    try:
-        checked = _check(config, make_recipe, program, held)
-    except (OptionError, DataError, OSError) as error:
-        failed = error
-    ended = _agree(checked, failed)
-    if checked is None or checked.make is None or ended:
+    checked = together(lambda: _check(config, make_recipe, program, held))
+    told = gather((_of_all(checked.config), checked.make is None))
+    wanted, ended = told[0]
+    if checked.make is None or ended:
         return None
-    prepared = checked.make()
+    lines = {
+        f"--{name.replace('_', '-')}: {in_line(first)} in the first process, "
+        f"{in_line(other)} in another"
+        for found, _ in told
+        for name, (first, other) in differences(wanted, found).items()
+    }
+    if lines:
+        title = "the processes of a run must have the same options:"
+        raise OptionError("\n  ".join([title, *sorted(lines)]))
+    prepared = together(checked.make)
     run_dir, *_ = gather(str(prepared.run_dir.absolute()))
     return prepared if is_first() else prepared._replace(run_dir=Path(run_dir))
+
+
+def _of_all(config: RunConfig) -> dict[str, Any]:
+    """Return the options that all processes of a run must have."""
+    free = {*FREE} - {"devices", "shard_parameters"}
+    return {k: v for k, v in config_to_json(config).items() if k not in free}
 
 
 def _check(
@@ -130,35 +141,6 @@ def _check(
         accepted = asked.accept_source
         return _resume(config, record, make_recipe, program, held, accepted)
     return _begin(config, make_recipe, program, held, aside=record is not None)
-
-
-def _agree(checked: Checked | None, failed: Exception | None) -> bool:
-    """Compare what the processes have checked; return whether the run has ended.
-
-    Raises:
-        OptionError: If one of them has failed, or has other options than the first.
-    """
-    options = {} if checked is None else config_to_json(checked.config)
-    for name in {*FREE} - {"devices", "shard_parameters"}:
-        options.pop(name, None)
-    ended = checked is not None and checked.make is None
-    told = gather((is_first(), failed and str(failed), options, ended))
-    if failed is not None:
-        raise failed
-    if errors := [f"another process: {error}" for _, error, *_ in told if error]:
-        raise OptionError(errors[0])
-    ((_, _, wanted, ended),) = [each for each in told if each[0]]
-    lines = {
-        f"--{name.replace('_', '-')}: {in_line(first)} in the first process, "
-        f"{in_line(other)} in another"
-        for _, _, found, _ in told
-        for name, (first, other) in differences(wanted, found).items()
-        if not ended
-    }
-    if lines:
-        title = "the processes of a run must have the same options:"
-        raise OptionError("\n  ".join([title, *sorted(lines)]))
-    return ended
 
 
 def _follow(config: RunConfigT, make_recipe: Callable[[RunConfigT], Recipe]) -> Checked:

@@ -108,7 +108,8 @@ class Training:
         # It is missing if a step of the first call was not finite.
         if is_first() and (self.run_dir / "metrics.jsonl").exists():
             lines = read_metrics(self.run_dir)
-        progress, lines = gather((progress, lines))[0]
+        told, lines = gather((progress, lines))[0]
+        progress = Progress(*told)
         for line in lines:
             self.compared.add(line)
         self.done, self.sums = progress.step, progress.sums

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jcnn.runs import OptionError, read_metrics
 from jcnn.runs.processes import joined, reach
@@ -104,14 +105,77 @@ def test_other_options_are_an_error_of_all_processes(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def change(folder, before, after):
+    path = folder / "tiny.py"
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
+OTHER_DATA = "error: the processes of a run have other data: test/image: "
+
+
+@pytest.mark.parametrize(
+    "number, line, status, text",
+    [
+        (0, "raise KeyError('it')", 1, "error: another process: 'it'"),
+        (1, "raise KeyError('it')", 1, "error: another process: 'it'"),
+        (1, "pixels[:] = 1", 2, OTHER_DATA),
+    ],
+)
+def test_what_is_wrong_in_one_process_ends_all(number, line, status, text, tmp_path):
+    write_experiment(tmp_path)
+    line = f"    if jax.process_index() == {number}: {line}\n"
+    change(
+        tmp_path, "    data =", f"    pixels = np.load('pixels.npy')\n{line}    data ="
+    )
+    change(tmp_path, 'np.load("pixels.npy")', "pixels")
+    change(tmp_path, "import dataclasses\n", "import dataclasses\nimport jax\n")
+    with begun(tmp_path, 2, "--devices", "2") as processes:
+        texts, statuses = ended(processes)
+    assert (statuses[number], statuses[1 - number]) == (status, 2), texts
+    assert text in texts[1 - number]
+
+
+def test_each_process_reads_its_part_of_streamed_images(tmp_path, monkeypatch):
+    """The bits are those of one process with two devices, which reads whole batches."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_experiment(folder)
+        for index, pixels in enumerate(np.load(folder / "pixels.npy")):
+            path = folder / "images" / str(index % 3) / f"{index:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[..., 0]).save(path)
+        whole = 'from_arrays(np.load("pixels.npy"), np.arange(20) % 3, 3)'
+        how = '"images", view=View(6), channels=1, workers=0'
+        change(folder, whole, f"stream_folder({how})")
+        change(folder, "import from_arrays", "import View, stream_folder")
+        options = "--devices", "2", "--max-steps", "3", "--certify-every", "1"
+        if name == "one":
+            alone = command(folder, *options)
+            subprocess.run(alone, cwd=folder, env=environment(2), check=True)
+        else:
+            with begun(folder, 2, *options) as processes:
+                texts, statuses = ended(processes)
+            assert statuses == [0, 0], texts
+        found.append(certificate(folder))
+    assert found[0] == found[1] and len(found[0].splitlines()) == 4
+
+
 @pytest.mark.parametrize(
     "options, text",
     [
         ((None, 2, None), "--num-processes and --process-id need a --coordinator"),
+        (("auto", 2, 0), "need a --coordinator HOST:PORT, got auto"),
         (("host", 2, 0), "must be HOST:PORT or \"auto\", got 'host'"),
         ((":123", 2, 0), "must be HOST:PORT or \"auto\", got ':123'"),
         (("host:123", 2, None), "needs --num-processes and --process-id"),
-        (("host:123", 2, 2), "--process-id must be below 2, .* got 2"),
+        (("host:99999", 2, 0), "must be HOST:PORT .* got 'host:99999'"),
+        (("host:123", 2, 2), "--process-id must be at least 0 and below 2, .* got 2"),
+        (("host:123", 2, -1), "--process-id must be at least 0 and .* got -1"),
     ],
 )
 def test_options_that_do_not_fit_are_errors(options, text):

@@ -96,13 +96,18 @@ def check_data(path: Path, line: Line) -> None:
     found = recorded[0].get("format")
     if found != FORMAT:
         raise OptionError(f"{path}: format must be {FORMAT}, got {in_line(found)}")
-    old, new = _arrays(recorded[0]), _arrays(line)
-    differing = [
+    differing = data_differences(recorded[0], line)
+    raise OptionError(f"the data differ from those of {path}: {differing}")
+
+
+def data_differences(before: Line, after: Line) -> str:
+    """Return which arrays of the data differ in two first lines, "" if none do."""
+    old, new = _arrays(before), _arrays(after)
+    return "; ".join(
         f"{name}: {old.get(name, 'nothing')} -> {new.get(name, 'nothing')}"
         for name in sorted(old | new)
         if old.get(name) != new.get(name)
-    ]
-    raise OptionError(f"the data differ from those of {path}: {'; '.join(differing)}")
+    )
 
 
 def read_certificate(path: Path) -> list[Line]:
