@@ -24,7 +24,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jcnn import summarize
 from jcnn.models import imagenet_resnet
-from jcnn.train import classification, create, make_step
+from jcnn.train import (
+    classification,
+    create,
+    data_parallel,
+    make_step,
+    state_sharding,
+)
 
 from .report import environment, table
 
@@ -79,32 +85,20 @@ def main(config: Config) -> None:
 
 def compiled(layer: Any, image: jax.ShapeDtypeStruct, devices: int) -> Any:
     """Return the program of a step on the first devices, `image` for each."""
+    kind, number = (AxisType.Auto,), devices * image.shape[0]
     mesh = jax.make_mesh(
-        (devices,),
-        ("data",),
-        devices=jax.devices()[:devices],
-        axis_types=(AxisType.Auto,),
+        (devices,), ("data",), devices=jax.devices()[:devices], axis_types=kind
     )
     loss_fn, _ = classification(layer, lambda images, key: images)
     tx: Any = optax.sgd(0.1, 0.9, nesterov=True)
     state = jax.eval_shape(lambda key: create(layer, tx, key, image), jax.random.key(0))
     batch = {
-        "image": jax.ShapeDtypeStruct(
-            (devices * image.shape[0], *image.shape[1:]), "f4"
-        ),
-        "label": jax.ShapeDtypeStruct((devices * image.shape[0],), "i4"),
+        "image": jax.ShapeDtypeStruct((number, *image.shape[1:]), "f4"),
+        "label": jax.ShapeDtypeStruct((number,), "i4"),
     }
-
-    def on(spec: PartitionSpec, tree: Any) -> Any:
-        sharding = NamedSharding(mesh, spec)
-        return jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree
-        )
-
-    step = jax.jit(make_step(loss_fn, tx))
-    return step.lower(
-        on(PartitionSpec(), state), on(PartitionSpec("data"), batch)
-    ).compile()
+    step = make_step(data_parallel(loss_fn, mesh), tx)
+    lies = state_sharding(state, mesh), NamedSharding(mesh, PartitionSpec("data"))
+    return jax.jit(step, in_shardings=lies).lower(state, batch).compile()
 
 
 def cost(program: Any) -> dict[str, float]:
