@@ -153,6 +153,10 @@ def test_each_process_reads_its_part_of_streamed_images(tmp_path, monkeypatch):
         how = '"images", view=View(6), channels=1, workers=0'
         change(folder, whole, f"stream_folder({how})")
         change(folder, "import from_arrays", "import View, stream_folder")
+        places = 'np.arange(len(images), dtype="float32").reshape(-1, 1, 1, 1)'
+        change(
+            folder, "/ 255", f"/ (255 + {places})"
+        )  # the order within a batch counts
         options = "--devices", "2", "--max-steps", "3", "--certify-every", "1"
         if name == "one":
             alone = command(folder, *options)
