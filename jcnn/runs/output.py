@@ -3,8 +3,10 @@
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 
@@ -14,7 +16,8 @@ def lasting_output() -> Iterator[None]:
 
     Characters that the encoding lacks are printed as escapes. If a stream ends, say
     because of `| head -1` or a full disk, the other one reports it once; further output
-    to it is lost. It is a decorator too: `@lasting_output()`.
+    to it is lost. Warnings of jcnn are printed as one line, without the place in its
+    source. It is a decorator too: `@lasting_output()`.
 
     >>> import io
     >>> from contextlib import redirect_stdout
@@ -24,18 +27,26 @@ def lasting_output() -> Iterator[None]:
     >>> pipe.buffer.getvalue()
     b'\\\\xe9\\n'
     """
-    usual = sys.stdout, sys.stderr
+    usual, usual_format = (sys.stdout, sys.stderr), warnings.formatwarning
+
+    def format_warning(message, category, filename, *where: Any, **how: Any) -> str:
+        if Path(filename).is_relative_to(Path(__file__).parents[1]):
+            return f"warning: {message}\n"
+        return usual_format(message, category, filename, *where, **how)
+
     with open(os.devnull, "w") as nowhere:  # for a process that was started without
         output = _Lasting(usual[0] or nowhere, "standard output")
         errors = _Lasting(usual[1] or nowhere, "standard error")
         output.other, errors.other = errors, output
         sys.stdout, sys.stderr = cast(TextIO, output), cast(TextIO, errors)
+        warnings.formatwarning = format_warning
         try:
             yield
         finally:
             output.flush()  # what is left would be written where it is not caught
             errors.flush()
             sys.stdout, sys.stderr = usual
+            warnings.formatwarning = usual_format
 
 
 def reason_of(error: Exception) -> str:

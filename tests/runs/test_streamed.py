@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +13,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from jcnn import flatten, serial
-from jcnn.data import View, from_arrays, stream_folder
+from jcnn.data import View, batches, from_arrays, stream_folder
 from jcnn.layers import Conv, Dense
 from jcnn.runs import Count, OptionError, Recipe, RunConfig, check_recipe, main
 from jcnn.runs.devices import Devices
 from jcnn.runs.evaluation import make_evaluator
+from jcnn.runs.output import lasting_output
 from jcnn.runs.sweep.command import _why_apart
 from jcnn.runs.sweep.members import Member
 from jcnn.train import batch_at, classification, create, indices_at
@@ -180,3 +182,12 @@ def test_steps_are_profiled(images, tmp_path, capsys):
     arguments = ["--run-dir", str(tmp_path / "run"), "--profile", "--no-report"]
     assert main(Config, lambda config: _recipe(dataset), arguments) == 0
     assert "the recorded steps are in" in capsys.readouterr().out
+
+
+def test_a_warning_of_jcnn_is_one_line_in_a_run():
+    with lasting_output():
+        found = warnings.formatwarning("text", RuntimeWarning, batches.__file__, 3)
+        other = warnings.formatwarning("text", RuntimeWarning, __file__, 3)
+    assert found == "warning: text\n"
+    for text in (other, warnings.formatwarning("text", RuntimeWarning, __file__, 3)):
+        assert text.startswith(f"{__file__}:3: RuntimeWarning: text\n")
