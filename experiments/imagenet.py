@@ -2,7 +2,7 @@
 
 `--dataset imagenet2012`, or another set that tensorflow-datasets has prepared, or
 `--images FOLDER` with class folders in FOLDER/train and FOLDER/val. The images stay in
-their files: worker processes read them, cut a random rectangle of each, and scale it.
+their files: worker processes read them, take a random crop of each, and scale it.
 The recipe is that of He et al. (2015), section 3.4, with a cosine schedule; on ImageNet
 it has not been trained here.
 """

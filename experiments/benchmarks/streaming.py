@@ -24,7 +24,7 @@ from PIL import Image
 from experiments.imagenet import prepare
 from jcnn import train
 from jcnn.data import Batches, View, stream_folder
-from jcnn.data.streamed import draw, random_box
+from jcnn.data.streamed import draw, random_crop_box
 from jcnn.models import imagenet_resnet
 from jcnn.runs import keep_memory
 
@@ -105,7 +105,7 @@ def of_parts(files: list[Path], size: int) -> dict[str, float]:
     decoded = [Image.open(io.BytesIO(content)).convert("RGB") for content in encoded]
 
     def scale(image: Image.Image, place: int) -> None:
-        box = random_box(image.width, image.height, draw((0, 0), place))
+        box = random_crop_box(image.width, image.height, draw((0, 0), place))
         np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
 
     return {
@@ -113,7 +113,7 @@ def of_parts(files: list[Path], size: int) -> dict[str, float]:
         "decode": _seconds(
             lambda: [Image.open(io.BytesIO(c)).convert("RGB") for c in encoded]
         ),
-        "cut and scale": _seconds(
+        "crop and scale": _seconds(
             lambda: [scale(image, place) for place, image in enumerate(decoded)]
         ),
     }

@@ -237,7 +237,7 @@ class _Plan:
         order: Function from the index of a batch to those of its examples.
         first, end: Indices of the first batch, and after the last.
         part, parts: Which part of each batch to take.
-        key: Of the random rectangles; None: take the middle.
+        key: Of the random crops; None: center crops.
     """
 
     order: Callable[[int], np.ndarray]

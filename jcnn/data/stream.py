@@ -34,7 +34,7 @@ def stream(
     """Return a split of a prepared set whose images are read when they are needed.
 
     The order of a training run and its batches are those of the set in memory. Worker
-    processes read, decode, scale and cut the images, by Grain. The first call reads
+    processes read, decode, crop and scale the images, by Grain. The first call reads
     the files once, checks them, and keeps an index in jcnn's cache folder.
 
     Args:
@@ -193,7 +193,7 @@ def check_options(
     if view.size is not None:
         integer("view.size", view.size, minimum=1)
     elif view.random or view.center != 1:
-        raise ValueError(f"view.size must be given to cut images, got {view}")
+        raise ValueError(f"view.size must be given to crop images, got {view}")
     if not 0 < view.center <= 1:
         raise ValueError(
             f"view.center must be above 0 and at most 1, got {view.center!r}"

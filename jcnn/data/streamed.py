@@ -1,4 +1,4 @@
-"""Images that stay in their files, and are decoded, scaled and cut when needed."""
+"""Images that stay in their files, and are decoded, cropped and scaled when needed."""
 
 import hashlib
 import io
@@ -16,7 +16,7 @@ from .dataset import DataError, Dataset
 
 WHOLE_RECORD = -1  # in place of a length
 _SHARE = 0.5  # of the memory, for the images of a set
-_ATTEMPTS = 10  # to place a rectangle in an image
+_ATTEMPTS = 10  # to place a random crop in an image
 
 
 class View(NamedTuple):
@@ -24,11 +24,12 @@ class View(NamedTuple):
 
     Attributes:
         size: Height and width of the result; None: as they are, the same for all.
-        center: Part of the shorter side that the middle square takes: 0.875 is the
-            usual 224 of 256 pixels.
-        random: Whether training takes a random rectangle instead, of 8 to 100 % of the
-            area and sides of 3 to 4 up to 4 to 3: Szegedy et al., "Going Deeper with
-            Convolutions" (2014), section 6. Evaluation always takes the middle.
+        center: Part of the shorter side that the center crop takes: 0.875 is the usual
+            224 of 256 pixels.
+        random: Whether training takes a random crop instead, of 8 to 100 % of the area
+            and sides of 3 to 4 up to 4 to 3, which is scaled to `size`: Szegedy et al.,
+            "Going Deeper with Convolutions" (2014), section 6; torchvision's
+            RandomResizedCrop. Evaluation always takes the center crop.
     """
 
     size: int | None = None
@@ -41,7 +42,7 @@ class StreamedImages:
     """An array of images [N, H, W, C], uint8, in files: the `image` of a `Dataset`.
 
     Slices and integer arrays select images without reading them; `np.asarray` reads
-    them all, cut for evaluation.
+    them all, cropped as for evaluation.
 
     Attributes:
         files: Paths, bytes [F].
@@ -115,7 +116,7 @@ class StreamedImages:
 
         Args:
             index: Of the image.
-            draws: Numbers of `draw` for a random rectangle; None takes the middle.
+            draws: Numbers of `draw` for a random crop; None: the center crop.
 
         Raises:
             Exception: Almost any, if it is broken.
@@ -139,7 +140,7 @@ class StreamedImages:
                     f"others {height}x{width}"
                 )
         elif draws is not None and self.view.random:
-            box = random_box(image.width, image.height, draws)
+            box = random_crop_box(image.width, image.height, draws)
             image = image.resize((width, height), Image.Resampling.BILINEAR, box)
         else:
             edge = (1 - self.view.center) / 2
@@ -213,12 +214,12 @@ def draw(key: tuple[int, int], place: int) -> np.ndarray:
     return ((bits.random_raw(4 * _ATTEMPTS) >> 11) * 2.0**-53).reshape(_ATTEMPTS, 4)
 
 
-def random_box(
+def random_crop_box(
     width: int, height: int, draws: np.ndarray
 ) -> tuple[float, float, float, float]:
-    """Return a random rectangle (left, top, right, bottom) of an image: see `View`.
+    """Return a random crop (left, top, right, bottom) of an image: see `View`.
 
-    >>> random_box(300, 200, np.full((10, 4), 0.5))
+    >>> random_crop_box(300, 200, np.full((10, 4), 0.5))
     (60.0, 10.0, 240.0, 190.0)
     """
     area = width * height * (0.08 + 0.92 * draws[:, 0])

@@ -20,8 +20,8 @@ class Devices(NamedTuple):
     """The devices of a run.
 
     Attributes:
-        mesh: They, if they are several; one alone computes as without a mesh.
-        min_size: Arrays of the state of at least so many numbers are divided.
+        mesh: The mesh of several devices; None: one device, which needs none.
+        min_size: As for `jcnn.train.state_sharding`.
     """
 
     mesh: Mesh | None = None
@@ -29,7 +29,7 @@ class Devices(NamedTuple):
 
     @property
     def count(self) -> int:
-        """How many they are."""
+        """The number of devices."""
         return 1 if self.mesh is None else self.mesh.size
 
     def divide(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from math import prod
 from typing import Any
 
 import jax
-from jax.lax import with_sharding_constraint as lay
+from jax.lax import with_sharding_constraint
 from jax.sharding import (
     AbstractMesh,
     AxisType,
@@ -60,8 +60,10 @@ def data_parallel(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any
         # Inside `auto_axes` the axes are those of another, abstract mesh.
         inner = get_abstract_mesh() if explicit else mesh
         whole, part = NamedSharding(inner, PartitionSpec()), _divided_at(0, inner)
-        params, model_state = lay((params, model_state), whole)
-        return lay(function(params, model_state, lay(batch, part), *key), whole)
+        params, model_state = with_sharding_constraint((params, model_state), whole)
+        batch = with_sharding_constraint(batch, part)
+        results = function(params, model_state, batch, *key)
+        return with_sharding_constraint(results, whole)
 
     if not explicit:
         return divided

@@ -157,10 +157,10 @@ def test_evaluation_takes_the_scaled_middle(photos):
             box = (left, top, left + side, top + side)
             whole = file.convert("RGB").resize((16, 16), 2, box)
         difference = np.abs(np.asarray(whole).astype(int) - image)
-        assert difference.max() <= 1  # Pillow rounds the rectangle's corners
+        assert difference.max() <= 1  # Pillow rounds the crop's corners
 
 
-def test_random_rectangles_are_a_function_of_seed_step_and_place(tmp_path):
+def test_random_crops_are_a_function_of_seed_step_and_place(tmp_path):
     """Pixels tell the columns and rows that they are of."""
     rows, columns = np.mgrid[:200, :250]
     pixels = np.stack([columns, rows, 0 * rows], -1).astype(np.uint8)
@@ -172,7 +172,7 @@ def test_random_rectangles_are_a_function_of_seed_step_and_place(tmp_path):
     np.testing.assert_array_equal(first, _take(dataset, 0, 60)["image"])
     _equal(_take(dataset, 2, 20), _take(dataset, 2, 20))
     assert (first[:20] != _take(dataset, 1, 60)["image"][:20]).any((1, 2, 3)).all()
-    # Nine tenths of a rectangle lie between the centers of its outermost pixels.
+    # Nine tenths of a crop lie between the centers of its outermost pixels.
     widths = (first[:, 5, -1, 0] - first[:, 5, 0, 0]) / 0.9
     heights = (first[:, -1, 5, 1] - first[:, 0, 5, 1]) / 0.9
     share, ratio = widths * heights / (200 * 250), widths / heights
@@ -181,12 +181,12 @@ def test_random_rectangles_are_a_function_of_seed_step_and_place(tmp_path):
     assert len(np.unique(first[:, 0, 0, 0])) > 20  # they lie in many places
 
 
-def test_an_image_too_narrow_for_any_rectangle_gives_its_middle():
+def test_an_image_too_narrow_for_any_random_crop_gives_its_middle():
     draws = np.full((10, 4), 0.9)
-    assert streamed.random_box(300, 10, draws) == pytest.approx(
+    assert streamed.random_crop_box(300, 10, draws) == pytest.approx(
         (143.3, 0, 156.7, 10), abs=0.1
     )
-    assert streamed.random_box(10, 300, draws) == pytest.approx(
+    assert streamed.random_crop_box(10, 300, draws) == pytest.approx(
         (0, 143.3, 10, 156.7), abs=0.1
     )
 
@@ -206,7 +206,7 @@ def test_a_set_in_memory_is_evaluated_in_the_same_batches(batch_size, photos):
         np.testing.assert_array_equal(indices, np.arange(12))
 
 
-def test_evaluation_of_a_set_with_random_rectangles_takes_the_middle(photos):
+def test_evaluation_of_a_set_with_random_crops_takes_the_middle(photos):
     middle = stream_folder(photos, view=View(16), workers=0)
     dataset = stream_folder(photos, view=View(16, random=True), workers=0)
     np.testing.assert_array_equal(np.asarray(dataset.image), np.asarray(middle.image))
@@ -387,7 +387,7 @@ def test_workers_give_the_same_batches_and_one_that_dies_is_an_error(photos):
         ({"view": View(0)}, "view.size must be at least 1, got 0"),
         ({"view": View()}, "view.size must be the height and width"),
         ({"view": View(8, center=0.0)}, "view.center must be above 0 and at most 1"),
-        ({"view": View(None, random=True)}, "view.size must be given to cut images"),
+        ({"view": View(None, random=True)}, "view.size must be given to crop images"),
         ({"view": View(8), "workers": -1}, "workers must be at least 0, got -1"),
         ({"view": View(8), "max_broken": -1}, "max_broken must be at least 0"),
         ({"view": View(8), "channels": 2}, "channels must be 1 or 3, got 2"),

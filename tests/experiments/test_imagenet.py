@@ -64,6 +64,6 @@ def test_classes_must_be_those_of_training(photographs, tmp_path, capsys):
 def test_the_benchmark_measures_each_part(photographs):
     files = sorted((photographs / "train").rglob("*.jpg"))
     times = streaming.of_parts(files, 32)
-    assert list(times) == ["read", "decode", "cut and scale"]
+    assert list(times) == ["read", "decode", "crop and scale"]
     config = streaming.Config(images=9, size=32, batch_size=3)
     assert streaming.of_workers(photographs / "train", 0, config) > 0
