@@ -19,7 +19,8 @@ class Dataset:
     """Images with one class label each, made by `load` or `from_arrays`.
 
     Attributes:
-        image: Images [N, H, W, C], uint8 in 0..255 or finite float32.
+        image: Images [N, H, W, C], uint8 in 0..255 or finite float32; of a streamed
+            set (`is_streamed`) `StreamedImages`, which are read when they are needed.
         label: Labels [N], int32 in 0..num_classes - 1.
         num_classes: Number of classes.
         class_names: Names of the classes in the order of the labels, if known.

@@ -64,9 +64,6 @@ def load(
     >>> load("digits", "train[-5%:]+test")
     Dataset(image=uint8[432, 8, 8, 1], label=int32[432], num_classes=10)
     """
-    for argument, value in (("name", name), ("split", split)):
-        if not isinstance(value, str):
-            raise TypeError(f"{argument} must be a str, got {value!r}")
     try:
         if name == "digits":
             if stream:

@@ -57,6 +57,7 @@ def find(name: str, split: str, root: Path) -> Prepared:
     """Find a split of `name[/config][:version]` (by default the highest version).
 
     Raises:
+        TypeError: If name is not a str.
         ValueError: If name is malformed or the split is unknown.
         FileNotFoundError: If the set is not prepared.
         DataError: If the split is empty, or its files are not there.
@@ -66,6 +67,8 @@ def find(name: str, split: str, root: Path) -> Prepared:
     ValueError: name must be like 'mnist', 'mnist:3.0.1' or 'set/config:1.0.0', got
     '../mnist'
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str, got {name!r}")
     match = _NAME.fullmatch(name)
     if match is None:
         raise ValueError(

@@ -22,6 +22,7 @@ def select(text: str, load_split: Callable[[str], Dataset]) -> Dataset:
             taken for the name of a split.
 
     Raises:
+        TypeError: If `text` is not a str.
         ValueError: If a part is out of range, or there is no example in all of them.
         DataError: If the splits' images have several sizes.
 
@@ -30,6 +31,8 @@ def select(text: str, load_split: Callable[[str], Dataset]) -> Dataset:
     >>> select("test[-25%:] + test[:3]", lambda split: whole)
     Dataset(image=float32[5, 3, 3, 1], label=int32[5], num_classes=1)
     """
+    if not isinstance(text, str):
+        raise TypeError(f"split must be a str, got {text!r}")
     load_split = cache(load_split)
     images, labels, first = [], [], None
     for term in re.split(r"\s*\+\s*", text.strip()):

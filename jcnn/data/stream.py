@@ -47,7 +47,8 @@ def stream(
             one in a thousand, at least one.
 
     Raises:
-        As `load`, and ValueError if an argument is out of range.
+        As `load`, TypeError if `view` is no View, and ValueError if an argument is out
+        of range.
     """
     options = check_options(view, workers, max_broken)
     try:
@@ -190,6 +191,8 @@ def check_options(
     view: View, workers: int | None = None, max_broken: int | None = None
 ) -> dict[str, Any]:
     """Return the checked fields of `StreamedImages` that are the caller's."""
+    if not isinstance(view, View):
+        raise TypeError(f"view must be a jcnn.data.View, got {view!r}")
     if view.size is not None:
         integer("view.size", view.size, minimum=1)
     elif view.random or view.center != 1:

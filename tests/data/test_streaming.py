@@ -398,6 +398,14 @@ def test_bad_arguments(how, message, photos):
         stream_folder(photos, **how)
 
 
+def test_bad_types(photos):
+    with pytest.raises(TypeError, match="view must be a jcnn.data.View, got 8"):
+        stream_folder(photos, view=8)
+    for name, split, argument in ((3, "train", "name"), ("tiny", 3, "split")):
+        with pytest.raises(TypeError, match=f"{argument} must be a str, got 3"):
+            stream(name, split)
+
+
 def test_images_are_selected_by_arrays_only(photos):
     images = stream_folder(photos, view=View(8)).image
     assert len(images[[3, 4]]) == 2 and images[np.arange(12) > 3].shape[0] == 8
