@@ -55,12 +55,7 @@ def main(config: Config) -> None:
         (config.batch, config.size, config.size, 3), jnp.float32
     )
     layer = imagenet_resnet(depth=config.depth, impl="lax")  # XLA counts its FLOPs
-    rows = summarize(layer, image)
-    products = [row.multiply_adds for row in rows if row.multiply_adds]
-    flops = 2 * config.batch * (3 * sum(products) - products[0])
-    parameters = sum(row.params for row in rows)
-    channels = sum(row.params // 2 for row in rows if "norm" in row.name)
-    sent = 4 * (parameters + 4 * channels)
+    flops, sent = by_formula(layer, image)
     lines = []
     for devices in config.devices:
         program = compiled(layer, image, devices)
@@ -81,6 +76,16 @@ def main(config: Config) -> None:
     header = ["devices", "GFLOP by formula", "XLA's", "ratio", "GB in memory"]
     header += ["MB summed by formula", "in the program", "arrays"]
     print(table(header, lines))
+
+
+def by_formula(layer: Any, image: jax.ShapeDtypeStruct) -> tuple[int, int]:
+    """Return FLOPs of a step, and bytes that are summed over several devices."""
+    rows = summarize(layer, image)
+    products = [row.multiply_adds for row in rows if row.multiply_adds]
+    parameters = sum(row.params for row in rows)
+    channels = sum(row.params // 2 for row in rows if "norm" in row.name)
+    flops = 2 * image.shape[0] * (3 * sum(products) - products[0])
+    return flops, 4 * (parameters + 4 * channels)
 
 
 def compiled(layer: Any, image: jax.ShapeDtypeStruct, devices: int) -> Any:

@@ -5,13 +5,15 @@ from importlib import import_module
 import jax
 import pytest
 
-from experiments.benchmarks import accelerate, rounds, step
+from experiments.benchmarks import accelerate, rounds, scale, step
 from experiments.benchmarks.memory import temporary
 from experiments.benchmarks.peers import PEERS, Peer
 from experiments.benchmarks.report import ratio, table
 from experiments.benchmarks.rounds import Job
 from experiments.benchmarks.shapes import Shape
 from experiments.benchmarks.worker import Sample
+from jcnn import flatten, serial
+from jcnn.layers import BatchNorm, Conv, Dense
 
 FAST = Sample(1.5, 2.0, 10.0, 20.0, 824458, 2.5, 0.5)
 SLOW = Sample(0.5, 4.0, 12.0, 50.0, 824458, 2.25, 1.0)
@@ -108,3 +110,23 @@ def test_a_peer_learns_a_tiny_batch_with_as_many_parameters(name, dtype):
     convolutions = (9 * 1 + 1) * 32 + (9 * 32 + 1) * 64
     assert its_step.parameters == convolutions + (3136 + 1) * 256 + (256 + 1) * 10
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_step_computes_and_sends_what_the_formula_says():
+    """Without padding, whose products XLA leaves out."""
+    parts = {
+        f"{kind}{i}": part
+        for i in (1, 2)
+        for kind, part in {
+            "conv": Conv(64, 3, padding="VALID", use_bias=False, impl="lax"),
+            "norm": BatchNorm(),
+        }.items()
+    }
+    layer = serial(**parts, flatten=flatten, head=Dense(10, use_bias=False))
+    image = jax.ShapeDtypeStruct((2, 10, 10, 16), "float32")
+    flops, sent = scale.by_formula(layer, image)
+    for devices in (1, 2):
+        program = scale.compiled(layer, image, devices)
+        assert 0.98 < scale.cost(program)["flops"] / flops < 1.05
+        summed = [*scale.summed(program.as_text() or "")]
+        assert (not summed) if devices == 1 else 0.99 < sum(summed) / sent < 1.01
