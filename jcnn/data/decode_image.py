@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from .streamed import reason
+
 FORMATS = ("PNG", "JPEG")
 STORED = (*FORMATS, "WEBP", "GIF", "BMP")  # for EPS, Pillow starts a program
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by the number of channels
@@ -28,10 +30,8 @@ def read_image(path: Path, shape: Sequence[int]) -> np.ndarray | str:
             image = to_mode(ImageOps.exif_transpose(file), channels)
             image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
             return np.asarray(image).reshape(shape)
-    except OSError as error:
-        return error.strerror or str(error).partition(" '")[0]
     except Exception as error:  # damage causes almost any error in Pillow's decoders
-        return str(error) or type(error).__name__
+        return reason(error)
 
 
 def eight_bits(image: Image.Image) -> Image.Image:

@@ -92,25 +92,17 @@ def stream_files(
     options: dict[str, Any],
 ) -> Dataset:
     """Return files of one image each, with their labels, as `stream_folder` does."""
-    paths, labels = [path.absolute() for path, _ in files], [n for _, n in files]
+    paths = [path.absolute() for path, _ in files]
 
     def compute() -> dict[str, np.ndarray]:
         digest = hashlib.sha256("\n".join(digests_of(paths)).encode())
-        sizes = np.array([_size(path) for path in paths], np.int64)
-        return {"digest": np.array(digest.hexdigest()), "sizes": sizes}
+        return {"digest": np.array(digest.hexdigest())}
 
-    index = indexed("images", paths, compute)
-    begins = np.zeros(len(paths), np.int64)
-    ranges = np.stack([np.arange(len(paths)), begins, index["sizes"]], -1)
-    images = _images(paths, ranges, shape, None, str(index["digest"]), options)
-    return _dataset(images, np.array(labels), len(names), names)
-
-
-def _size(path: Path) -> int:
-    """Return the number of bytes of a file, 0 if it is not there."""
-    with suppress(OSError):
-        return path.stat().st_size
-    return 0
+    digest = str(indexed("folder", paths, compute)["digest"])
+    ranges = np.zeros((len(paths), 3), np.int64)
+    ranges[:, 0] = np.arange(len(paths))
+    images = _images(paths, ranges, shape, None, digest, options)
+    return _dataset(images, np.array([label for _, label in files]), len(names), names)
 
 
 def _stream_split(

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from .dataset import DataError, Dataset
 
 WHOLE_RECORD = -1  # in place of a length
 _SHARE = 0.5  # of the memory, for the images of a set
+_FILE = "(?<=cannot identify image file) .*"  # its name, or an object
 _ATTEMPTS = 10  # to place a random crop in an image
 
 
@@ -46,8 +48,8 @@ class StreamedImages:
 
     Attributes:
         files: Paths, bytes [F].
-        ranges: int64 [N, 3]: of each image the index of its file, its first byte, and
-            its number of bytes; in array_record files its record, and -1.
+        ranges: int64 [N, 3]: of each image the index of its file, and in files of
+            records its first byte and number of bytes, or its record and -1.
         shape: (N, H, W, C).
         view: What is taken of each image.
         keys: The features of image and label in records; None: files of one image each,
@@ -151,15 +153,15 @@ class StreamedImages:
     def _encoded(self, index: int) -> bytes:
         file, start, length = self.ranges[index].tolist()
         path = os.fsdecode(bytes(self.files[file]))
-        if length == 0:  # a pipe would be waited for
-            raise ValueError("there is no file, or it is empty")
+        if self.keys is None and not os.path.isfile(path):  # a pipe would be waited for
+            raise ValueError("not a file")
         if length == WHOLE_RECORD:
             from .example import parse_example
 
             return parse_example(_reader(path).read([start])[0], *self.keys or ())[0]
         with open(path, "rb") as opened:
             opened.seek(start)
-            return opened.read(length)
+            return opened.read(length if self.keys else -1)
 
 
 class TooLarge(Exception):
@@ -239,7 +241,7 @@ def random_crop_box(
 
 def reason(error: Exception) -> str:
     """Return what is wrong with a file, without its name."""
-    text = getattr(error, "strerror", None) or str(error).partition(" <_io")[0]
+    text = getattr(error, "strerror", None) or re.sub(_FILE, "", str(error))
     return text or type(error).__name__
 
 
