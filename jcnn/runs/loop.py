@@ -149,8 +149,9 @@ def fit(
     together = used.min_size is not None and are_several()
     found = gather((data, run_dir.is_dir()))
     for other, _ in found:
-        if differing := data_differences(found[0][0], other):
-            raise OptionError(f"the processes of a run have other data: {differing}")
+        if other != found[0][0]:
+            text = "the processes of a run must have the same data: "
+            raise OptionError(text + data_differences(found[0][0], other))
     if together and not all(there for _, there in found):
         raise OptionError(
             "--shard-parameters: each process saves its parts of the parameters, so "

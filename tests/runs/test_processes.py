@@ -112,7 +112,7 @@ def change(folder, before, after):
     path.write_text(text.replace(before, after))
 
 
-OTHER_DATA = "error: the processes of a run have other data: test/image: "
+OTHER_DATA = "error: the processes of a run must have the same data: test/image: "
 
 
 @pytest.mark.parametrize(
