@@ -55,19 +55,20 @@ def _checksums(messages: Sequence[bytes]) -> list[bytes]:
 
 
 def crc32c(messages: Sequence[bytes]) -> np.ndarray:
-    """Return the CRC-32C of each message, uint32, going byte by byte through all.
+    """Return the CRC-32C of each message, uint32, two bytes at a time through all.
 
     >>> [hex(crc) for crc in crc32c([b"123456789", b""])]
     ['0xe3069283', '0x0']
     """
-    table = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
+    table = np.arange(1 << 16, dtype=np.uint32)
+    for _ in range(16):
         table = table >> 1 ^ (table & 1) * np.uint32(0x82F63B78)
     length = len(_BEGIN) + max(map(len, messages), default=0)
+    length += length % 2
     # Zeros before the beginning do not change a CRC of 0.
     padded = b"".join((_BEGIN + m).rjust(length, b"\0") for m in messages)
-    columns = np.frombuffer(padded, np.uint8).reshape(len(messages), length).T
+    pairs = np.frombuffer(padded, "<u2").reshape(len(messages), length // 2).T
     crcs = np.zeros(len(messages), np.uint32)
-    for column in np.ascontiguousarray(columns):
-        crcs = table[(crcs ^ column) & 0xFF] ^ crcs >> 8
+    for pair in np.ascontiguousarray(pairs):
+        crcs = table[(crcs ^ pair) & 0xFFFF] ^ crcs >> 16
     return ~crcs
