@@ -158,7 +158,9 @@ class StreamedImages:
         if length == WHOLE_RECORD:
             from .example import parse_example
 
-            return parse_example(_reader(path).read([start])[0], *self.keys or ())[0]
+            status = os.stat(path)
+            reader = _reader(path, status.st_ino, status.st_mtime_ns, status.st_size)
+            return parse_example(reader.read([start])[0], *self.keys or ())[0]
         with open(path, "rb") as opened:
             opened.seek(start)
             return opened.read(length if self.keys else -1)
@@ -246,7 +248,8 @@ def reason(error: Exception) -> str:
 
 
 @lru_cache(64)
-def _reader(path: str) -> Any:
+def _reader(path: str, *of_file: int) -> Any:
+    """Return what reads a file, a new one where the file is another one."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     # One record at a time is read: nothing is to be read ahead.

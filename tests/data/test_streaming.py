@@ -241,6 +241,16 @@ def test_a_set_is_indexed_once_until_its_files_change(form, tiny, root, monkeypa
     assert anew.describe() == changed.describe()
 
 
+@pytest.mark.parametrize("form", ["array_record", "tfrecord"])
+def test_files_that_replace_those_that_were_read_are_read_anew(form, tiny, root):
+    for _ in range(2):
+        for path in root.rglob("tiny-*"):
+            path.unlink()
+        images, _ = tiny(form)
+        dataset = stream("tiny", "train", workers=0)
+        np.testing.assert_array_equal(np.asarray(dataset.image), images[:7])
+
+
 def test_a_damaged_record_is_an_error_of_the_set(tiny, root):
     tiny("tfrecord")
     (path,) = root.rglob("tiny-train*")
