@@ -196,7 +196,8 @@ class Reader:
         except RuntimeError as error:
             raise OSError(
                 f"a process that reads images has died: {error} If it lacked memory, "
-                "or room in /dev/shm, let fewer workers read"
+                "or room in /dev/shm, let fewer workers read. Each of them imports the "
+                'program, which must begin under `if __name__ == "__main__":`'
             ) from error
         # Grain's arrays are in shared memory, which is scarce in containers.
         batch = {name: np.array(array) for name, array in batch.items()}

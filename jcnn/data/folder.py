@@ -157,7 +157,7 @@ def find_images(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
     """Return the classes of a folder, and its image files with their labels.
 
     Raises:
-        DataError: If there are fewer than two class folders, or no image.
+        DataError: If there are fewer than two class folders, or one has no image.
         FileNotFoundError: If there is no such folder.
     """
     if not folder.is_dir():
@@ -173,6 +173,11 @@ def find_images(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
             f"{folder} must have a subfolder of PNG or JPEG files for each of two or "
             f"more classes, got subfolders {', '.join(names) or 'none'} with "
             f"{len(files)} such files"
+        )
+    if empty := [names[n] for n in {*range(len(names))} - {n for _, n in files}]:
+        raise DataError(
+            f"each class of {folder} must have PNG or JPEG files, got none of "
+            f"{', '.join(sorted(empty))}"
         )
     return names, files
 

@@ -73,7 +73,7 @@ def stream_folder(
         view, workers, max_broken: As for `stream`; `view` must have a size.
 
     Raises:
-        DataError: If there are fewer than two class folders, or no images.
+        DataError: If there are fewer than two class folders, or one has no image.
         FileNotFoundError: If there is no such folder.
         ValueError: If an argument is out of range.
     """

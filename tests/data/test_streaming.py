@@ -384,7 +384,8 @@ def test_workers_give_the_same_batches_and_one_that_dies_is_an_error(photos):
         _equal(taken(KEY, step, _data(dataset), 5), _take(alone, step, 5))
     for worker in workers:
         worker.kill()
-    with pytest.raises(OSError, match="a process that reads images has died"):
+    message = "a process that reads images has died.* must begin under `if __name__"
+    with pytest.raises(OSError, match=message):
         for step in range(12, 20):
             taken(KEY, step, _data(dataset), 5)
     taken.close()
@@ -417,6 +418,13 @@ def test_bad_types(photos):
     for name, split, argument in ((3, "train", "name"), ("tiny", 3, "split")):
         with pytest.raises(TypeError, match=f"{argument} must be a str, got 3"):
             stream(name, split)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_class_without_images_is_an_error(streamed, photos):
+    (photos / "cow").mkdir()
+    with pytest.raises(DataError, match="must have PNG or JPEG files, got none of cow"):
+        data.load_folder(photos, size=8, stream=streamed)
 
 
 def test_images_are_selected_by_arrays_only(photos):
