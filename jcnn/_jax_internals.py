@@ -92,6 +92,14 @@ def process_of_job() -> tuple[int, int]:
     return global_state.process_id, global_state.num_processes
 
 
+def wait_for_job(seconds: int) -> None:
+    """Wait until all processes of this job have called this."""
+    from jax._src.distributed import global_state
+
+    assert global_state.client is not None
+    global_state.client.wait_at_barrier("jcnn", 1000 * seconds)
+
+
 def backends_are_initialized() -> bool:
     """Return whether JAX has computed, or asked for its devices."""
     from jax._src import xla_bridge

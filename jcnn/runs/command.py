@@ -20,7 +20,7 @@ from .config_json import config_from_json
 from .loop import fit
 from .memory import keep_memory
 from .output import lasting_output
-from .processes import are_several, joined, leave
+from .processes import OthersEnded, are_several, joined, leave
 from .program import Program, find_program
 from .recipe import Recipe
 from .start import checked_recipe, prepare_run
@@ -97,6 +97,8 @@ def _run(
         try:
             held.enter_context(joined(*options))
             prepared = prepare_run(config, make_recipe, program, held)
+        except OthersEnded as error:
+            return leave(_fail(error, 1))
         except (OptionError, DataError, OSError) as error:
             return _fail(error, 2)
         except KeyboardInterrupt:
@@ -136,7 +138,7 @@ def _run(
             return leave(_fail(error, 2))
         except NotFinite as error:
             return _fail(error, 1)
-        except (DataError, OSError) as error:
+        except (DataError, OSError, OthersEnded) as error:
             return leave(_fail(error, 1))
         except KeyboardInterrupt:
             return leave(130)

@@ -5,8 +5,10 @@ All compute the same steps. The first one alone writes the run's folder.
 
 import json
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,12 +18,17 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from .._jax_internals import process_of_job
+from .._jax_internals import process_of_job, wait_for_job
 from .config import OptionError
 from .output import reason_of
 
 _WAIT = 300  # seconds for the others to begin
+_LOADING = 24 * 3600  # seconds for the others to load their data
 T = TypeVar("T")
+
+
+class OthersEnded(Exception):
+    """Another process of the run cannot be reached any more."""
 
 
 @contextmanager
@@ -55,8 +62,11 @@ def joined(
     where: dict[str, Any] = {}
     if coordinator != "auto":
         where = _explicit(coordinator, num_processes, process_id)
-        if process_id:  # JAX would end this process by a signal
+        # JAX would end this process by a signal.
+        if process_id:
             reach(coordinator, _WAIT)
+        else:
+            check_port(coordinator)
     name = "" if process_id is None else f" {process_id}"
     text = f"process{name} waits for the others, at most {_WAIT} seconds"
     print(text, file=sys.stderr, flush=True)
@@ -66,6 +76,9 @@ def joined(
         job = "no scheduler's job is found, " if coordinator == "auto" else ""
         text = f"--coordinator {coordinator}: {job}{reason_of(error)}"
         raise OptionError(text) from error
+    if threading.current_thread() is threading.main_thread():
+        # JAX notes SIGTERM from here on, which would end nothing before training.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     try:
         yield
     finally:
@@ -111,6 +124,29 @@ def reach(coordinator: str, seconds: float) -> None:
         time.sleep(0.5)
 
 
+def check_port(coordinator: str) -> None:
+    """Check that the first process can be reached at the port of a coordinator.
+
+    Raises:
+        OptionError: If another program of this machine uses it, or it may not be used.
+
+    >>> with socket.create_server(("", 0)) as other:
+    ...     check_port(f"localhost:{other.getsockname()[1]}")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    jcnn.runs.config.OptionError: --coordinator: port ... cannot be used: Address
+    already in use
+    """
+    port = int(coordinator.rpartition(":")[2])
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise OptionError(
+            f"--coordinator: port {port} cannot be used: {reason}"
+        ) from error
+
+
 def is_first() -> bool:
     """Return whether this process writes the run's folder."""
     return process_of_job()[0] == 0
@@ -124,6 +160,9 @@ def are_several() -> bool:
 def gather(value: Any) -> list[Any]:
     """Return the values of all processes as JSON has them; each process calls this.
 
+    Raises:
+        OthersEnded: If one of them has ended.
+
     >>> gather({"step": 3})
     [{'step': 3}]
     """
@@ -131,9 +170,10 @@ def gather(value: Any) -> list[Any]:
     if not are_several():
         return [json.loads(text)]
     content = np.frombuffer(text.encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(content.size))
-    padded = np.pad(content, (0, sizes.max() - content.size))
-    rows = multihost_utils.process_allgather(padded)
+    with _reaching_others():
+        sizes = multihost_utils.process_allgather(np.int32(content.size))
+        padded = np.pad(content, (0, sizes.max() - content.size))
+        rows = multihost_utils.process_allgather(padded)
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes)]
 
 
@@ -152,6 +192,9 @@ def together(function: Callable[[], T]) -> T:
         results.append(function())
     except Exception as failed:
         error = failed
+    if are_several():  # else Gloo would wait 30 seconds for those that load data
+        with _reaching_others():
+            wait_for_job(_LOADING)
     reasons = gather(error and (str(error) or type(error).__name__))
     if error is not None:
         raise error
@@ -191,6 +234,17 @@ def on_host(tree: Any) -> Any:
         return multihost_utils.process_allgather(x, tiled=True) if is_divided(x) else x
 
     return jax.device_get(jax.tree.map(whole, tree))
+
+
+@contextmanager
+def _reaching_others() -> Iterator[None]:
+    """Turn JAX's errors of communication into one."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise OthersEnded(
+            f"another process has ended, and its output says why: {reason_of(error)}"
+        ) from error
 
 
 def _explicit(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jcnn.runs import OptionError, read_metrics
+from jcnn.runs import OptionError, processes, read_metrics
 from jcnn.runs.processes import joined, reach
 from jcnn.runs.verify.reproduce import reproduce
 from tests.helpers.tiny_experiment import write_experiment
@@ -135,6 +135,38 @@ def test_what_is_wrong_in_one_process_ends_all(number, line, status, text, tmp_p
         texts, statuses = ended(processes)
     assert (statuses[number], statuses[1 - number]) == (status, 2), texts
     assert text in texts[1 - number]
+
+
+def test_a_signal_ends_a_process_before_it_trains(tmp_path):
+    """JAX would only note SIGTERM."""
+    write_experiment(tmp_path)
+    line = "    if jax.process_index() == 0: signal.raise_signal(signal.SIGTERM)\n"
+    change(tmp_path, "    data =", f"{line}    data =")
+    change(tmp_path, "import dataclasses\n", "import dataclasses\nimport jax\n")
+    with begun(tmp_path, 2, "--devices", "2") as processes:
+        texts, statuses = ended(processes)
+    assert statuses[0] == -signal.SIGTERM and statuses[1] not in (0, None), texts
+
+
+@pytest.mark.stress
+def test_a_process_may_load_data_for_longer_than_gloo_waits(tmp_path):
+    write_experiment(tmp_path)
+    line = "    if jax.process_index(): import time; time.sleep(40)\n"
+    change(tmp_path, "    data =", f"{line}    data =")
+    change(tmp_path, "import dataclasses\n", "import dataclasses\nimport jax\n")
+    with begun(tmp_path, 2, "--devices", "2", "--max-steps", "1") as processes:
+        texts, statuses = ended(processes)
+    assert statuses == [0, 0], texts
+
+
+def test_the_end_of_another_process_is_told_of(monkeypatch):
+    def fail(value):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(processes, "are_several", lambda: True)
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", fail)
+    with pytest.raises(processes.OthersEnded, match="another process .* closed by"):
+        processes.gather(3)
 
 
 def test_each_process_reads_its_part_of_streamed_images(tmp_path, monkeypatch):
