@@ -6,13 +6,17 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 
+import jcnn
+
 from .._extras import missing
 from .._files import expand_home, unused
+from .._jax_internals import process_of_job
 from ..compilation import Options, default_options
 from ..layers import Params, State
 from .check import check_recipe
@@ -22,7 +26,7 @@ from .devices import choose_devices, count_devices
 from .evaluation import hold_out
 from .initial import KEPT, read_initial
 from .lock import Locked, lock
-from .output import in_line
+from .output import in_line, printable
 from .processes import are_several, gather, is_first, together
 from .program import Program
 from .recipe import Recipe, cast_inputs, with_num_steps
@@ -87,6 +91,8 @@ def prepare_run(
     Of several processes the first one does. All of them raise the error of any.
     """
     checked = together(lambda: _check(config, make_recipe, program, held))
+    if are_several():
+        _compare_code(gather(_code(program)))
     told = gather((_of_all(checked.config), checked.make is None))
     wanted, ended = told[0]
     if checked.make is None or ended:
@@ -105,10 +111,36 @@ def prepare_run(
     return prepared if is_first() else prepared._replace(run_dir=Path(run_dir))
 
 
+def _code(program: Program) -> dict[str, str]:
+    """Return the digests of a program's files, and the versions of its libraries."""
+    files = read_source(program)["files"]
+    found = {name: version(name) for name in ("jax", "jaxlib", "numpy", "optax")}
+    found["jcnn"] = jcnn.__version__
+    return found | {name: file["sha256"] for name, file in files.items()}
+
+
+def _compare_code(found: list[dict[str, str]]) -> None:
+    """Raise OptionError if the code of processes differs, where both have imported it.
+
+    >>> _compare_code([{"jax": "1.0", "net.py": "a1"}, {"jax": "1.0", "net.py": "b2"}])
+    Traceback (most recent call last):
+    jcnn.runs.config.OptionError: the processes of a run must have the same source and
+    libraries, but other ones have another net.py
+    """
+    first, *others = found
+    names = {n for other in others for n in other if other[n] != first.get(n, other[n])}
+    if names:
+        raise OptionError(
+            "the processes of a run must have the same source and libraries, but other "
+            f"ones have another {', '.join(sorted(map(printable, names)))}"
+        )
+
+
 def _of_all(config: RunConfig) -> dict[str, Any]:
     """Return the options that all processes of a run must have."""
     free = {*FREE} - {"devices", "shard_parameters"}
-    return {k: v for k, v in config_to_json(config).items() if k not in free}
+    options = {k: v for k, v in config_to_json(config).items() if k not in free}
+    return options | {"num_processes": process_of_job()[1]}
 
 
 def _check(

@@ -40,7 +40,7 @@ from .progress import describe_metrics, format_metric, say
 from .recipe import Recipe, network_logits
 from .report.contents import collect, write_contents
 from .report.page import try_page
-from .store.digests import take_snapshot
+from .store.digests import combine, take_snapshot
 from .store.folder import read_metrics
 from .store.network import write_network
 from .store.record import NoRecord, Progress, Record
@@ -186,6 +186,11 @@ class Training:
         if not (certify or save):
             return
         snapshot = take_snapshot(self.state)
+        if len({*gather(combine(snapshot.descriptions))}) > 1:
+            raise OptionError(
+                f"the processes of a run have other states after step {self.done}: "
+                "their source, the files that it reads, libraries or processors differ"
+            )
         write = partial(self.record.certify, snapshot, step=self.done, epoch=self.epoch)
         if certify:
             write()

@@ -7,7 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from jcnn.runs import OptionError, loop, main, read_metrics, read_weights
+from jcnn.runs import (
+    OptionError,
+    loop,
+    main,
+    read_metrics,
+    read_weights,
+    start,
+    training,
+)
 from jcnn.runs.devices import choose_devices
 from jcnn.runs.store.journal import read_lines
 from tests.runs.test_resume import Config, recipe
@@ -112,3 +120,28 @@ def test_what_another_process_lacks_is_an_error(
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(text, line)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "where, other, text",
+    [
+        (
+            start,
+            lambda mine: mine | {"jaxlib": "0.1"} if "jaxlib" in mine else mine,
+            "have the same source and libraries, but other ones have another jaxlib",
+        ),
+        (
+            training,
+            lambda mine: "0" * 64 if isinstance(mine, str) else mine,
+            "the processes of a run have other states after step 1: ",
+        ),
+    ],
+)
+def test_code_or_states_that_differ_are_an_error(
+    where, other, text, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(start, "are_several", lambda: True)
+    monkeypatch.setattr(where, "gather", lambda mine: [mine, other(mine)])
+    assert run(tmp_path / "run") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert text in line
