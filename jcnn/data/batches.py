@@ -1,5 +1,6 @@
 """Batches of streamed sets, which Grain's worker processes read ahead."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -208,6 +209,8 @@ class Reader:
 
     def close(self) -> None:
         self._iterator.close()
+        del self._iterator
+        gc.collect()  # it is in a cycle, and holds a batch in shared memory
 
     def _note(self, index: int) -> None:
         """Name a broken image once; raise DataError if they are too many."""

@@ -6,6 +6,7 @@ import re
 import signal
 import time
 import warnings
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from jcnn import data, train
-from jcnn.data import DataError, View, loading, stream, stream_folder, streamed
+from jcnn.data import DataError, View, batches, loading, stream, stream_folder, streamed
 from tests.helpers.prepared import encode, write_set
 
 KEY = jax.random.key(7)
@@ -390,6 +391,22 @@ def test_workers_give_the_same_batches_and_one_that_dies_is_an_error(photos):
             taken(KEY, step, _data(dataset), 5)
     taken.close()
     assert not set(multiprocessing.active_children()) - before
+
+
+def test_a_reader_leaves_no_shared_memory_at_its_end(photos, monkeypatch):
+    """At the end of a program Python warns of it, and containers have little."""
+    closed = []
+
+    class Seen(batches.Reader):
+        def close(self):
+            closed.append(weakref.ref(self._iterator))
+            super().close()
+
+    monkeypatch.setattr(batches, "Reader", Seen)
+    dataset = stream_folder(photos, view=View(8), workers=1)
+    assert len(list(data.evaluation_batches(dataset.image, dataset.label, 5))) == 3
+    (iterator,) = closed
+    assert iterator() is None
 
 
 # Bad input
