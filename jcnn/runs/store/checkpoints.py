@@ -115,6 +115,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error):
+        if self._together and error[0] is not None:
+            return  # the others, who would have to finish theirs, may have ended
         try:
             self.wait()
         finally:
