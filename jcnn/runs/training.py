@@ -173,7 +173,7 @@ class Training:
         signals, saves = zip(*gather(mine))
         for number in filter(None, signals):
             self.interrupts.note(number)
-        return self.interrupts() is not None, any(saves)
+        return any(signals), any(saves)  # one that came since is for the next call
 
     def save(self, line: dict[str, Any], stop: bool, save: bool) -> None:
         """Write a line of the certificate and a checkpoint if they are due."""

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jcnn.runs import OptionError, processes, read_metrics
+from jcnn.runs import OptionError, processes, read_metrics, training
+from jcnn.runs.interrupt import catch_interrupt
 from jcnn.runs.processes import joined, reach
 from jcnn.runs.verify.reproduce import reproduce
 from tests.helpers.tiny_experiment import write_experiment
@@ -199,6 +201,20 @@ def test_each_process_reads_its_part_of_streamed_images(tmp_path, monkeypatch):
             assert statuses == [0, 0], texts
         found.append(certificate(folder))
     assert found[0] == found[1] and len(found[0].splitlines()) == 4
+
+
+def test_a_signal_after_the_exchange_waits_for_the_next(monkeypatch):
+    """Else one process would stop, and the others would not."""
+    with catch_interrupt() as interrupts:
+
+        def exchange(mine):
+            interrupts.note(signal.SIGTERM)
+            return [mine]
+
+        monkeypatch.setattr(training, "gather", exchange)
+        run = SimpleNamespace(interrupts=interrupts)
+        assert training.Training.asked(run) == (False, False)
+        assert training.Training.asked(run) == (True, False)
 
 
 @pytest.mark.parametrize(
