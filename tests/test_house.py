@@ -7,11 +7,11 @@ _APART = {"__main__.py", "_files.py", "experiment.py"}
 
 # The aims are 3,300, 2,600, 550, 2,600, below 9,000, and 340.
 BUDGETS = {
-    "library": 8_463,
+    "library": 8_475,
     "engine": 4_504,
-    "data": 2_044,
-    "runs": 8_866,
-    "all": 24_340,
+    "data": 2_100,
+    "runs": 9_057,
+    "all": 24_599,
     "a file": 340,
 }
 
