@@ -54,7 +54,7 @@ def data_parallel(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any
     def divided(params, model_state, batch, *key):
         if (n := num_examples(batch)) % mesh.size:
             raise ValueError(
-                f"batch must be of a multiple of {mesh.size} examples, the number of "
+                f"batch must have a multiple of {mesh.size} examples, the number of "
                 f"devices, got {n}"
             )
         # Inside `auto_axes` the axes are those of another, abstract mesh.
@@ -117,8 +117,8 @@ def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
     """
     if (n := num_examples(batch)) % (parts := len(mesh.local_devices)):
         raise ValueError(
-            f"batch must be of a multiple of {parts} examples, the number of devices, "
-            f"got {n}"
+            f"batch must have a multiple of {parts} examples, the number of this "
+            f"process's devices, got {n}"
         )
     put = partial(jax.make_array_from_process_local_data, _divided_at(0, mesh))
     return jax.tree.map(put, batch)
