@@ -71,11 +71,16 @@ def joined(
     text = f"process{name} waits for the others, at most {_WAIT} seconds"
     print(text, file=sys.stderr, flush=True)
     try:
-        jax.distributed.initialize(initialization_timeout=_WAIT, **where)
+        with _ended_by_interrupt():
+            jax.distributed.initialize(initialization_timeout=_WAIT, **where)
     except (RuntimeError, ValueError) as error:
-        job = "no scheduler's job is found, " if coordinator == "auto" else ""
-        text = f"--coordinator {coordinator}: {job}{reason_of(error)}"
-        raise OptionError(text) from error
+        reason = reason_of(error)
+        if coordinator == "auto" and "coordinator_address" in reason:
+            reason = (
+                "no job of a scheduler is found; --coordinator HOST:PORT, "
+                "--num-processes and --process-id do without one"
+            )
+        raise OptionError(f"--coordinator {coordinator}: {reason}") from error
     if threading.current_thread() is threading.main_thread():
         # JAX notes SIGTERM from here on, which would end nothing before training.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
@@ -234,6 +239,20 @@ def on_host(tree: Any) -> Any:
         return multihost_utils.process_allgather(x, tiled=True) if is_divided(x) else x
 
     return jax.device_get(jax.tree.map(whole, tree))
+
+
+@contextmanager
+def _ended_by_interrupt() -> Iterator[None]:
+    """Let Ctrl-C end this process at once: Python would do so after JAX's call only."""
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    usual = usual and threading.current_thread() is threading.main_thread()
+    if usual:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if usual:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

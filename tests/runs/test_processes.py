@@ -235,6 +235,37 @@ def test_options_that_do_not_fit_are_errors(options, text):
         raise AssertionError("not reached")
 
 
+def test_auto_without_a_scheduler_says_what_to_give(monkeypatch):
+    text = "--coordinator auto: no job of a scheduler is found; --coordinator HOST:PORT"
+
+    def initialize(**how):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    with pytest.raises(OptionError, match=text), joined("auto", None, None):
+        raise AssertionError("not reached")
+
+
+def test_ctrl_c_ends_a_first_process_that_waits():
+    """JAX waits in C++, where Python handles no signal."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    program = (
+        "import signal; from jcnn.runs.processes import joined\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"with joined('localhost:{port}', 2, 0): pass"
+    )
+    how = {"stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", program], **how) as process:
+        try:
+            assert any("waits for the others" in line for line in process.stderr)
+            time.sleep(1)  # JAX begins to wait
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == -signal.SIGINT
+        finally:
+            process.kill()
+
+
 def test_a_coordinator_that_cannot_be_reached_is_an_error():
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
