@@ -9,9 +9,9 @@ _APART = {"__main__.py", "_files.py", "experiment.py"}
 BUDGETS = {
     "library": 8_475,
     "engine": 4_504,
-    "data": 2_100,
-    "runs": 9_057,
-    "all": 24_599,
+    "data": 2_139,
+    "runs": 9_076,
+    "all": 24_657,
     "a file": 340,
 }
 

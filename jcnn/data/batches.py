@@ -1,14 +1,11 @@
 """Batches of streamed sets, which Grain's worker processes read ahead."""
 
 import gc
-import multiprocessing
-import os
-import signal
-import threading
+import pickle
+import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,7 +18,8 @@ from .._shapes import integer
 from ..layers import child_key
 from ..order import host_order
 from .dataset import DataError
-from .streamed import StreamedImages, draw, reason
+from .streamed import StreamedImages, reason
+from .worker import Plan, ReadBatch, ReadPlanned, begin_worker
 
 Batch = dict[str, Any]
 
@@ -101,7 +99,7 @@ class Batches:
         if images.view.random:
             bits = jax.random.bits(child_key(key, "crop"), (2,), jnp.uint32)
             words = tuple(bits.tolist())
-        plan = _Plan(order, step, order.end(), part, parts, words)
+        plan = Plan(order, step, order.end(), part, parts, words)
         self._reader = Reader(images, labels, plan, replace=True)
         self._following = self._next()
 
@@ -151,7 +149,7 @@ def evaluation_batches(
             chosen = np.resize(indices, batch_size)
             yield {"image": images[chosen], "label": labels[chosen]}, indices
         return
-    plan = _Plan(partial(_consecutive, number, batch_size), 0, -(-number // batch_size))
+    plan = Plan(partial(_consecutive, number, batch_size), 0, -(-number // batch_size))
     with closing(Reader(images, labels, plan, replace=False)) as reader:
         for place, batch in enumerate(reader):
             start = place * batch_size
@@ -168,7 +166,7 @@ class Reader:
         self,
         images: StreamedImages,
         labels: np.ndarray,
-        plan: "_Plan",
+        plan: Plan,
         *,
         replace: bool,
     ):
@@ -184,9 +182,13 @@ class Reader:
         ahead = 0 if images.workers else 1
         options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
         workers = grain.multiprocessing.MultiprocessingOptions(images.workers)
-        batches = grain.MapDataset.source(plan).map(_Read(images, labels, replace))
+        # A pipe with more than 64 KiB for a worker that has died is waited for forever.
+        self._file = tempfile.NamedTemporaryFile(prefix="jcnn-", suffix=".pickle")
+        pickle.dump((plan, ReadPlanned(images, labels, replace)), self._file)
+        self._file.flush()
+        batches = grain.MapDataset.range(len(plan)).map(ReadBatch(self._file.name))
         read = batches.to_iter_dataset(options)
-        self._iterator = iter(read.mp_prefetch(workers, worker_init_fn=_begin_worker))
+        self._iterator = iter(read.mp_prefetch(workers, worker_init_fn=begin_worker))
 
     def __iter__(self) -> "Reader":
         return self
@@ -209,6 +211,7 @@ class Reader:
 
     def close(self) -> None:
         self._iterator.close()
+        self._file.close()
         del self._iterator
         gc.collect()  # it is in a cycle, and holds a batch in shared memory
 
@@ -231,92 +234,6 @@ class Reader:
             )
         text = f"broken image {len(self._broken)}: {self._broken[index]}"
         warnings.warn(text, RuntimeWarning, stacklevel=4)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """The examples of each batch, a source for Grain.
-
-    Attributes:
-        order: Function from the index of a batch to those of its examples.
-        first, end: Indices of the first batch, and after the last.
-        part, parts: Which part of each batch to take.
-        key: Of the random crops; None: center crops.
-    """
-
-    order: Callable[[int], np.ndarray]
-    first: int
-    end: int
-    part: int = 0
-    parts: int = 1
-    key: tuple[int, int] | None = None
-
-    def __len__(self) -> int:
-        return self.end - self.first
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, list[np.ndarray] | None]:
-        """Return the indices of a batch's examples, and random numbers for each."""
-        step = self.first + index
-        indices = self.order(step)
-        places = step * len(indices) + np.arange(len(indices))
-        mine = slice(
-            self.part * len(indices) // self.parts,
-            (self.part + 1) * len(indices) // self.parts,
-        )
-        if self.key is None:
-            return indices[mine], None
-        return indices[mine], [draw(self.key, place) for place in places[mine].tolist()]
-
-
-@dataclass(frozen=True)
-class _Read:
-    """The function from what is planned to a batch, which workers call.
-
-    Attributes:
-        replace: Whether another image takes the place of a broken one.
-    """
-
-    images: StreamedImages
-    labels: np.ndarray
-    replace: bool
-
-    def __call__(self, planned: Any) -> dict[str, np.ndarray]:
-        indices, draws = planned
-        batch = {
-            "image": np.zeros((len(indices), *self.images.shape[1:]), np.uint8),
-            "label": np.empty(len(indices), self.labels.dtype),
-            "index": indices,
-            "broken": np.zeros(len(indices), np.int64),
-        }
-        for place, index in enumerate(indices.tolist()):
-            drawn = None if draws is None else draws[place]
-            last = index + self.images.most_broken if self.replace else index
-            for chosen in range(index, last + 1):
-                chosen %= len(self.images)
-                try:
-                    batch["image"][place] = self.images.read(chosen, drawn)
-                    break
-                except ImportError:
-                    raise
-                except Exception:  # damage causes almost any error
-                    batch["broken"][place] += 1
-            batch["label"][place] = self.labels[chosen]
-        return batch
-
-
-def _begin_worker(index: int, number: int) -> None:
-    """Leave Ctrl-C and a closed terminal to the main process, and end with it."""
-    for name in ("SIGINT", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _consecutive(number: int, batch_size: int, index: int) -> np.ndarray:

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 import warnings
 import weakref
@@ -449,3 +451,19 @@ def test_images_are_selected_by_arrays_only(photos):
     assert len(images[[3, 4]]) == 2 and images[np.arange(12) > 3].shape[0] == 8
     with pytest.raises(TypeError, match="images must be selected by an array, got 3"):
         images[3]
+
+
+def test_a_program_without_its_guard_is_an_error(photos, tmp_path):
+    """Its workers begin by running it again, and die before they are told anything."""
+    program = tmp_path / "program.py"
+    program.write_text(f"""
+import jax
+from jcnn.data import Batches, View, stream_folder
+found = stream_folder({str(photos)!r}, view=View(8), workers=2)
+Batches()(jax.random.key(0), 0, {{"image": found.image, "label": found.label}}, 2)
+""")
+    ended = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 1
+    assert "must begin under" in ended.stderr
