@@ -42,7 +42,8 @@ def data_parallel(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any
         mesh: Of `jax.make_mesh`, with any axes, all Auto or all Explicit.
 
     Raises:
-        ValueError: When called, if the devices do not divide the number of examples.
+        ValueError: If the mesh has axes of both types; when called, if the devices do
+            not divide the number of examples.
 
     >>> mesh = jax.make_mesh((1,), ("data",))
     >>> total = data_parallel(lambda params, state, x: params * x.sum(), mesh)
@@ -50,6 +51,10 @@ def data_parallel(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any
     Array(8., dtype=float32)
     """
     explicit = AxisType.Explicit in mesh.axis_types
+    if len({*mesh.axis_types}) > 1:
+        raise ValueError(
+            f"mesh must have axes that are all Auto or all Explicit, got {mesh}"
+        )
 
     def divided(params, model_state, batch, *key):
         if (n := num_examples(batch)) % mesh.size:

@@ -63,9 +63,10 @@ def create(
     else:
         params, model_state = jax.tree.map(jnp.array, weights)
     average = jax.tree.map(_wide_copy, (params, model_state)) if ema else None
-    # Copies everywhere, since steps donate the state.
+    # Copies everywhere, since steps donate the state. Some optimizers keep parameters.
+    opt_state = tx.init(jax.tree.map(jnp.copy, params))
     return TrainState(
-        jnp.int32(0), jnp.copy(key), params, model_state, tx.init(params), average
+        jnp.int32(0), jnp.copy(key), params, model_state, opt_state, average
     )
 
 

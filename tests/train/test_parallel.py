@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from jcnn.train import data_parallel, shard_batch, state_sharding
 from tests.helpers.many_devices import MIN_SIZE, begun
@@ -76,6 +76,13 @@ def test_a_batch_that_the_devices_do_not_divide_is_an_error():
     ):
         with pytest.raises(ValueError, match="a multiple of 2 examples.* got 5"):
             put(jnp.ones(5))
+
+
+def test_a_mesh_of_both_types_of_axes_is_an_error():
+    types = AxisType.Auto, AxisType.Explicit
+    mesh = jax.make_mesh((2, 1), ("a", "b"), axis_types=types)
+    with pytest.raises(ValueError, match="mesh must have axes that are all Auto or"):
+        data_parallel(lambda params, state, batch: batch, mesh)
 
 
 def test_the_largest_axis_that_the_devices_divide_is_sharded():

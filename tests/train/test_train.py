@@ -583,3 +583,16 @@ def test_pixels_are_classified_as_examples_are(rng):
         for name in ("loss", "accuracy"):
             flattened = jnp.ravel(found[name])
             np.testing.assert_allclose(flattened, jnp.ravel(expected[name]), rtol=1e-6)
+
+
+def test_an_optimizer_may_keep_the_parameters():
+    """optax's SAM does; a step gives its whole state away."""
+    tx = optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05))
+    loss_fn, _ = classification(Dense(CLASSES), lambda images, key: images)
+    state = create(Dense(CLASSES), tx, KEY, jnp.zeros((1, 3)))
+    batch = {"image": jnp.ones((4, 3)), "label": jnp.zeros(4, jnp.int32)}
+    step, losses = make_step(loss_fn, tx), []
+    for _ in range(9):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < losses[0]
