@@ -7,11 +7,11 @@ _APART = {"__main__.py", "_files.py", "experiment.py"}
 
 # The aims are 3,300, 2,600, 550, 2,600, below 9,000, and 340.
 BUDGETS = {
-    "library": 8_475,
+    "library": 8_481,
     "engine": 4_504,
     "data": 2_139,
     "runs": 9_076,
-    "all": 24_657,
+    "all": 24_663,
     "a file": 340,
 }
 
