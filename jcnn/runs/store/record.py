@@ -23,7 +23,26 @@ class Progress(NamedTuple):
     seconds: float = 0.0
 
 
-class Record:
+class _Saving:
+    """Holds the checkpoints within a block."""
+
+    def __init__(self, run_dir: Path, *, keep: int, together: bool):
+        folder = run_dir / "checkpoints"
+        self._checkpoints = Checkpoints(folder, keep=keep, together=together)
+
+    def __enter__(self):
+        self._checkpoints.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self._checkpoints.__exit__(*error)
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is complete."""
+        self._checkpoints.wait()
+
+
+class Record(_Saving):
     """The journals and checkpoints of a run folder.
 
     Args:
@@ -48,15 +67,7 @@ class Record:
         self._metrics = Journal(run_dir / "metrics.jsonl")
         self._certificate = Journal(run_dir / "certificate.jsonl")
         check_data(self._certificate.path, data_line)
-        folder = run_dir / "checkpoints"
-        self._checkpoints = Checkpoints(folder, keep=keep, together=together)
-
-    def __enter__(self):
-        self._checkpoints.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self._checkpoints.__exit__(*error)
+        super().__init__(run_dir, keep=keep, together=together)
 
     def restore(
         self, state: TrainState, *, first_step: int = 0
@@ -127,10 +138,6 @@ class Record:
         notes = {"progress": progress._asdict(), "journals": contents}
         self._checkpoints.save(progress.step, snapshot, notes, metric=metric)
 
-    def wait(self) -> None:
-        """Wait until the last checkpoint is complete."""
-        self._checkpoints.wait()
-
     def _check_not_lost(self) -> None:
         """Raise if the certificate is longer than it can be without a checkpoint.
 
@@ -155,7 +162,9 @@ def open_record(
     """Return the record of this process; see `Record`."""
     if is_first():
         return Record(run_dir, data_line, keep=keep, together=together)
-    return PartRecord(run_dir, keep=keep) if together else NoRecord()
+    if not together:
+        return NoRecord()
+    return PartRecord(run_dir, keep=keep, together=True)
 
 
 class NoRecord:
@@ -179,22 +188,8 @@ class NoRecord:
     add_metrics = certify = save = wait = _nothing
 
 
-class PartRecord(NoRecord):
+class PartRecord(_Saving, NoRecord):
     """In the place of a `Record`, in a process that saves its parts of arrays."""
-
-    def __init__(self, run_dir: Path, *, keep: int = 2):
-        folder = run_dir / "checkpoints"
-        self._checkpoints = Checkpoints(folder, keep=keep, together=True)
-
-    def __enter__(self):
-        self._checkpoints.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self._checkpoints.__exit__(*error)
 
     def save(self, snapshot: Snapshot, progress: Progress, *, metric: float) -> None:
         self._checkpoints.save(progress.step, snapshot, {}, metric=metric)
-
-    def wait(self) -> None:
-        self._checkpoints.wait()
