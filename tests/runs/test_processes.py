@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from jcnn.runs import OptionError, processes, read_metrics, training
 from jcnn.runs.interrupt import catch_interrupt
 from jcnn.runs.processes import joined, reach
 from jcnn.runs.verify.reproduce import reproduce
+from tests.helpers.several_processes import free_port, options_of_each
 from tests.helpers.tiny_experiment import write_experiment
 
 PATIENCE = 200  # seconds; JAX notices a process that is dead within 100
@@ -34,19 +34,16 @@ def environment(devices):
 @contextmanager
 def begun(folder, number, *options, each=lambda process_id: ()):
     """The processes of one run, with a device each."""
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
-    one = ["--coordinator", f"localhost:{port}", "--num-processes", str(number)]
     processes = [
         subprocess.Popen(
-            [*command(folder, *one, "--process-id", str(i)), *options, *each(i)],
+            [*command(folder, *own), *options, *each(i)],
             cwd=folder,
             env=environment(1),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for i in range(number)
+        for i, own in enumerate(options_of_each(number))
     ]
     try:
         yield processes
@@ -248,8 +245,7 @@ def test_auto_without_a_scheduler_says_what_to_give(monkeypatch):
 
 def test_ctrl_c_ends_a_first_process_that_waits():
     """JAX waits in C++, where Python handles no signal."""
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     program = (
         "import signal; from jcnn.runs.processes import joined\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -267,8 +263,7 @@ def test_ctrl_c_ends_a_first_process_that_waits():
 
 
 def test_a_coordinator_that_cannot_be_reached_is_an_error():
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     began = time.monotonic()
     with pytest.raises(OptionError, match=f"localhost:{port} cannot be reached for 1"):
         reach(f"localhost:{port}", 1)

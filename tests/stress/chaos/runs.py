@@ -6,11 +6,12 @@ source but chaos itself.
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.helpers.several_processes import options_of_each
 
 from .data_set import FORMATS, write_data_set
 from .job import Job
@@ -87,6 +88,10 @@ class Run:
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         command = ["-m", "experiments.lenet", "--epochs", str(self.epochs)]
         command += ["--run-dir", str(self.folder), "--data-dir", str(self.data_dir)]
+        of_each: list[list[str]] = [[]]
+        if self.processes > 1:
+            command += ["--devices", "all", "--shard-parameters", "1000"]
+            of_each = options_of_each(self.processes)
         first = [] if privileged else ["-c", _WITHOUT_PRIVILEGES]
         with open(self.log, "ab") as log:
             return Job(
@@ -98,7 +103,7 @@ class Run:
                         stdout=log,
                         stderr=subprocess.STDOUT,
                     )
-                    for own in _of_each(self.processes)
+                    for own in of_each
                 )
             )
 
@@ -110,19 +115,6 @@ class Run:
         shutil.rmtree(self.folder)
         shutil.rmtree(self.data_dir)
         self.log.unlink()
-
-
-def _of_each(processes: int) -> list[list[str]]:
-    """Options of each process."""
-    if processes == 1:
-        return [[]]
-    with socket.create_server(("localhost", 0)) as free:
-        port = free.getsockname()[1]
-    all_have = ["--devices", "all", "--shard-parameters", "1000"]
-    all_have += ["--coordinator", f"localhost:{port}", "--num-processes"]
-    return [
-        [*all_have, str(processes), "--process-id", str(i)] for i in range(processes)
-    ]
 
 
 def write_place(place: Path) -> None:
